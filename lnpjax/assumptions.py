@@ -1,0 +1,183 @@
+"""What the measures assume of a model, checked before they rely on it.
+
+A model is ``apply_fn(params, inputs) -> outputs`` with one array of outputs, a row per sample,
+and a sample's row depends on that sample alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from lnpjax import parameters
+from lnpjax._checks import require
+
+ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
+
+
+def samples_interact(
+    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, outputs: Float[Array, "batch ..."]
+) -> Bool[Array, ""]:
+    """Whether a sample's output depends on its company in the batch.
+
+    Per-sample Jacobians presume that it does not; batch normalisation in training mode,
+    capacity-limited routing and live dropout break that. The first and the last sample are passed
+    together and compared with what each gave alone, up to rounding.
+
+    Args:
+        apply_fn: as in `lnpjax.linearize`.
+        params: likewise.
+        inputs: likewise.
+        outputs: what each sample gives alone, ``(B, ...)``, from `linearize_samples`.
+
+    Returns:
+        A boolean array of shape (). False for a batch of one, and where outputs are not finite.
+
+    Cost: a forward pass of two samples.
+
+    Example:
+        >>> centred = lambda w, x: w * (x - x.mean(0))
+        >>> inputs = jnp.arange(4.0)[:, None]
+        >>> alone = jax.vmap(lambda x: centred(1.0, x[None])[0])(inputs)
+        >>> bool(samples_interact(centred, 1.0, inputs, alone))
+        True
+    """
+    if len(outputs) == 1:
+        return jnp.zeros((), bool)
+    ends = jnp.array([0, len(outputs) - 1])
+    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf)[ends], inputs)
+    together, alone = apply_fn(params, pair), outputs[ends]
+    precision = max(
+        (jnp.finfo(dtype).eps for dtype in _floating_dtypes(apply_fn, params, pair)), default=0.0
+    )
+    tolerance = jnp.sqrt(precision) * jnp.max(jnp.abs(alone))
+    return jnp.max(jnp.abs(together - alone)) > tolerance
+
+
+def _floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
+    """The floating-point dtypes that a computation passes through."""
+
+    def variables(jaxpr: Any) -> Iterator[Any]:
+        yield from (*jaxpr.invars, *jaxpr.constvars)
+        for equation in jaxpr.eqns:
+            yield from equation.outvars
+            for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
+                if _is_jaxpr(value):
+                    yield from variables(getattr(value, "jaxpr", value))
+
+    dtypes = (v.aval.dtype for v in variables(jax.make_jaxpr(function)(*arguments).jaxpr))
+    return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return hasattr(value, "eqns")
+
+
+def check_batch(
+    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, argument: str = "inputs"
+) -> int:
+    """Check that ``apply_fn(params, inputs)`` is one array with a row per sample.
+
+    Works on shapes alone: nothing is computed.
+
+    Args:
+        apply_fn: as in `lnpjax.linearize`.
+        params: likewise.
+        inputs: likewise.
+        argument: what to call the inputs in messages.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        TypeError: if the outputs are not one real floating-point array.
+        ValueError: if leading axes disagree or the batch is empty.
+
+    Example:
+        >>> check_batch(lambda p, x: {"logits": p * x}, 1.0, jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        TypeError: outputs: expected one array (B, ...) from apply_fn, got dict with keys
+        ['logits']; select it: apply_fn=lambda params, inputs: model(params, inputs)['logits']
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    require(bool(leaves), argument, expected="a pytree with at least one array", got=repr(inputs))
+    sizes = {}
+    for key_path, leaf in leaves:
+        name = f"{argument}/{parameters.path_of(key_path)}".rstrip("/")
+        shape = jnp.shape(leaf)
+        require(
+            bool(shape), name, expected="an array whose first axis is the sample", got="a scalar"
+        )
+        sizes[name] = shape[0]
+    require(
+        len(set(sizes.values())) == 1, argument, expected="leaves with equal first axes", got=sizes
+    )
+    num_samples = next(iter(sizes.values()))
+    require(num_samples >= 1, argument, expected="at least one sample", got="an empty batch")
+
+    outputs = jax.eval_shape(apply_fn, params, inputs)
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"outputs: expected one array (B, ...) from apply_fn, got {_described(outputs)}"
+        )
+    require(
+        outputs.ndim >= 1 and outputs.shape[0] == num_samples,
+        "outputs",
+        expected=f"a first axis of {num_samples}, the number of samples in {argument}",
+        got=f"shape {outputs.shape}",
+    )
+    require(
+        jnp.issubdtype(outputs.dtype, jnp.floating),
+        "outputs",
+        expected="a real floating-point array",
+        got=f"dtype {outputs.dtype}",
+        error=TypeError,
+    )
+    return num_samples
+
+
+def _described(outputs: Any) -> str:
+    hint = "select it: apply_fn=lambda params, inputs: model(params, inputs)"
+    if isinstance(outputs, dict):
+        keys = list(outputs)
+        return f"dict with keys {keys}; {hint}[{keys[0]!r}]" if keys else "an empty dict"
+    if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
+        return f"a tuple of {len(outputs)}; {hint}[0]"
+    fields = getattr(outputs, "_fields", None) or [
+        field.name for field in getattr(outputs, "__dataclass_fields__", {}).values()
+    ]
+    name = type(outputs).__name__
+    return f"{name} with fields {list(fields)}; {hint}.{fields[0]}" if fields else f"{name}; {hint}"
+
+
+def check_tree_like(argument: str, tree: PyTree, like: PyTree) -> None:
+    """Check that a pytree has the structure and shapes of another.
+
+    Args:
+        argument: its name, for the message.
+        tree: the pytree to check.
+        like: the pytree to compare it with.
+
+    Raises:
+        ValueError: if it differs; the message names the first leaf that does.
+    """
+    require(
+        str(jax.tree.structure(tree)) == str(jax.tree.structure(like)),
+        argument,
+        expected=f"the structure of the trainable parameters ({parameters.paths(like)})",
+        got=f"{parameters.paths(tree)}",
+    )
+    for name, leaf, model in zip(
+        parameters.paths(like), jax.tree.leaves(tree), jax.tree.leaves(like), strict=True
+    ):
+        require(
+            jnp.shape(leaf) == jnp.shape(model),
+            f"{argument}/{name}".rstrip("/"),
+            expected=f"shape {jnp.shape(model)}",
+            got=f"shape {jnp.shape(leaf)}",
+        )

@@ -1,0 +1,186 @@
+"""The algebra of the LNP decomposition: from norms and inner products to the components.
+
+Spectral Reach, equations 24 to 29 and 49; nothing here touches a network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from lnpjax.status import Status, flag
+from lnpjax.trace import Estimate
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GroupLNP:
+    """The share of one parameter group in an `LNP`.
+
+    Attributes:
+        delta_loss: its part of the inner product of the gradients; the parts add up.
+        chi_net: its part of the network scale; the parts add up. For a cross batch, the product of
+            two norms has no natural parts: a group gets the mean of its shares in ``|J_A|^2`` and
+            ``|J_B|^2``.
+        chi_pos: ``delta_loss / (chi_loss * chi_net)`` with the group's own `delta_loss` and
+            `chi_net`, so that the whole's chi_pos is the chi_net-weighted mean of the groups'.
+            Within [-1, 1]; NaN where the group has no Jacobian.
+        chi_net_sem: standard error of `chi_net`.
+        chi_pos_sem: standard error of `chi_pos`.
+    """
+
+    delta_loss: Float[Array, ""]
+    chi_net: Float[Array, ""]
+    chi_pos: Float[Array, ""]
+    chi_net_sem: Float[Array, ""]
+    chi_pos_sem: Float[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LNP:
+    """The LNP components at one point of training. A pytree of scalars.
+
+    Attributes:
+        loss_a: loss on batch A (units of the loss, as all losses here).
+        loss_b: loss on batch B; equal to `loss_a` where A = B.
+        delta_loss: ``<grad_B, grad_A>``: the loss on B falls by this much per unit of learning rate
+            of a gradient step on A (equation 16).
+        chi_loss: scale of the loss gradient in output space (equations 24, 27).
+        chi_net: scale of the Jacobian, ``Tr(Theta)`` where A = B (equations 22, 24, 28).
+        chi_pos: spectral position (equations 9, 24, 49), in [0, 1] where A = B; negative where a
+            step on A harms B.
+        chi_net_sem: standard error of `chi_net`, from the probes.
+        chi_pos_sem: standard error of `chi_pos`, from the probes.
+        loss_change: actual change of the loss on B over the update, if the updated parameters were
+            given; else NaN.
+        linear_change: what linearisation predicts for that very update, ``<grad_B, d theta>``.
+        nu: ``loss_change - linear_change``, what the linearisation misses (nu_t of equation 15).
+        groups: the parts by parameter group.
+        status: `lnpjax.Status` flags; nonzero where a component is undefined.
+    """
+
+    loss_a: Float[Array, ""]
+    loss_b: Float[Array, ""]
+    delta_loss: Float[Array, ""]
+    chi_loss: Float[Array, ""]
+    chi_net: Float[Array, ""]
+    chi_pos: Float[Array, ""]
+    chi_net_sem: Float[Array, ""]
+    chi_pos_sem: Float[Array, ""]
+    loss_change: Float[Array, ""]
+    linear_change: Float[Array, ""]
+    nu: Float[Array, ""]
+    groups: dict[str, GroupLNP]
+    status: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """What one batch contributes."""
+
+    loss: Float[Array, ""]
+    loss_scale: Float[Array, ""]
+    gradient: PyTree
+    jacobian: Estimate
+    num_samples: Float[Array, ""]
+    num_terms: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def components(
+    members: dict[str, tuple[int, ...]],
+    deltas: Float[Array, " group"],
+    chi_loss: Float[Array, ""],
+    factor: Float[Array, ""],
+    side_a: Side,
+    side_b: Side | None,
+) -> LNP:
+    """Assemble the decomposition from its ingredients (equations 24, 29, 49).
+
+    Standard errors follow those of ``|J|_F^2`` to first order, with the covariances between groups.
+
+    Args:
+        members: the parameter groups, in order.
+        deltas: ``<grad_B, grad_A>`` within each group.
+        chi_loss: the normalised scale of the loss gradient.
+        factor: what the normalisation takes from chi_net (equation 29).
+        side_a: batch A.
+        side_b: batch B, or `None` for A itself.
+
+    Returns:
+        An `LNP` without the record of the real update, and without status.
+    """
+
+    def network_scales(
+        norms_a: Float[Array, " group"], norms_b: Float[Array, " group"] | None = None
+    ) -> Float[Array, " group"]:
+        """chi_net per group; adds up to Tr(Theta) or |J_A| |J_B| (equation 24)."""
+        if norms_b is None:
+            return norms_a / factor
+        ratio = jnp.sqrt(jnp.sum(norms_b) / jnp.sum(norms_a))
+        return (norms_a * ratio + norms_b / ratio) / (2 * factor)
+
+    estimates = [side.jacobian for side in (side_a, side_b) if side is not None]
+    norms = [jnp.stack(list(estimate.groups.values())) for estimate in estimates]
+    chi_nets = network_scales(*norms)
+    slopes = jax.jacfwd(network_scales, argnums=tuple(range(len(norms))))(*norms)
+    covariance = sum(
+        (
+            slope @ estimate.covariance @ slope.T
+            for slope, estimate in zip(slopes, estimates, strict=True)
+        ),
+        jnp.zeros_like(estimates[0].covariance),
+    )
+
+    def position(
+        delta: Array, chi_net: Array, chi_net_sem: Array
+    ) -> tuple[Float[Array, ...], Float[Array, ...]]:
+        chi_pos = delta / (chi_loss * chi_net)
+        return chi_pos, jnp.abs(chi_pos) * chi_net_sem / chi_net
+
+    sems = jnp.sqrt(jnp.diagonal(covariance))
+    delta_loss, chi_net = jnp.sum(deltas), jnp.sum(chi_nets)
+    chi_net_sem = jnp.sqrt(jnp.sum(covariance))
+    chi_pos, chi_pos_sem = position(delta_loss, chi_net, chi_net_sem)
+    group_columns = (deltas, chi_nets, *position(deltas, chi_nets, sems), sems)
+    unknown = jnp.full_like(delta_loss, jnp.nan)
+    return LNP(
+        loss_a=side_a.loss,
+        loss_b=(side_b or side_a).loss,
+        delta_loss=delta_loss,
+        chi_loss=chi_loss,
+        chi_net=chi_net,
+        chi_pos=chi_pos,
+        chi_net_sem=chi_net_sem,
+        chi_pos_sem=chi_pos_sem,
+        loss_change=unknown,
+        linear_change=unknown,
+        nu=unknown,
+        groups={
+            name: GroupLNP(delta, net, pos, chi_net_sem=net_sem, chi_pos_sem=pos_sem)
+            for name, delta, net, pos, pos_sem, net_sem in zip(members, *group_columns, strict=True)
+        },
+        status=jnp.int32(Status.OK),
+    )
+
+
+def with_status(result: LNP, status: Int[Array, ""]) -> LNP:
+    """Flag what is undefined; void everything where per-sample Jacobians do not exist."""
+    main = jnp.stack(
+        [result.loss_a, result.loss_b, result.delta_loss, result.chi_loss, result.chi_net]
+    )
+    status = (
+        status
+        | flag(result.chi_loss == 0, Status.ZERO_LOSS_GRADIENT)
+        | flag(~jnp.all(jnp.isfinite(main)), Status.NON_FINITE)
+    )
+    meaningful = (status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
+    voided = jax.tree.map(
+        lambda leaf: jnp.where(meaningful, leaf, jnp.nan).astype(leaf.dtype),
+        dataclasses.replace(result, status=jnp.zeros(())),
+    )
+    return dataclasses.replace(voided, status=status)

@@ -1,0 +1,56 @@
+"""Data: documents, tokenizers, data sets, and batches that are pure functions of a seed and a step.
+
+Numpy only: nothing here imports jax. `load_dataset` is the one call most users need.
+
+Example:
+    >>> from lnpjax.data import Batches, load_dataset
+    >>> dataset = load_dataset("stdlib", context_length=32, num_validation=8, max_bytes=20_000)
+    >>> inputs, targets = Batches(dataset, batch_size=4, seed=0).batch(step=3)
+    >>> inputs.shape
+    (4, 32)
+"""
+
+from lnpjax.data.batches import Batches, pad_batch, validation_batch, validation_batches
+from lnpjax.data.datasets import (
+    ArrayDataset,
+    Batch,
+    Dataset,
+    TokenDataset,
+    encode_documents,
+    fingerprint,
+)
+from lnpjax.data.hub import hub_documents
+from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
+from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
+from lnpjax.data.sources import (
+    read_documents,
+    split_documents,
+    standard_library_documents,
+)
+from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+
+__all__ = [
+    "KNOWN_DATA",
+    "ArrayDataset",
+    "Batch",
+    "Batches",
+    "ByteTokenizer",
+    "Dataset",
+    "JsonTokenizer",
+    "TokenDataset",
+    "Tokenizer",
+    "digits",
+    "encode_documents",
+    "fingerprint",
+    "hub_documents",
+    "load_dataset",
+    "load_tokenizer",
+    "next_pixel_dataset",
+    "next_pixel_sequences",
+    "pad_batch",
+    "read_documents",
+    "split_documents",
+    "standard_library_documents",
+    "validation_batch",
+    "validation_batches",
+]

@@ -1,0 +1,227 @@
+"""Which samples make the batch of a step: pure functions of a seed and the step.
+
+Nothing is carried from one step to the next, so a run resumes at any step without replaying the
+ones before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from lnpjax._checks import require
+from lnpjax.data.datasets import Batch, Dataset, require_positive
+
+_TRAIN, _VALIDATION = 0, 1
+
+
+def random_order(
+    num_items: int, *, seed: int, stream: tuple[int, ...]
+) -> Int[np.ndarray, " num_items"]:
+    """A random permutation: a pure function of a seed and a stream, under every version of numpy.
+
+    `numpy.random.Generator.permutation` may change between versions of numpy; the raw output of a
+    bit generator and of `SeedSequence` may not. So the permutation is the order of raw 64-bit
+    draws.
+
+    Args:
+        num_items: how many items are permuted.
+        seed: the seed.
+        stream: separates permutations that share a seed.
+
+    Returns:
+        A permutation of `range(num_items)`.
+
+    Example:
+        >>> random_order(5, seed=0, stream=(0, 0))
+        array([...])
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=stream))
+    return np.argsort(bits.random_raw(num_items), kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Shuffled training batches, addressed by step.
+
+    An epoch is one random permutation of the training set, drawn from the seed and the number of
+    the epoch, cut into `steps_per_epoch` batches. No sample appears twice in an epoch; the
+    `num_train % batch_size` samples at the end of the permutation sit the epoch out, and are
+    others in the next.
+
+    Args:
+        dataset: where samples come from.
+        batch_size: samples per batch, at most `dataset.num_train`.
+        seed: integer >= 0; does not influence anything but the order.
+
+    Raises:
+        ValueError: if `batch_size` is not in [1, num_train] or `seed` is negative.
+
+    Example:
+        >>> from lnpjax.data.datasets import TokenDataset
+        >>> data = TokenDataset(np.arange(40), vocab_size=40, context_length=3, num_validation=2)
+        >>> batches = Batches(data, batch_size=4, seed=0)
+        >>> batches.steps_per_epoch
+        2
+        >>> inputs, targets = batches.batch(1_000_000)
+        >>> inputs.shape, bool((targets[:, :-1] == inputs[:, 1:]).all())
+        ((4, 3), True)
+    """
+
+    dataset: Dataset
+    batch_size: int
+    seed: int = 0
+    # The order of the last epoch asked for: sorting it anew for each of its steps would be waste.
+    _order: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require_positive(batch_size=self.batch_size)
+        _require_at_least_zero(seed=self.seed)
+        require(
+            self.batch_size <= self.dataset.num_train,
+            "batch_size",
+            expected=f"at most the {self.dataset.num_train} training samples of the data set",
+            got=self.batch_size,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass over the training set."""
+        return self.dataset.num_train // self.batch_size
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step.
+
+        Args:
+            step: integer >= 0; step `k` belongs to epoch `k // steps_per_epoch`.
+
+        Returns:
+            `(inputs, targets)` with `batch_size` samples each.
+
+        Raises:
+            ValueError: if `step` is negative.
+        """
+        return self.dataset.train(self.indices(step))
+
+    def indices(self, step: int) -> Int[np.ndarray, " batch_size"]:
+        """Which training samples make the batch of a step.
+
+        Raises:
+            ValueError: if `step` is negative.
+        """
+        _require_at_least_zero(step=step)
+        epoch, position = divmod(int(step), self.steps_per_epoch)
+        order = self._order.get(epoch)
+        if order is None:
+            order = random_order(self.dataset.num_train, seed=self.seed, stream=(_TRAIN, epoch))
+            self._order.clear()
+            self._order[epoch] = order
+        start = position * self.batch_size
+        return order[start : start + self.batch_size]
+
+
+def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -> Batch:
+    """Batch B of a measured step, drawn without replacement from the fixed validation set.
+
+    Spectral Reach (appendix B.2.1) draws a fresh batch of 32 out of 160 for every measured step.
+
+    Args:
+        dataset: where samples come from.
+        step: the step that is measured; the draw is a pure function of `(seed, step)`.
+        size: samples to draw, at most `dataset.num_validation`.
+        seed: integer >= 0; draws are independent of the training order of the same seed.
+
+    Returns:
+        `(inputs, targets)` with `size` samples each.
+
+    Raises:
+        ValueError: if `size` is not in [1, num_validation], or `step` or `seed` is negative.
+
+    Example:
+        >>> from lnpjax.data.datasets import ArrayDataset
+        >>> data = ArrayDataset(np.zeros((9, 2)), np.arange(9), vocab_size=9, num_validation=4)
+        >>> inputs, targets = validation_batch(data, 7, size=4)
+        >>> sorted(targets.tolist())
+        [1, 3, 5, 7]
+    """
+    require_positive(size=size)
+    _require_at_least_zero(step=step, seed=seed)
+    require(
+        size <= dataset.num_validation,
+        "size",
+        expected=f"at most the {dataset.num_validation} validation samples of the data set",
+        got=size,
+    )
+    order = random_order(dataset.num_validation, seed=seed, stream=(_VALIDATION, int(step)))
+    return dataset.validation(order[:size])
+
+
+def pad_batch(batch: Batch, batch_size: int) -> tuple[Batch, Bool[np.ndarray, " batch_size"]]:
+    """Pad a ragged last batch to a fixed size, so that nothing is compiled anew for it.
+
+    The padding repeats the last sample: a model sees real data in every row.
+
+    Args:
+        batch: `(inputs, targets)` with 1 to `batch_size` samples.
+        batch_size: samples after padding.
+
+    Returns:
+        The padded batch, and a mask `(batch_size,)` that is true at the samples that were there.
+
+    Raises:
+        ValueError: if the batch is empty, larger than `batch_size`, or its arrays differ in length.
+
+    Example:
+        >>> (inputs, targets), mask = pad_batch((np.eye(2), np.array([5, 6])), 3)
+        >>> targets, mask
+        (array([5, 6, 6]), array([ True,  True, False]))
+    """
+    require_positive(batch_size=batch_size)
+    inputs, targets = batch
+    require(
+        len(inputs) == len(targets) and 1 <= len(targets) <= batch_size,
+        "batch",
+        expected=f"as many inputs as targets, 1 to {batch_size} of them",
+        got=f"{len(inputs)} inputs and {len(targets)} targets",
+    )
+    rows = np.minimum(np.arange(batch_size), len(targets) - 1)
+    return (inputs[rows], targets[rows]), np.arange(batch_size) < len(targets)
+
+
+def validation_batches(
+    dataset: Dataset, size: int
+) -> Iterator[tuple[Batch, Bool[np.ndarray, " size"]]]:
+    """One pass over the whole validation set, in batches of equal size.
+
+    Args:
+        dataset: where samples come from.
+        size: samples per batch; the last batch is padded (see `pad_batch`).
+
+    Returns:
+        An iterator of `(batch, mask)`; over the pass, the mask is true once for every validation
+        sample.
+
+    Raises:
+        ValueError: if `size` is below 1.
+
+    Example:
+        >>> from lnpjax.data.datasets import ArrayDataset
+        >>> data = ArrayDataset(np.zeros((9, 2)), np.arange(9), vocab_size=9, num_validation=5)
+        >>> [int(mask.sum()) for _, mask in validation_batches(data, 2)]
+        [2, 2, 1]
+    """
+    require_positive(size=size)
+    rows = np.arange(dataset.num_validation)
+    return (
+        pad_batch(dataset.validation(rows[start : start + size]), size)
+        for start in range(0, dataset.num_validation, size)
+    )
+
+
+def _require_at_least_zero(**numbers: int) -> None:
+    for argument, number in numbers.items():
+        is_integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
+        require(is_integer and number >= 0, argument, expected="an integer >= 0", got=repr(number))

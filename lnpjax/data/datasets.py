@@ -1,0 +1,395 @@
+"""Data sets with a training part and a fixed validation part: token streams and plain arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from lnpjax._checks import require
+from lnpjax.data.sources import take_bytes
+from lnpjax.data.tokenizers import Tokenizer
+
+Batch = tuple[np.ndarray, np.ndarray]
+"""`(inputs, targets)`: two arrays whose first axis is the sample."""
+
+NUM_VALIDATION = 160
+"""Size of the fixed validation set of Spectral Reach (appendix B.2.1), the default everywhere."""
+
+_DOCUMENTS_PER_BATCH = 1024
+_HASHED_ELEMENTS = 2**20
+
+
+class Dataset(Protocol):
+    """What batches are drawn from: two disjoint sets of samples, addressed by index.
+
+    Attributes:
+        name: what the data is called in logs.
+        vocab_size: how many values a target can take: tokens, levels of a pixel, classes.
+        context_length: positions per sample, or None where a sample has one label.
+        num_train: samples in the training set.
+        num_validation: samples in the validation set.
+        fingerprint: identifies the data and its split; two data sets that give different batches
+            have different ones.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the data is called in logs."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many values a target can take."""
+
+    @property
+    def context_length(self) -> int | None:
+        """Positions per sample, or None."""
+
+    @property
+    def num_train(self) -> int:
+        """Samples in the training set."""
+
+    @property
+    def num_validation(self) -> int:
+        """Samples in the validation set."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the data and its split."""
+
+    def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """The training samples at `indices`, each in [0, num_train)."""
+
+    def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """The validation samples at `indices`, each in [0, num_validation)."""
+
+
+def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_picked"]:
+    """Indices of `num_picked` items spread evenly over `num_items`: the middle of each equal part.
+
+    The validation set is chosen this way, not from the end: corpora are ordered (by file, by
+    source), so their end is not like the rest, while batch B has to come from the distribution of
+    batch A. The price is that a validation sequence may come from a document whose other parts are
+    trained on.
+
+    Args:
+        num_items: how many there are.
+        num_picked: how many to pick, at most `num_items`.
+
+    Returns:
+        Strictly increasing indices, `(num_picked,)`.
+
+    Example:
+        >>> spread_evenly(10, 2)
+        array([2, 7])
+    """
+    return (2 * np.arange(num_picked) + 1) * num_items // (2 * num_picked)
+
+
+def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."], **settings: object) -> str:
+    """A short hash of the values of some arrays and of settings.
+
+    Integers are hashed as little-endian int32: how they are stored in memory makes no difference.
+
+    Args:
+        *arrays: integer or float arrays.
+        **settings: whatever else decides which batches come out; hashed through `repr`.
+
+    Returns:
+        The first 16 hexadecimal digits of a sha256.
+
+    Example:
+        >>> fingerprint(np.array([1, 2, 3], np.uint8)) == fingerprint(np.array([1, 2, 3]))
+        True
+        >>> fingerprint(np.array([1, 2, 3])) == fingerprint(np.array([1, 2, 4]))
+        False
+    """
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for array in arrays:
+        dtype = np.dtype("<i4" if array.dtype.kind in "iub" else array.dtype.newbyteorder("<"))
+        digest.update(repr((array.shape, dtype.str)).encode())
+        rows = max(1, _HASHED_ELEMENTS // max(1, array[:1].size))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows], dtype).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def encode_documents(
+    documents: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    max_bytes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Int[np.ndarray, " tokens"]:
+    """Encode documents into one stream of ids, each followed by the tokenizer's `end_of_text`.
+
+    Args:
+        documents: the documents, consumed in batches.
+        tokenizer: the tokenizer.
+        max_bytes: a budget of UTF-8 bytes (see `take_bytes`).
+        progress: called after every batch with the documents and the tokens so far; the totals of
+            a stream are not known in advance.
+
+    Returns:
+        The ids `(tokens,)` in the smallest unsigned integer type that holds the vocabulary.
+
+    Raises:
+        ValueError: if `max_bytes` is below 1.
+
+    Example:
+        >>> from lnpjax.data.tokenizers import ByteTokenizer
+        >>> encode_documents(["hi", "yo"], ByteTokenizer())
+        array([104, 105,   0, 121, 111,   0], dtype=uint8)
+    """
+    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
+    mark = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], dtype)
+    encoded = [np.empty(0, dtype)]
+    num_documents = num_tokens = 0
+    for texts in _batched(take_bytes(documents, max_bytes), _DOCUMENTS_PER_BATCH):
+        pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, mark)]
+        encoded.append(np.concatenate(pieces).astype(dtype))
+        num_documents += len(texts)
+        num_tokens += len(encoded[-1])
+        if progress is not None:
+            progress(num_documents, num_tokens)
+    return np.concatenate(encoded)
+
+
+def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+@dataclass(frozen=True, eq=False)
+class TokenDataset:
+    """A stream of token ids cut into sequences for next-token prediction.
+
+    A sequence is `context_length + 1` consecutive ids; its inputs are all but the last and its
+    targets all but the first. Sequences start every `stride` ids; by default they do not overlap,
+    and what is left at the end is not used. The validation set is spread evenly over the stream
+    (see `spread_evenly`); training sequences that share an id with it are left out.
+
+    Args:
+        ids: integer ids, `(tokens,)`, each in `[0, vocab_size)`.
+        vocab_size: size of the vocabulary.
+        context_length: positions per sequence.
+        num_validation: sequences in the validation set.
+        stride: ids between the starts of two sequences; None for `context_length + 1`.
+        name: what the data is called in logs.
+
+    Raises:
+        ValueError: for ids that are not a vector of integers in range, sizes below 1, or too few
+            ids.
+
+    Example:
+        >>> data = TokenDataset(np.arange(12), vocab_size=12, context_length=3, num_validation=1)
+        >>> data.num_train, data.num_validation
+        (2, 1)
+        >>> inputs, targets = data.train(np.array([1]))
+        >>> inputs, targets
+        (array([[ 8,  9, 10]], dtype=int32), array([[ 9, 10, 11]], dtype=int32))
+    """
+
+    ids: Int[np.ndarray, " tokens"]
+    vocab_size: int
+    context_length: int
+    num_validation: int = NUM_VALIDATION
+    stride: int | None = None
+    name: str = "tokens"
+
+    def __post_init__(self) -> None:
+        _require_integers("ids", self.ids, ndim=1)
+        require_positive(
+            vocab_size=self.vocab_size,
+            context_length=self.context_length,
+            num_validation=self.num_validation,
+            stride=1 if self.stride is None else self.stride,
+        )
+        _require_range("ids", self.ids, self.vocab_size)
+        num_sequences = len(self._starts)
+        require(
+            num_sequences > self.num_validation and self.num_train > 0,
+            "data",
+            expected=(
+                f"more than num_validation = {self.num_validation} sequences of context_length + 1 "
+                f"= {self.context_length + 1} tokens (give more text, a shorter context_length or "
+                "a smaller num_validation)"
+            ),
+            got=f"{len(self.ids)} tokens, {num_sequences} sequences, in {self.name}",
+        )
+
+    @cached_property
+    def _starts(self) -> Int[np.ndarray, " sequences"]:
+        length = self.context_length + 1
+        return np.arange(0, len(self.ids) - length + 1, self.stride or length)
+
+    @cached_property
+    def _validation_starts(self) -> Int[np.ndarray, " num_validation"]:
+        return self._starts[spread_evenly(len(self._starts), self.num_validation)]
+
+    @cached_property
+    def _train_starts(self) -> Int[np.ndarray, " num_train"]:
+        taken = self._validation_starts
+        after = np.searchsorted(taken, self._starts)
+        neighbours = np.stack([taken[after - 1], taken[np.minimum(after, len(taken) - 1)]])
+        gaps = np.abs(neighbours - self._starts).min(axis=0)
+        return self._starts[gaps > self.context_length]
+
+    @property
+    def num_train(self) -> int:
+        """Sequences in the training set."""
+        return len(self._train_starts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the ids and how they are cut and split."""
+        return fingerprint(
+            self.ids,
+            context_length=self.context_length,
+            num_validation=self.num_validation,
+            stride=self.stride or self.context_length + 1,
+        )
+
+    def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Training sequences: inputs and targets, int32 `(batch, context_length)` each."""
+        return self._cut(self._train_starts[indices])
+
+    def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Validation sequences: inputs and targets, int32 `(batch, context_length)` each."""
+        return self._cut(self._validation_starts[indices])
+
+    def _cut(self, starts: Int[np.ndarray, " batch"]) -> Batch:
+        positions = starts[:, None] + np.arange(self.context_length + 1)
+        sequences = self.ids[positions].astype(np.int32)
+        return sequences[:, :-1], sequences[:, 1:]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """Samples that are rows of two arrays: classification, or sequences of known length.
+
+    The validation set is spread evenly over the rows (see `spread_evenly`); the others are the
+    training set.
+
+    Args:
+        inputs: `(samples, ...)`. Integers come out of a batch as int32, floats as they are.
+        targets: `(samples,)` labels, or `(samples, context)` for one target per position; integers
+            in `[0, vocab_size)`.
+        vocab_size: how many values a target can take.
+        num_validation: samples in the validation set.
+        name: what the data is called in logs.
+
+    Raises:
+        ValueError: for arrays of different lengths, targets that are not integers in range, or too
+            few samples.
+
+    Example:
+        >>> data = ArrayDataset(np.eye(4), np.arange(4), vocab_size=4, num_validation=2)
+        >>> data.train(np.array([0, 1]))[1]
+        array([0, 2], dtype=int32)
+        >>> data.validation(np.array([0, 1]))[1]
+        array([1, 3], dtype=int32)
+    """
+
+    inputs: Shaped[np.ndarray, "samples ..."]
+    targets: Int[np.ndarray, "samples ..."]
+    vocab_size: int
+    num_validation: int = NUM_VALIDATION
+    name: str = "arrays"
+
+    def __post_init__(self) -> None:
+        _require_integers("targets", self.targets)
+        require(
+            isinstance(self.inputs, np.ndarray)
+            and self.inputs.ndim >= 1
+            and len(self.inputs) == len(self.targets),
+            "inputs",
+            expected=f"an array with one row for each of the {len(self.targets)} targets",
+            got=_described(self.inputs),
+        )
+        require_positive(vocab_size=self.vocab_size, num_validation=self.num_validation)
+        require(
+            len(self.targets) > self.num_validation,
+            "data",
+            expected=f"more than num_validation = {self.num_validation} samples",
+            got=f"{len(self.targets)} in {self.name}",
+        )
+        _require_range("targets", self.targets, self.vocab_size)
+
+    @cached_property
+    def _validation_rows(self) -> Int[np.ndarray, " num_validation"]:
+        return spread_evenly(len(self.targets), self.num_validation)
+
+    @cached_property
+    def _train_rows(self) -> Int[np.ndarray, " num_train"]:
+        return np.delete(np.arange(len(self.targets)), self._validation_rows)
+
+    @property
+    def num_train(self) -> int:
+        """Samples in the training set."""
+        return len(self._train_rows)
+
+    @property
+    def context_length(self) -> int | None:
+        """Targets per sample, or None where a sample has one label."""
+        return None if self.targets.ndim == 1 else self.targets.shape[1]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies the arrays and their split."""
+        return fingerprint(self.inputs, self.targets, num_validation=self.num_validation)
+
+    def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        return self._rows(self._train_rows[indices])
+
+    def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        return self._rows(self._validation_rows[indices])
+
+    def _rows(self, rows: Int[np.ndarray, " batch"]) -> Batch:
+        inputs = self.inputs[rows]
+        if inputs.dtype.kind in "iu":
+            inputs = inputs.astype(np.int32)
+        return inputs, self.targets[rows].astype(np.int32)
+
+
+def require_positive(**sizes: Any) -> None:
+    """Refuse any named size that is not an integer >= 1."""
+    for argument, size in sizes.items():
+        is_integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
+        require(is_integer and size >= 1, argument, expected="an integer >= 1", got=repr(size))
+
+
+def _described(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of {value.dtype} of shape {value.shape}"
+    return type(value).__name__
+
+
+def _require_integers(argument: str, array: Any, *, ndim: int | None = None) -> None:
+    require(
+        isinstance(array, np.ndarray)
+        and array.dtype.kind in "iu"
+        and (array.ndim == ndim if ndim else array.ndim >= 1),
+        argument,
+        expected=f"a numpy array of integers with {ndim or 'at least 1'} axis",
+        got=_described(array),
+    )
+
+
+def _require_range(argument: str, array: np.ndarray, limit: int) -> None:
+    lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
+    require(
+        lowest >= 0 and highest < limit,
+        argument,
+        expected=f"values in [0, vocab_size) = [0, {limit})",
+        got=f"{lowest} to {highest}",
+    )

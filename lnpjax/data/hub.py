@@ -1,0 +1,98 @@
+"""Documents of data sets on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+
+from lnpjax._checks import import_extra, require
+from lnpjax.data.sources import read_documents
+
+HUB_DATASETS = {"simplestories": "SimpleStories/SimpleStories"}
+"""Short names of data sets on the Hugging Face hub."""
+
+
+def hub_documents(
+    name: str,
+    *,
+    split: str = "train",
+    text_field: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Iterator[str]:
+    """Read the documents of a data set on the Hugging Face hub: downloaded once, then cached.
+
+    Spectral Reach (appendix B.2.1) trains on SimpleStories: two million short stories.
+
+    Args:
+        name: a key of `HUB_DATASETS` or any `owner/name` whose parquet files carry the split in
+            their names.
+        split: which split.
+        text_field: the column that holds the text (see `read_documents`).
+        cache_dir: where downloads are kept; None for huggingface_hub's own cache.
+
+    Returns:
+        An iterator of documents.
+
+    Raises:
+        ConnectionError: if the data set is neither cached nor reachable; the message says what
+            failed and how to train from files instead.
+        ValueError: if `name` is not of the form `owner/name`, or the data set has no complete
+            parquet files of that split.
+        ImportError: if huggingface_hub is missing.
+
+    Example:
+        >>> hub_documents("no-such-name")
+        Traceback (most recent call last):
+            ...
+        ValueError: name: expected 'simplestories' or owner/name on the Hugging Face hub, got
+            'no-such-name'
+    """
+    repository = HUB_DATASETS.get(name, name)
+    require(
+        re.fullmatch(r"[\w.-]+/[\w.-]+", repository) is not None,
+        "name",
+        expected=f"{', '.join(map(repr, HUB_DATASETS))} or owner/name on the Hugging Face hub",
+        got=repr(name),
+    )
+    hub = import_extra("huggingface_hub", extra="run", purpose="loading data from the hub")
+    pattern = f"*{split}*.parquet"
+    instead = "download its parquet files by other means and pass their folder: --data PATH"
+    try:
+        snapshot = hub.snapshot_download(
+            repository,
+            repo_type="dataset",
+            allow_patterns=pattern,
+            cache_dir=cache_dir,
+        )
+    # The hub client lets errors of several HTTP libraries through; all of them mean the same here.
+    except Exception as error:
+        raise ConnectionError(
+            f"data: could not download {repository} from the Hugging Face hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())}). "
+            f"Connect to the network and try again, or {instead}"
+        ) from error
+    folder = Path(snapshot)
+    shards = sorted(
+        f for f in folder.rglob("*.parquet") if fnmatch(f"{f.relative_to(folder)}", pattern)
+    )
+    require(
+        bool(shards) and not _missing_shards(shards),
+        "name",
+        expected=f"all parquet files of the split {split!r} of {repository}",
+        got=f"{[shard.name for shard in shards]}; {instead}",
+    )
+    return (text for shard in shards for text in read_documents(shard, text_field=text_field))
+
+
+def _missing_shards(shards: list[Path]) -> bool:
+    # Without a network a half-downloaded cache would pass for the whole, but names such as
+    # train-00000-of-00007 say how many files there should be.
+    numbered = [
+        m
+        for shard in shards
+        if (m := re.fullmatch(r"(.*)-\d+-of-(\d+)", str(shard.with_suffix(""))))
+    ]
+    totals = {match[1]: int(match[2]) for match in numbered}
+    return len(numbered) != sum(totals.values())

@@ -1,0 +1,334 @@
+"""Where text comes from: files, and the interpreter's own sources.
+
+Every source is an iterator of documents (`str`), read as it is consumed, in an order that depends
+on nothing but the source itself.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lnpjax._checks import import_extra, require
+
+TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet")
+"""The files that `read_documents` reads."""
+
+TEXT_FIELDS = ("text", "story")
+"""Fields looked for in `.jsonl` and `.parquet` files when none is named, in this order."""
+
+DOCUMENT_SEPARATOR = "<|endoftext|>"
+"""What ends a document in a plain text file, unless another separator is named."""
+
+STANDARD_LIBRARY_BYTES = 4 * 2**20
+"""How much of the standard library is read when no budget is named."""
+
+_CHUNK_BYTES = 16 * 2**20
+
+# Tests, installed packages, programs that are not a library, tables of code points and topics.
+_SKIPPED_FOLDERS = {
+    "__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "idlelib", "lib2to3",
+    "pydoc_data", "site-packages", "test", "tests", "turtledemo",
+}  # fmt: skip
+# Written when an interpreter is built or installed: they differ between machines.
+_SKIPPED_FILES = re.compile(r"_sysconfigdata.*|sitecustomize|usercustomize")
+
+
+def take_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]:
+    """Pass on documents up to a budget of UTF-8 bytes.
+
+    The document that would exceed the budget is cut to what is left of it, at a character boundary,
+    so that a budget means the same amount of text whatever the size of the documents.
+
+    Args:
+        documents: the documents.
+        max_bytes: the budget, or None for no limit.
+
+    Returns:
+        An iterator of the documents within the budget.
+
+    Raises:
+        ValueError: if `max_bytes` is below 1.
+
+    Example:
+        >>> list(take_bytes(["abc", "def", "g"], 5))
+        ['abc', 'de']
+    """
+    require(
+        max_bytes is None or max_bytes >= 1,
+        "max_bytes",
+        expected="an integer >= 1, or None for all",
+        got=max_bytes,
+    )
+    return iter(documents) if max_bytes is None else _take_bytes(documents, max_bytes)
+
+
+def _take_bytes(documents: Iterable[str], max_bytes: int) -> Iterator[str]:
+    left = max_bytes
+    for document in documents:
+        encoded = document.encode()
+        if len(encoded) >= left:
+            if part := encoded[:left].decode(errors="ignore"):
+                yield part
+            return
+        left -= len(encoded)
+        yield document
+
+
+def split_documents(
+    chunks: Iterable[str],
+    *,
+    separator: str = DOCUMENT_SEPARATOR,
+    drop_cut: bool = True,
+) -> Iterator[str]:
+    r"""Split a stream of text at a separator, one document at a time.
+
+    White space around a document belongs to the separator and is removed; empty documents are
+    skipped.
+
+    Args:
+        chunks: the text, in pieces of any size.
+        separator: what ends a document; two newlines for documents set apart by a blank line.
+        drop_cut: drop what follows the last separator: a file that was cut at some size ends in
+            part of a document. A text without any separator is one document and is kept.
+
+    Returns:
+        An iterator of documents.
+
+    Raises:
+        ValueError: if `separator` is empty.
+
+    Example:
+        >>> list(split_documents(["one<|endof", "text|>\ntwo<|endoftext|>thr"]))
+        ['one', 'two']
+        >>> list(split_documents(["one\n\ntwo"], separator="\n\n", drop_cut=False))
+        ['one', 'two']
+    """
+    require(separator != "", "separator", expected="a non-empty string", got="''")
+    return _split_documents(chunks, separator, drop_cut)
+
+
+def _split_documents(chunks: Iterable[str], separator: str, drop_cut: bool) -> Iterator[str]:
+    rest, separated = "", False
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(separator)
+        separated = separated or bool(whole)
+        yield from filter(None, map(str.strip, whole))
+    if rest.strip() and not (separated and drop_cut):
+        yield rest.strip()
+
+
+def read_documents(
+    path: str | Path,
+    *,
+    text_field: str | None = None,
+    separator: str = DOCUMENT_SEPARATOR,
+    drop_cut: bool = True,
+) -> Iterator[str]:
+    """Read documents from a `.txt`, `.jsonl` or `.parquet` file, or from a folder of such files.
+
+    The files of a folder are read in the order of their relative paths, subfolders included; files
+    with other extensions are passed over. Parquet files are streamed one row group at a time.
+
+    Args:
+        path: the file or folder.
+        text_field: the field (jsonl) or column (parquet) that holds the text; None takes the first
+            of `TEXT_FIELDS` that is there.
+        separator: what ends a document in a `.txt` file (see `split_documents`).
+        drop_cut: whether the unterminated end of a `.txt` file is dropped (see `split_documents`).
+
+    Returns:
+        An iterator of documents. White space at their ends is removed and empty ones are skipped,
+        so that the same documents come out of every format.
+
+    Raises:
+        FileNotFoundError: if there is nothing at `path`.
+        ValueError: if the extension is unknown, a folder holds no readable file, or (while
+            reading) a file is not what its extension says or lacks the field; the message lists
+            the fields present.
+        ImportError: if a parquet file is met and pyarrow is missing.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "stories.jsonl").write_text('{"story": "Once."}')
+        >>> list(read_documents(folder))
+        ['Once.']
+    """
+    path = Path(path)
+    require(separator != "", "separator", expected="a non-empty string", got="''")
+    readers: dict[str, Callable[[Path], Iterator[str]]] = {
+        ".txt": lambda file: split_documents(
+            _decoded(file), separator=separator, drop_cut=drop_cut
+        ),
+        ".jsonl": lambda file: _jsonl_texts(file, text_field),
+        ".parquet": lambda file: _parquet_texts(file, text_field),
+    }
+    files = _text_files(path)
+    if any(file.suffix == ".parquet" for file in files):
+        _import_parquet()
+    return (
+        stripped
+        for file in files
+        for document in readers[file.suffix](file)
+        if (stripped := document.strip())
+    )
+
+
+def _text_files(path: Path) -> list[Path]:
+    known = ", ".join(TEXT_EXTENSIONS)
+    require(
+        path.exists(),
+        "path",
+        expected=f"an existing file ({known}) or a folder of such files",
+        got=path,
+        error=FileNotFoundError,
+    )
+    if path.is_file():
+        require(
+            path.suffix in TEXT_EXTENSIONS, "path", expected=f"a file ending in {known}", got=path
+        )
+        return [path]
+    candidates = sorted(
+        (file for file in path.rglob("*") if file.is_file()),
+        key=lambda file: file.relative_to(path).as_posix(),
+    )
+    files = [file for file in candidates if file.suffix in TEXT_EXTENSIONS]
+    require(
+        bool(files),
+        "path",
+        expected=f"a folder with at least one file ending in {known}",
+        got=f"{path} with {_listed({file.suffix or file.name for file in candidates})}",
+    )
+    return files
+
+
+def _decoded(path: Path) -> Iterator[str]:
+    # A file cut at a byte count may end inside a character: the decoder is never told that the
+    # input is over, so an incomplete last character is left out while a wrong byte anywhere else
+    # is still an error.
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            try:
+                yield decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                raise ValueError(f"path: expected UTF-8 text, got {path} ({error})") from error
+
+
+def _jsonl_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            place = f"{path}, line {number}"
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"path: expected one JSON object per line, got {place} ({error})"
+                ) from error
+            require(
+                isinstance(record, dict),
+                "path",
+                expected="one JSON object per line",
+                got=f"{type(record).__name__} in {place}",
+            )
+            field = _choose_field(text_field, record, place)
+            text = record[field]
+            require(
+                text is None or isinstance(text, str),
+                "text_field",
+                expected="a field that holds text",
+                got=f"{field!r}, which holds {type(text).__name__} in {place}",
+            )
+            # JSON can spell half of a surrogate pair, which is no character and has no encoding.
+            yield (text or "").encode(errors="replace").decode()
+
+
+def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
+    try:
+        file = _import_parquet().ParquetFile(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"path: expected a parquet file, got {path} ({error})") from error
+    with file:
+        field = _choose_field(text_field, file.schema_arrow.names, path)
+        kind = file.schema_arrow.field(field).type
+        require(
+            str(kind) in ("string", "large_string", "string_view"),
+            "text_field",
+            expected="a column of strings",
+            got=f"{field!r}, a column of {kind} in {path}",
+        )
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=[field]).column(0).to_pylist()
+            yield from (text or "" for text in rows)
+
+
+def _import_parquet() -> Any:
+    return import_extra("pyarrow.parquet", extra="run", purpose="reading a parquet file")
+
+
+def _choose_field(text_field: str | None, present: Iterable[str], place: object) -> str:
+    present = list(present)
+    wanted = TEXT_FIELDS if text_field is None else (text_field,)
+    for field in wanted:
+        if field in present:
+            return field
+    raise ValueError(
+        f"text_field: expected {' or '.join(map(repr, wanted))}, got only {_listed(present)} "
+        f"in {place}; name the one that holds the text"
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names))) or "nothing"
+
+
+def standard_library_documents(*, max_bytes: int | None = STANDARD_LIBRARY_BYTES) -> Iterator[str]:
+    """Read the sources of the running interpreter's standard library: text without a download.
+
+    Files come in the order of their paths. Tests, demonstration programs, tables and installed
+    packages are left out, as are files that differ between two installations of the same
+    interpreter. Another version of Python has other sources: compare `fingerprint` before a run is
+    resumed elsewhere.
+
+    Args:
+        max_bytes: how much to read (see `take_bytes`); None for everything, about 8 MB.
+
+    Returns:
+        An iterator of source files.
+
+    Raises:
+        ValueError: if `max_bytes` is below 1.
+        FileNotFoundError: if this interpreter was installed without its sources.
+
+    Example:
+        >>> sources = standard_library_documents(max_bytes=50_000)
+        >>> "import" in next(sources)
+        True
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    files = sorted(
+        (
+            file
+            for file in root.rglob("*.py")
+            if _SKIPPED_FOLDERS.isdisjoint(file.relative_to(root).parts[:-1])
+            and not _SKIPPED_FILES.fullmatch(file.stem)
+        ),
+        key=lambda file: file.relative_to(root).as_posix(),
+    )
+    require(
+        bool(files),
+        "data",
+        expected="an interpreter installed with its library's sources, or the path of other text",
+        got=f"no .py file in {root}",
+        error=FileNotFoundError,
+    )
+    sources = (file.read_text(encoding="utf-8", errors="replace").strip() for file in files)
+    return take_bytes(filter(None, sources), max_bytes)

@@ -1,0 +1,176 @@
+"""Text to token ids and back: bytes, or any Hugging Face `tokenizers` JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Int
+
+from lnpjax._checks import import_extra, require
+
+END_OF_TEXT_TOKENS = ("[EOS]", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
+"""Tokens taken to end a text when a tokenizer file is read and none is named, in this order."""
+
+
+class Tokenizer(Protocol):
+    """What the data pipeline asks of a tokenizer.
+
+    Attributes:
+        vocab_size: ids are in `[0, vocab_size)`.
+        end_of_text: the id placed after every document, or None to join documents without a mark.
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The id that ends a document."""
+
+    def encode(self, text: str) -> Int[np.ndarray, " length"]:
+        """The ids of a text, as int32, without `end_of_text`."""
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
+        """The text of some ids."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
+        """The ids of several texts: what `encode` gives for each."""
+
+
+@dataclass(frozen=True)
+class ByteTokenizer:
+    """One token per UTF-8 byte.
+
+    Byte 0 ends a document: it does not occur in text, so the vocabulary stays at 256.
+
+    Example:
+        >>> tokenizer = ByteTokenizer()
+        >>> tokenizer.encode("né")
+        array([110, 195, 169], dtype=int32)
+        >>> tokenizer.decode([110, 195, 169])
+        'né'
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """256."""
+        return 256
+
+    @property
+    def end_of_text(self) -> int:
+        """0."""
+        return 0
+
+    def encode(self, text: str) -> Int[np.ndarray, " length"]:
+        """The UTF-8 bytes of a text."""
+        return np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
+        """The UTF-8 bytes of several texts."""
+        return [self.encode(text) for text in texts]
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
+        """The text of some bytes; what is not valid UTF-8 becomes U+FFFD.
+
+        Raises:
+            ValueError: if an id is not in [0, 256).
+        """
+        values = np.asarray(ids, np.int64)
+        require(
+            bool(np.all((values >= 0) & (values < 256))),
+            "ids",
+            expected="bytes, in [0, 256)",
+            got=f"{values.min(initial=0)} to {values.max(initial=0)}",
+        )
+        return values.astype(np.uint8).tobytes().decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class JsonTokenizer:
+    """A tokenizer read from a Hugging Face `tokenizers` JSON file.
+
+    Padding, truncation and the special tokens that the file would add around a text are switched
+    off: where a document ends is the data pipeline's business.
+
+    Attributes:
+        backend: the `tokenizers.Tokenizer`.
+        vocab_size: one more than the largest id, added tokens included.
+        end_of_text: the id of the token that ends a text, or None.
+    """
+
+    backend: Any
+    vocab_size: int
+    end_of_text: int | None
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, end_of_text: str | None = None) -> JsonTokenizer:
+        """Read a tokenizer file.
+
+        Args:
+            path: the JSON file, as written by `tokenizers.Tokenizer.save` (`tokenizer.json` in a
+                model repository).
+            end_of_text: the token that ends a text; None takes the first of `END_OF_TEXT_TOKENS`
+                in the vocabulary.
+
+        Returns:
+            The tokenizer.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a tokenizer, or `end_of_text` is not in its vocabulary.
+            ImportError: if the package `tokenizers` is missing.
+
+        Example:
+            >>> JsonTokenizer.from_file("no-such-file.json")
+            Traceback (most recent call last):
+                ...
+            FileNotFoundError: tokenizer: expected a Hugging Face `tokenizers` JSON file ...
+        """
+        path = Path(path)
+        expected = (
+            "a Hugging Face `tokenizers` JSON file (the tokenizer.json of a model repository, "
+            "or what tokenizers.Tokenizer.save writes)"
+        )
+        require(path.is_file(), "tokenizer", expected=expected, got=path, error=FileNotFoundError)
+        tokenizers = import_extra("tokenizers", extra="run", purpose="reading a tokenizer file")
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        # The package raises bare `Exception`s.
+        except Exception as error:
+            raise ValueError(f"tokenizer: expected {expected}, got {path} ({error})") from error
+        backend.no_padding()
+        backend.no_truncation()
+        vocabulary: dict[str, int] = backend.get_vocab(with_added_tokens=True)
+        require(
+            bool(vocabulary), "tokenizer", expected="a vocabulary", got=f"{path}, which has none"
+        )
+        require(
+            end_of_text is None or end_of_text in vocabulary,
+            "end_of_text",
+            expected=f"a token of {path}",
+            got=repr(end_of_text),
+        )
+        candidates = END_OF_TEXT_TOKENS if end_of_text is None else (end_of_text,)
+        return cls(
+            backend=backend,
+            vocab_size=max(vocabulary.values()) + 1,
+            end_of_text=next((vocabulary[t] for t in candidates if t in vocabulary), None),
+        )
+
+    def encode(self, text: str) -> Int[np.ndarray, " length"]:
+        """The ids of a text."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
+        """The ids of several texts, encoded in parallel."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
+        """The text of some ids, special tokens included."""
+        return self.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)

@@ -1,0 +1,285 @@
+"""Ways to draw ``|J|_F^2``, the squared Frobenius norm of a network's Jacobian.
+
+The norm is a sum over samples and outputs. `Exact` takes every output in turn; `Hutchinson` probes
+each sample with its own random signs and needs per-sample norms; `GlobalHutchinson` probes the
+batch as one vector and needs only a plain backward pass.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from lnpjax import parameters
+from lnpjax._checks import require
+from lnpjax.assumptions import ApplyFn
+from lnpjax.jacobian import (
+    Linearization,
+    MicrobatchedLinearization,
+    Pullback,
+    SampleLinearization,
+    linearize,
+    linearize_samples,
+)
+
+GroupNorms: TypeAlias = Callable[[PyTree], Float[Array, " group"]]
+PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization
+
+
+class Estimator(Protocol):
+    """How a batch is linearised and its squared Jacobian norm drawn."""
+
+    stochastic: ClassVar[bool]
+    per_sample: ClassVar[bool]
+
+    def linearize(
+        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+    ) -> Any:
+        """Linearise (see `lnpjax.jacobian.BatchLinearization`) in the form that `draw` needs."""
+
+    def draw(
+        self,
+        linearization: Any,
+        group_norms: GroupNorms,
+        *,
+        key: Key[Array, ""] | None,
+        mask: Bool[Array, " batch"],
+    ) -> Float[Array, "rows probes group"]:
+        """Squared norms per group; rows are samples, or the batch as one."""
+
+
+class _PerSampleEstimator:
+    """Linearises every sample on its own."""
+
+    microbatch_size: int | None
+    per_sample: ClassVar[bool] = True
+
+    def linearize(
+        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+    ) -> PerSample:
+        """See `Estimator`."""
+        return linearize_samples(
+            apply_fn, params, inputs, wrt=wrt, microbatch_size=self.microbatch_size
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Exact(_PerSampleEstimator):
+    """The sum over all outputs, without error.
+
+    Args:
+        chunk_size: how many outputs of each sample are pulled back at once. Memory grows with it.
+        microbatch_size: how many samples are alive at once; `None` for all.
+
+    Cost: 2/3 gradient per output of one sample (m of them), plus a forward pass.
+
+    Example:
+        >>> Exact(chunk_size=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: chunk_size: expected an integer >= 1, got 0
+    """
+
+    chunk_size: int = 16
+    microbatch_size: int | None = None
+    stochastic: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_count("chunk_size", self.chunk_size)
+        _require_count("microbatch_size", self.microbatch_size)
+
+    def draw(
+        self,
+        linearization: PerSample,
+        group_norms: GroupNorms,
+        *,
+        key: Key[Array, ""] | None,
+        mask: Bool[Array, " batch"],
+    ) -> Float[Array, "rows probes group"]:
+        """See `Estimator`."""
+        del key, mask
+        shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
+        num_outputs = math.prod(shape)
+        chunk_size = min(self.chunk_size, num_outputs)
+        starts = jnp.arange(0, num_outputs, chunk_size)
+
+        def one_sample(vjp: Pullback) -> Float[Array, "one group"]:
+            def chunk_norms(start: Int[Array, ""]) -> Float[Array, " group"]:
+                # An index past the last output gives a row of zeros, which adds nothing.
+                basis = jax.nn.one_hot(start + jnp.arange(chunk_size), num_outputs, dtype=dtype)
+                rows = basis.reshape((chunk_size, *shape))
+                return jnp.sum(jax.vmap(lambda row: group_norms(vjp(row)))(rows), axis=0)
+
+            return jnp.sum(jax.lax.map(chunk_norms, starts), axis=0)[None]
+
+        return linearization.map_vjp(one_sample)
+
+
+@dataclasses.dataclass(frozen=True)
+class Hutchinson(_PerSampleEstimator):
+    """Random signs, independent from sample to sample, and per-sample norms.
+
+    Spectral Reach, equation 51, with one difference: there, all samples share their probes. The
+    errors of independent probes average out over the batch, so that the relative error falls like
+    ``1/sqrt(batch)`` and one probe does the work of many shared ones.
+
+    Args:
+        num_probes: probes per sample. One is enough where the batch has many samples; two or more
+            give an unbiased standard error.
+        microbatch_size: how many samples are alive at once; `None` for all.
+
+    Cost: 2/3 gradient per probe, plus one forward pass for all.
+
+    Example:
+        >>> Hutchinson(num_probes=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_probes: expected an integer >= 1, got 0
+    """
+
+    num_probes: int = 1
+    microbatch_size: int | None = None
+    stochastic: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        _require_count("num_probes", self.num_probes)
+        _require_count("microbatch_size", self.microbatch_size)
+
+    def draw(
+        self,
+        linearization: PerSample,
+        group_norms: GroupNorms,
+        *,
+        key: Key[Array, ""] | None,
+        mask: Bool[Array, " batch"],
+    ) -> Float[Array, "rows probes group"]:
+        """See `Estimator`."""
+        del mask
+        sample_keys = _sample_keys(required_key(self, key), len(linearization.outputs))
+        shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
+
+        def one_sample(vjp: Pullback, sample_key: Key[Array, ""]) -> Float[Array, "probes group"]:
+            return _for_each_probe(
+                lambda probe_key: group_norms(vjp(rademacher(probe_key, shape, dtype))),
+                sample_key,
+                self.num_probes,
+            )
+
+        return linearization.map_vjp(one_sample, sample_keys)
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalHutchinson:
+    """Random signs over the whole batch: plain backward passes, least memory, most noise.
+
+    Needs no per-sample Jacobians, so that it also serves models whose samples interact.
+
+    Args:
+        num_probes: how many; the standard error needs at least two.
+
+    Cost: 2/3 gradient per probe, plus one forward pass for all.
+
+    Example:
+        >>> GlobalHutchinson(num_probes=-1)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_probes: expected an integer >= 1, got -1
+    """
+
+    num_probes: int = 1
+    stochastic: ClassVar[bool] = True
+    per_sample: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        _require_count("num_probes", self.num_probes)
+
+    def linearize(
+        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+    ) -> Linearization:
+        """See `Estimator`."""
+        return linearize(apply_fn, params, inputs, wrt=wrt)
+
+    def draw(
+        self,
+        linearization: Linearization,
+        group_norms: GroupNorms,
+        *,
+        key: Key[Array, ""] | None,
+        mask: Bool[Array, " batch"],
+    ) -> Float[Array, "rows probes group"]:
+        """See `Estimator`."""
+        shape, dtype = linearization.outputs.shape, linearization.outputs.dtype
+        keep = mask.reshape((-1,) + (1,) * (len(shape) - 1))
+
+        def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " group"]:
+            signs = jnp.where(keep, rademacher(probe_key, shape, dtype), 0)
+            return group_norms(linearization.vjp(signs))
+
+        return _for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
+
+
+def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, ...]:
+    """Independent random signs, each from one random bit.
+
+    `jax.random.rademacher` spends 32 bits on each; with a vocabulary of outputs per token that
+    would cost as much as the forward pass.
+
+    Args:
+        key: a `jax.random` key.
+        shape: of the result.
+        dtype: of the result.
+
+    Example:
+        >>> signs = rademacher(jax.random.key(0), (1000,), jnp.dtype("float32"))
+        >>> sorted(set(signs.tolist()))
+        [-1.0, 1.0]
+    """
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32),), jnp.uint32)
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
+
+
+def _sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " batch"]:
+    # Folding in the index makes a sample's probe independent of batch and microbatch sizes.
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
+
+
+def _for_each_probe(
+    draw: Callable[[Key[Array, ""]], Float[Array, " group"]],
+    key: Key[Array, ""],
+    num_probes: int,
+) -> Float[Array, "probes group"]:
+    if num_probes == 1:
+        return draw(key)[None]
+    return jax.lax.map(draw, jax.random.split(key, num_probes))
+
+
+def _require_count(argument: str, count: int | None) -> None:
+    if count is not None:
+        require(
+            isinstance(count, int) and count >= 1,
+            argument,
+            expected="an integer >= 1",
+            got=count,
+        )
+
+
+def required_key(estimator: Estimator, key: Key[Array, ""] | None) -> Key[Array, ""]:
+    """The key, for an estimator that draws.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if key is None:
+        raise ValueError(
+            "key: expected a jax.random key, since "
+            f"{type(estimator).__name__} draws random probes, got None"
+        )
+    return key

@@ -1,0 +1,516 @@
+"""Llama in Flax NNX, with the sizes that Spectral Reach trains.
+
+RMSNorm before each sub-layer, rotary position embeddings, causal grouped-query attention, a SwiGLU
+feed-forward, no biases, and a read-out that is untied from the embedding unless asked otherwise. A
+sample's logits depend on that sample alone, so per-sample Jacobians are meaningful. The only state
+is `nnx.Param`, grouped at the top level as `embedding`, `layers`, `norm` and `head`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from lnpjax._checks import require
+
+INITIAL_STD = 0.02
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LlamaConfig:
+    """The shape of a Llama and the precision it computes in.
+
+    Attributes:
+        vocab_size: number of token ids.
+        hidden_size: width of the residual stream.
+        intermediate_size: width inside the SwiGLU feed-forward.
+        num_layers: number of blocks.
+        num_heads: number of query heads.
+        num_kv_heads: number of key and value heads, a divisor of `num_heads`; None means as many.
+        head_dim: width of one head; None means `hidden_size / num_heads`, which must be whole.
+        max_seq_len: longest sequence accepted.
+        rope_base: base of the rotary frequencies.
+        rope_interleaved: rotate the pairs (2i, 2i + 1) of a head instead of (i, i + head_dim / 2).
+            The two differ by a fixed permutation of each head: it matters for loaded weights only.
+        norm_eps: added to the mean square in every RMSNorm.
+        tie_embeddings: read out with the transposed embedding instead of a matrix of its own.
+        dtype: what the forward pass computes in, and the logits come in. Rotations, attention
+            softmax and mean squares use at least float32.
+        param_dtype: what the parameters are stored in.
+
+    Both dtypes accept any spelling of a floating dtype and are kept as its name, so that
+    `dataclasses.asdict` of a config is JSON.
+
+    Raises:
+        ValueError: on construction, naming the field that cannot be.
+
+    Example:
+        >>> config = LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128,
+        ...                      num_layers=2, num_heads=4, max_seq_len=128)
+        >>> config.num_parameters
+        115008
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    max_seq_len: int
+    rope_base: float = 10000.0
+    rope_interleaved: bool = False
+    norm_eps: float = 1e-5
+    tie_embeddings: bool = False
+    dtype: DTypeLike = "float32"
+    param_dtype: DTypeLike = "float32"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "max_seq_len",
+        ):
+            value = getattr(self, name)
+            if value is None and name in ("num_kv_heads", "head_dim"):
+                continue
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            require(whole and value >= 1, name, expected="an integer >= 1", got=repr(value))
+        require(
+            self.head_dim is not None or self.hidden_size % self.num_heads == 0,
+            "num_heads",
+            expected=f"a divisor of hidden_size={self.hidden_size}, or head_dim given explicitly",
+            got=self.num_heads,
+        )
+        require(
+            self.num_heads % self.kv_heads == 0,
+            "num_kv_heads",
+            expected=f"a divisor of num_heads={self.num_heads}",
+            got=self.num_kv_heads,
+        )
+        require(
+            self.head_width % 2 == 0,
+            "head_dim",
+            expected="an even width of a head (rotary embeddings turn pairs)",
+            got=self.head_width,
+        )
+        require(self.rope_base > 0, "rope_base", expected="a number > 0", got=self.rope_base)
+        require(self.norm_eps > 0, "norm_eps", expected="a number > 0", got=self.norm_eps)
+        for name in ("dtype", "param_dtype"):
+            object.__setattr__(self, name, _floating_dtype_name(name, getattr(self, name)))
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of key and value heads, with the default resolved."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def head_width(self) -> int:
+        """Width of one head, with the default resolved."""
+        return self.hidden_size // self.num_heads if self.head_dim is None else self.head_dim
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, in closed form; a tied read-out counts once."""
+        attention = 2 * self.hidden_size * self.head_width * (self.num_heads + self.kv_heads)
+        feed_forward = 3 * self.hidden_size * self.intermediate_size
+        gains = 2 * self.hidden_size
+        token_matrices = 1 if self.tie_embeddings else 2
+        return (
+            token_matrices * self.vocab_size * self.hidden_size
+            + self.num_layers * (attention + feed_forward + gains)
+            + self.hidden_size
+        )
+
+
+def _floating_dtype_name(argument: str, dtype: DTypeLike) -> str:
+    try:
+        resolved = jnp.dtype(dtype)
+    except TypeError:
+        resolved = None
+    require(
+        resolved is not None and jnp.issubdtype(resolved, jnp.floating),
+        argument,
+        expected="a floating dtype such as 'float32' or 'bfloat16'",
+        got=repr(dtype),
+    )
+    return jnp.dtype(dtype).name
+
+
+def rotary_angles(
+    time: int, head_width: int, *, base: float, dtype: DTypeLike
+) -> Float[Array, "time half"]:
+    """Angles `t * base^(-2i / head_width)` of the rotary embedding (Su et al., 2021).
+
+    Args:
+        time: number of positions, counted from 0.
+        head_width: width of one head, even.
+        base: base of the frequencies.
+        dtype: dtype of the result.
+
+    Returns:
+        Angles in radians, `(time, head_width / 2)`.
+
+    Example:
+        >>> rotary_angles(2, 4, base=10000.0, dtype="float32").tolist()[0]
+        [0.0, 0.0]
+    """
+    frequencies = base ** (-jnp.arange(0, head_width, 2, dtype=dtype) / head_width)
+    return jnp.outer(jnp.arange(time, dtype=dtype), frequencies)
+
+
+def rotate_pairs(
+    x: Float[Array, "*heads time width"], angles: Float[Array, "time half"], *, interleaved: bool
+) -> Float[Array, "*heads time width"]:
+    """Turn each pair of a head's coordinates by its angle; inner products see relative positions.
+
+    Args:
+        x: queries or keys, `(..., time, width)`.
+        angles: what `rotary_angles` returns.
+        interleaved: pairs are (2i, 2i + 1) if true, else (i, i + width / 2).
+
+    Returns:
+        The rotated array, with the shape and dtype of `x`.
+
+    Example:
+        >>> x = jnp.array([[1.0, 0.0]])
+        >>> rotate_pairs(x, jnp.array([[jnp.pi / 2]]), interleaved=True).round(3).tolist()
+        [[-0.0, 1.0]]
+    """
+    half = x.shape[-1] // 2
+    pair_shape, pair_axis = ((half, 2), -1) if interleaved else ((2, half), -2)
+    pairs = x.reshape(*x.shape[:-1], *pair_shape)
+    first, second = jnp.unstack(pairs, axis=pair_axis)
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    rotated = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=pair_axis)
+    return rotated.reshape(x.shape).astype(x.dtype)
+
+
+def _linear(
+    config: LlamaConfig, in_size: int, out_size: int, *, std: float = INITIAL_STD, rngs: nnx.Rngs
+) -> nnx.Linear:
+    return nnx.Linear(
+        in_size,
+        out_size,
+        use_bias=False,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        kernel_init=nnx.initializers.normal(std),
+        rngs=rngs,
+    )
+
+
+def _norm(config: LlamaConfig, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    return nnx.RMSNorm(
+        config.hidden_size,
+        epsilon=config.norm_eps,
+        dtype=config.dtype,
+        param_dtype=config.param_dtype,
+        rngs=rngs,
+    )
+
+
+def _residual_std(config: LlamaConfig) -> float:
+    """Keeps the residual stream's variance from growing with its 2 * num_layers additions."""
+    return INITIAL_STD / math.sqrt(2 * config.num_layers)
+
+
+class Attention(nnx.Module):
+    """Causal grouped-query attention: each key and value head serves a group of query heads."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        linear = partial(_linear, config, rngs=rngs)
+        query_size = config.num_heads * config.head_width
+        kv_size = config.kv_heads * config.head_width
+        self.config = config
+        self.query = linear(config.hidden_size, query_size)
+        self.key = linear(config.hidden_size, kv_size)
+        self.value = linear(config.hidden_size, kv_size)
+        self.output = linear(query_size, config.hidden_size, std=_residual_std(config))
+
+    def __call__(
+        self, x: Float[Array, "batch time hidden"], angles: Float[Array, "time half"]
+    ) -> Float[Array, "batch time hidden"]:
+        """Mix each position with those before it; `angles` come from `rotary_angles`."""
+        config = self.config
+        batch, time, _ = x.shape
+        heads = (batch, time, config.kv_heads, config.head_width)
+        groups = (*heads[:3], config.num_heads // config.kv_heads, config.head_width)
+        query = self.query(x).reshape(groups).transpose(0, 2, 3, 1, 4)
+        key = self.key(x).reshape(heads).transpose(0, 2, 1, 3)
+        value = self.value(x).reshape(heads).transpose(0, 2, 1, 3)
+        rotate = partial(rotate_pairs, angles=angles, interleaved=config.rope_interleaved)
+        query = rotate(query) / math.sqrt(config.head_width)
+        scores = jnp.einsum("bkgqd,bksd->bkgqs", query, rotate(key)).astype(angles.dtype)
+        causal = jnp.tri(time, dtype=bool)
+        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf)).astype(x.dtype)
+        mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights, value)
+        return self.output(mixed.reshape(batch, time, config.num_heads * config.head_width))
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))` (Shazeer, 2020)."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        linear = partial(_linear, config, rngs=rngs)
+        self.gate = linear(config.hidden_size, config.intermediate_size)
+        self.up = linear(config.hidden_size, config.intermediate_size)
+        self.down = linear(config.intermediate_size, config.hidden_size, std=_residual_std(config))
+
+    def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
+        """Apply the feed-forward to every position on its own."""
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """Attention, then feed-forward, each normalised before and added to the residual stream."""
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        self.attention_norm = _norm(config, rngs=rngs)
+        self.attention = Attention(config, rngs=rngs)
+        self.feed_forward_norm = _norm(config, rngs=rngs)
+        self.feed_forward = FeedForward(config, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "batch time hidden"], angles: Float[Array, "time half"]
+    ) -> Float[Array, "batch time hidden"]:
+        """Apply the block; `angles` come from `rotary_angles`."""
+        x = x + self.attention(self.attention_norm(x), angles)
+        return x + self.feed_forward(self.feed_forward_norm(x))
+
+
+class Llama(nnx.Module):
+    """A Llama 2 language model (Touvron et al., 2023).
+
+    Matrices start as normal draws with standard deviation 0.02, those that write to the residual
+    stream (`attention.output`, `feed_forward.down`) with `0.02 / sqrt(2 * num_layers)`; gains start
+    at one.
+
+    Args:
+        config: the shape.
+        rngs: the random streams that draw the initial parameters.
+
+    Example:
+        >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
+        >>> model(jnp.zeros((2, 8), dtype="int32")).shape
+        (2, 8, 256)
+    """
+
+    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.embedding = nnx.Embed(
+            config.vocab_size,
+            config.hidden_size,
+            dtype=config.dtype,
+            param_dtype=config.param_dtype,
+            embedding_init=nnx.initializers.normal(INITIAL_STD),
+            rngs=rngs,
+        )
+        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.norm = _norm(config, rngs=rngs)
+        if not config.tie_embeddings:
+            self.head = _linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
+
+    def hidden(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time hidden"]:
+        """The final normalised hidden states, which the read-out turns into logits.
+
+        Args:
+            tokens: token ids, `(batch, time)`; an id of `vocab_size` or more gives NaN.
+
+        Returns:
+            Hidden states in the compute dtype, `(batch, time, hidden)`.
+
+        Raises:
+            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`.
+        """
+        config = self.config
+        require(
+            jnp.ndim(tokens) == 2,
+            "tokens",
+            expected="shape (batch, time); add a batch axis to a single sequence",
+            got=f"shape {jnp.shape(tokens)}",
+        )
+        require(
+            jnp.issubdtype(jnp.result_type(tokens), jnp.integer),
+            "tokens",
+            expected="integer ids",
+            got=jnp.result_type(tokens),
+        )
+        time = tokens.shape[1]
+        require(
+            time <= config.max_seq_len,
+            "tokens",
+            expected=f"at most max_seq_len={config.max_seq_len} positions",
+            got=time,
+        )
+        angles = rotary_angles(
+            time,
+            config.head_width,
+            base=config.rope_base,
+            dtype=jnp.promote_types(config.dtype, jnp.float32),
+        )
+        x = self.embedding(tokens)
+        for layer in self.layers:
+            x = layer(x, angles)
+        return self.norm(x)
+
+    def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
+        """Logits of the next token at every position.
+
+        Args:
+            tokens: token ids, `(batch, time)`; an id of `vocab_size` or more gives NaN.
+
+        Returns:
+            Logits in the compute dtype, `(batch, time, vocab)`; those at a position depend on no
+            later token and on no other sample.
+
+        Raises:
+            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`.
+        """
+        hidden = self.hidden(tokens)
+        return self.embedding.attend(hidden) if self.config.tie_embeddings else self.head(hidden)
+
+
+def generate_greedy(
+    model: Llama, prompt: Int[Array, "batch prompt"], num_tokens: int
+) -> Int[Array, "batch time"]:
+    """Continue each prompt with the most probable token, `num_tokens` times.
+
+    The whole sequence is run again for every token: simple, and enough for short samples.
+
+    Args:
+        model: the language model.
+        prompt: token ids, `(batch, prompt)`, at least one per row.
+        num_tokens: how many tokens to add.
+
+    Returns:
+        The prompts with their continuations, `(batch, prompt + num_tokens)`.
+
+    Raises:
+        ValueError: if a prompt is empty, `num_tokens` is negative, or the result would be longer
+            than the model's `max_seq_len`.
+
+    Example:
+        >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
+        >>> generate_greedy(model, jnp.array([[1, 2]]), 3).shape
+        (1, 5)
+    """
+    prompt = jnp.asarray(prompt)
+    require(
+        prompt.ndim == 2 and prompt.shape[1] >= 1,
+        "prompt",
+        expected="shape (batch, prompt) with at least one token",
+        got=f"shape {prompt.shape}",
+    )
+    limit = model.config.max_seq_len - prompt.shape[1]
+    require(
+        0 <= num_tokens <= limit,
+        "num_tokens",
+        expected=f"0 to {limit} (what max_seq_len leaves)",
+        got=num_tokens,
+    )
+
+    def append(position: Int[Array, ""], tokens: Int[Array, "batch time"]) -> Array:
+        # Causality makes the zeros that still fill the tail harmless.
+        chosen = jnp.argmax(model(tokens)[:, position - 1], axis=-1)
+        return tokens.at[:, position].set(chosen.astype(tokens.dtype))
+
+    start = prompt.shape[1]
+    tokens = jnp.pad(prompt, ((0, 0), (0, num_tokens)))
+    return jax.lax.fori_loop(start, start + num_tokens, append, tokens)
+
+
+def _presets(
+    *, vocab_size: int, max_seq_len: int, rows: dict[str, tuple[int, int, int, int]]
+) -> dict[str, LlamaConfig]:
+    return {
+        name: LlamaConfig(
+            vocab_size=vocab_size,
+            max_seq_len=max_seq_len,
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_heads=num_heads,
+        )
+        for name, (num_layers, hidden_size, intermediate_size, num_heads) in rows.items()
+    }
+
+
+# Rows: layers, hidden, feed-forward, heads.
+TINY_PRESETS = _presets(vocab_size=256, max_seq_len=512, rows={"115K": (2, 64, 128, 4)})
+"""A model for bytes or pixels that trains in a minute on a laptop."""
+
+SIMPLESTORIES_PRESETS = _presets(
+    vocab_size=4096,
+    max_seq_len=512,
+    rows={
+        "1.2M": (4, 96, 256, 2),
+        "2.1M": (4, 128, 512, 2),
+        "3.8M": (5, 192, 512, 3),
+        "7.2M": (6, 256, 768, 4),
+        "15.5M": (7, 384, 1024, 6),
+        "31.5M": (8, 512, 1536, 8),
+        "65.6M": (18, 512, 1536, 8),
+        "134M": (18, 768, 2048, 12),
+    },
+)
+"""Spectral Reach, Table 1, by the printed number of parameters.
+
+Two rows are corrected. 3.8M is printed with hidden 196 and feed-forward 768, which has 4.6M
+parameters (and 3 heads do not divide 196); 192 and 512 give 3.79M. 15.5M is printed with 5 heads,
+which do not divide 384.
+"""
+
+CIFAR5M_PRESETS = _presets(
+    vocab_size=256,
+    max_seq_len=1024,
+    rows={
+        "102.6K": (3, 32, 256, 2),
+        "229.7K": (3, 64, 256, 2),
+        "381.4K": (3, 96, 256, 2),
+        "1.1M": (4, 128, 512, 2),
+        "2.3M": (5, 192, 512, 3),
+        "5.2M": (6, 256, 768, 4),
+        "12.5M": (7, 384, 1024, 6),
+    },
+)
+"""Spectral Reach, Table 2, by the printed number of parameters.
+
+12.5M is printed with 5 heads, which do not divide 384. The printed counts follow to the last digit
+from 255 tokens instead of the 256 that pixels need (229.7K and 381.4K against 229.8K and 381.6K
+here) and, in the last row, from 5 heads of width 76 (12.5M against 12.6M here).
+"""
+
+
+def preset(name: str) -> LlamaConfig:
+    """The published (or tiny) configuration of that name.
+
+    Args:
+        name: a key of `SIMPLESTORIES_PRESETS`, `CIFAR5M_PRESETS` or `TINY_PRESETS`.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: if there is none of that name; the message lists them all.
+
+    Example:
+        >>> preset("1.2M").num_parameters
+        1229664
+    """
+    known = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
+    require(name in known, "name", expected=f"one of {', '.join(known)}", got=repr(name))
+    return known[name]

@@ -1,0 +1,271 @@
+"""Parameter pytrees: paths, trainable subsets, groups, and inner products over them.
+
+A path is the sequence of names that leads to a leaf, written with slashes:
+``layers/0/attention/query/kernel``. Subsets (`wrt`) and groups are functions of paths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from lnpjax._checks import require
+
+Subset: TypeAlias = Callable[[str], bool] | str | Sequence[str] | PyTree | None
+Grouping: TypeAlias = Callable[[str], str] | Sequence[str] | None
+
+
+def path_of(key_path: tuple[Any, ...]) -> str:
+    """The path of a leaf as text.
+
+    Args:
+        key_path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
+
+    Returns:
+        The names joined by slashes. The `value` attribute under which Flax NNX keeps a variable's
+        array is left out.
+
+    Example:
+        >>> import jax
+        >>> [(key_path, _)], _ = jax.tree_util.tree_flatten_with_path({"head": [0.0]})
+        >>> path_of(key_path)
+        'head/0'
+    """
+    names = []
+    for key in key_path:
+        if isinstance(key, jax.tree_util.GetAttrKey):
+            if key.name == "value":
+                continue
+            names.append(key.name)
+        elif isinstance(key, jax.tree_util.SequenceKey):
+            names.append(str(key.idx))
+        else:
+            names.append(str(key.key))
+    return "/".join(names)
+
+
+def paths(params: PyTree) -> list[str]:
+    """The path of every leaf, in the order of `jax.tree.leaves`.
+
+    Example:
+        >>> paths({"a": 1.0, "b": {"w": 2.0}})
+        ['a', 'b/w']
+    """
+    return [path_of(key_path) for key_path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+
+
+def by_depth(depth: int) -> Callable[[str], str]:
+    """Group parameters by the first `depth` names of their path.
+
+    Args:
+        depth: how many names make a group; at least 1.
+
+    Returns:
+        A labelling function for `groups=`.
+
+    Raises:
+        ValueError: if `depth` is less than 1.
+
+    Example:
+        >>> by_depth(2)("layers/0/attention/query/kernel")
+        'layers/0'
+    """
+    require(depth >= 1, "depth", expected="an integer >= 1", got=depth)
+    return lambda path: "/".join(path.split("/")[:depth])
+
+
+def _under(path: str, prefix: str) -> bool:
+    return path == prefix or path.startswith(prefix + "/")
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(repr(name) for name in names[:most])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
+
+
+def _selected(params: PyTree, wrt: Subset) -> list[bool]:
+    names = paths(params)
+    if wrt is None:
+        return [True] * len(names)
+    if callable(wrt):
+        return [bool(wrt(name)) for name in names]
+    if isinstance(wrt, str):
+        wrt = (wrt,)
+    if isinstance(wrt, Sequence) and wrt and all(isinstance(prefix, str) for prefix in wrt):
+        for prefix in wrt:
+            require(
+                any(_under(name, prefix) for name in names),
+                "wrt",
+                expected=f"path prefixes of the parameters ({_listed(names)})",
+                got=repr(prefix),
+            )
+        return [any(_under(name, prefix) for prefix in wrt) for name in names]
+    try:
+        mask = jax.tree.leaves(jax.tree.broadcast(wrt, params))
+    except ValueError as error:
+        raise ValueError(
+            "wrt: expected None, a function of a path, path prefixes, or a pytree of booleans "
+            f"that is a prefix of params, got a structure that does not match: {error}"
+        ) from error
+    require(
+        all(isinstance(flag, bool) for flag in mask),
+        "wrt",
+        expected="Python booleans as the leaves of its pytree",
+        got=_listed([type(flag).__name__ for flag in mask]),
+        error=TypeError,
+    )
+    return mask
+
+
+def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
+    """Split parameters into the trainable part and the frozen part.
+
+    Args:
+        params: any pytree.
+        wrt: what is trainable. `None` (everything), a function of a leaf's path, one path prefix or
+            several (``"head"``, ``("head", "layers/3")``), or a pytree of booleans that is a prefix
+            of `params`.
+
+    Returns:
+        ``(trainable, frozen)``, each with the structure of `params` and `None` where a leaf belongs
+        to the other part, so that `jax.tree.map` over either meets only its own leaves.
+
+    Raises:
+        ValueError: if nothing is selected, or a prefix names no parameter.
+        TypeError: if a selected leaf is not a real floating-point array.
+
+    Example:
+        >>> partition({"body": jnp.ones(2), "head": jnp.ones(3)}, "head")[0]
+        {'body': None, 'head': Array([1., 1., 1.], dtype=float32)}
+    """
+    flags = _selected(params, wrt)
+    require(
+        any(flags),
+        "wrt",
+        expected=f"at least one trainable parameter among {_listed(paths(params))}",
+        got="a selection of none" if flags else "params without leaves",
+    )
+    leaves, treedef = jax.tree.flatten(params)
+    for name, leaf, flag in zip(paths(params), leaves, flags, strict=True):
+        require(
+            not flag or jnp.issubdtype(jnp.result_type(leaf), jnp.floating),
+            "params",
+            expected=f"real floating-point leaves (leave {name!r} out with wrt=)",
+            got=f"{name!r} of dtype {jnp.result_type(leaf)}",
+            error=TypeError,
+        )
+    pairs = list(zip(leaves, flags, strict=True))
+    trainable = jax.tree.unflatten(treedef, [leaf if flag else None for leaf, flag in pairs])
+    frozen = jax.tree.unflatten(treedef, [None if flag else leaf for leaf, flag in pairs])
+    return trainable, frozen
+
+
+def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
+    """Undo `partition`.
+
+    Example:
+        >>> combine({"body": None, "head": 1.0}, {"body": 2.0, "head": None})
+        {'body': 2.0, 'head': 1.0}
+    """
+    return jax.tree.map(
+        lambda left, right: right if left is None else left,
+        trainable,
+        frozen,
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]:
+    """Assign every leaf to a group.
+
+    Args:
+        params: any pytree; `None` entries (frozen leaves) belong to no group.
+        groups: `None` for the first name of each path (the top-level module); a function from a
+            path to a group's name; or path prefixes, each of which is a group, with the rest in
+            ``"other"``.
+
+    Returns:
+        For each group, in order of first appearance, the indices of its leaves in
+        `jax.tree.leaves(params)`.
+
+    Raises:
+        ValueError: if a prefix names no parameter.
+
+    Example:
+        >>> group_leaves({"a": {"w": 1.0, "b": 2.0}, "c": 3.0}, None)
+        {'a': (0, 1), 'c': (2,)}
+    """
+    names = paths(params)
+    if groups is None:
+        label = by_depth(1)
+    elif callable(groups):
+        label = groups
+    else:
+        prefixes = (groups,) if isinstance(groups, str) else tuple(groups)
+        for prefix in prefixes:
+            require(
+                any(_under(name, prefix) for name in names),
+                "groups",
+                expected=f"path prefixes of the trainable parameters ({_listed(names)})",
+                got=f"the unknown group {prefix!r}",
+            )
+
+        def label(path: str) -> str:
+            return next((prefix for prefix in prefixes if _under(path, prefix)), "other")
+
+    members: dict[str, tuple[int, ...]] = {}
+    for index, name in enumerate(names):
+        group = str(label(name))
+        members[group] = (*members.get(group, ()), index)
+    return members
+
+
+def accumulation_dtype() -> jnp.dtype:
+    """The dtype in which squared norms add up: float32, or float64 where x64 is enabled."""
+    return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
+
+
+def group_inner_products(
+    left: PyTree,
+    right: PyTree,
+    members: dict[str, tuple[int, ...]],
+    *,
+    weights: PyTree | None = None,
+) -> Float[Array, " group"]:
+    """``sum_p left_p weights_p right_p`` within each group, accumulated in `accumulation_dtype`.
+
+    Args:
+        left: a pytree of arrays.
+        right: a pytree of the same structure and shapes.
+        members: the groups, from `group_leaves`.
+        weights: optional diagonal weights (a preconditioner), of the same structure.
+
+    Returns:
+        One number per group, in the order of `members`.
+
+    Example:
+        >>> tree = {"a": jnp.arange(3.0), "b": jnp.ones(2)}
+        >>> group_inner_products(tree, tree, group_leaves(tree, None))
+        Array([5., 2.], dtype=float32)
+    """
+    dtype = accumulation_dtype()
+    factors = [jax.tree.leaves(left), jax.tree.leaves(right)]
+    if weights is not None:
+        factors.append(jax.tree.leaves(weights))
+
+    def leaf_sum(index: int) -> Float[Array, ""]:
+        product = factors[0][index].astype(dtype)
+        for factor in factors[1:]:
+            product = product * factor[index].astype(dtype)
+        return jnp.sum(product)
+
+    return jnp.stack(
+        [
+            sum((leaf_sum(index) for index in indices), jnp.zeros((), dtype))
+            for indices in members.values()
+        ]
+    )

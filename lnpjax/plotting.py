@@ -1,0 +1,372 @@
+"""Figures of runs: the LNP components, and their parameter groups, over training compute.
+
+Figures are made without pyplot, so they need no display and leave no global state.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lnpjax._checks import import_extra, require
+from lnpjax.runs import Row, Run, columns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EMA_FACTOR = 0.1  # Spectral Reach, C.1
+STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
+
+# Okabe and Ito's palette, told apart with any colour vision; its yellow is too faint for lines.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_COMPUTE = "training compute 6 N D (FLOPs)"
+
+
+class _Panel(NamedTuple):
+    column: str
+    title: str
+    caption: str
+    label: str
+
+
+_PANELS = (
+    _Panel(
+        "loss",
+        "Training loss",
+        "thin: every step; thick: exponential moving average (factor 0.1); dots: validation",
+        "loss (nats)",
+    ),
+    _Panel(
+        "chi_loss",
+        r"Loss magnitude $\chi_\mathrm{loss}$",
+        "squared size of the loss gradient at the outputs: how wrong the predictions still are",
+        r"$\chi_\mathrm{loss}$ (nats$^2$ per output$^2$)",
+    ),
+    _Panel(
+        "chi_net",
+        r"Network magnitude $\chi_\mathrm{net}$",
+        "trace of the eNTK: how strongly the outputs respond to the parameters",
+        r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
+    ),
+    _Panel(
+        "chi_pos",
+        r"Spectral position $\chi_\mathrm{pos}$",
+        "mean normalised eNTK eigenvalue that drives learning: lower is deeper in the spectrum",
+        r"$\chi_\mathrm{pos}$ (dimensionless)",
+    ),
+)
+
+
+def exponential_moving_average(
+    values: Float[np.ndarray, " n"], factor: float = EMA_FACTOR
+) -> Float[np.ndarray, " n"]:
+    """A running mean whose weights fall off by `1 - factor` per step.
+
+    `y_t = sum_i (1 - factor)^i x_{t-i} / sum_i (1 - factor)^i`, i from 0 to t: the weights are
+    normalised, so that the first values are not pulled to where the average starts. Spectral Reach
+    (C.1) smooths its loss curves so.
+
+    Args:
+        values: x, in order; a NaN has no weight.
+        factor: the weight of the newest value in the long run, in (0, 1].
+
+    Returns:
+        y; NaN before the first value that is not.
+
+    Raises:
+        ValueError: `factor` outside (0, 1], or `values` not one-dimensional.
+
+    Example:
+        >>> exponential_moving_average(np.array([1.0, 0.0, 0.0]), 0.5)
+        array([1.        , 0.33333333, 0.14285714])
+    """
+    values = np.asarray(values, np.float64)
+    require(0 < factor <= 1, "factor", expected="a number in (0, 1]", got=factor)
+    require(values.ndim == 1, "values", expected="one dimension", got=f"shape {values.shape}")
+    averages = np.full(values.shape, math.nan)
+    total = weight = 0.0
+    for t, value in enumerate(values):
+        known = not math.isnan(value)
+        total = (1 - factor) * total + (value if known else 0.0)
+        weight = (1 - factor) * weight + known
+        averages[t] = total / weight if weight else math.nan
+    return averages
+
+
+def window_average(
+    steps: Int[np.ndarray, " n"],
+    windows: Int[np.ndarray, " n"],
+    values: Float[np.ndarray, " n"],
+    *,
+    singly: int = STEPS_SHOWN_SINGLY,
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The first measured steps one by one, then one mean per window (Spectral Reach, C.1).
+
+    Args:
+        steps: the measured steps, strictly increasing.
+        windows: the window that each belongs to.
+        values: what is averaged; NaN (not measured, or undefined) is left out.
+        singly: how many of the first steps are not averaged.
+
+    Returns:
+        `(steps, values)`: what remains of both, means over the same steps; NaN for a window
+        without a value.
+
+    Raises:
+        ValueError: lengths differ, `steps` does not increase, or `singly` is negative.
+
+    Example:
+        >>> window_average(np.arange(5), np.array([0, 0, 1, 1, 1]), np.arange(5) * 10.0, singly=1)
+        (array([0., 1., 3.]), array([ 0., 10., 30.]))
+    """
+    steps, windows = np.asarray(steps), np.asarray(windows)
+    values = np.asarray(values, np.float64)
+    shapes = [array.shape for array in (steps, windows, values)]
+    same = all(shape == (steps.size,) for shape in shapes)
+    require(same, "values", expected="steps, windows and values of one length", got=shapes)
+    increasing = bool(np.all(np.diff(steps) > 0))
+    require(increasing, "steps", expected="strictly increasing steps", got=steps)
+    require(singly >= 0, "singly", expected="an integer >= 0", got=singly)
+    parts = _shown_together(windows, singly)
+    return _means(steps, parts), _means(values, parts)
+
+
+def plot_components(
+    runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Loss, chi_loss, chi_net and chi_pos over training compute, as in Spectral Reach, D.4.
+
+    The components are shown as in C.1 of the paper: the first 40 measured steps one by one, then a
+    mean per window. Bands span two standard errors to each side, as far as the rows give them.
+    Where chi_pos is negative, as it may be across batches, a hollow triangle stands at its size.
+
+    Args:
+        runs: a run, several, or rows by label. A run is labelled by its number of parameters.
+        path: where to save the figure, too; the suffix says in which format.
+
+    Returns:
+        The figure, with one curve per run in each panel.
+
+    Raises:
+        ValueError: there are no runs, or one has neither "train" nor "lnp" rows; names it.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> lnp = {"step": 0, "window": 0, "chi_loss": 1.0, "chi_net": 2.0, "chi_pos": 0.1}
+        >>> rows = [
+        ...     {"kind": "train", "step": 0, "flops": 1e9, "loss": 2.0},
+        ...     {"kind": "lnp", "flops": 1e9} | lnp,
+        ... ]
+        >>> len(plot_components({"1M parameters": rows}).axes)
+        4
+    """
+    rows_by_label = _rows_by_label(runs)
+    figure = _new_figure(figsize=(11, 8))
+    axes = dict(zip(_PANELS, figure.subplots(2, 2).flat, strict=True))
+    colours = _colours(len(rows_by_label))
+    for (label, rows), colour in zip(rows_by_label.items(), colours, strict=True):
+        measured = columns(rows, "lnp")
+        for panel, ax in axes.items():
+            if panel.column == "loss":
+                _plot_loss(ax, rows, label, colour)
+            elif panel.column in measured:
+                _plot_measured(ax, measured, panel.column, label, colour)
+    for panel, ax in axes.items():
+        _dress(ax, panel)
+    figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
+    _add_legend(figure, len(rows_by_label))
+    return _saved(figure, path)
+
+
+def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Per parameter group: chi_pos, and the share of chi_net, over training compute.
+
+    Args:
+        run: a run whose "lnp" rows have groups.
+        path: where to save the figure, too.
+
+    Returns:
+        The figure, with one curve per group in each of its two panels.
+
+    Raises:
+        ValueError: no row has groups.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> plot_groups(Run.open("runs/small"), "groups.png")  # doctest: +SKIP
+    """
+    measured = run.columns("lnp")
+    groups = _group_names(measured)
+    require(bool(groups), "run", expected='"lnp" rows that have groups', got=f"none in {run.path}")
+    figure = _new_figure(figsize=(11, 4.6))
+    position, share = figure.subplots(1, 2)
+    for group, colour in zip(groups, _colours(len(groups)), strict=True):
+        of_group = {name: measured[name] for name in ("step", "window", "flops")} | {
+            "chi_pos": measured[f"groups/{group}/chi_pos"],
+            "share": measured[f"groups/{group}/chi_net"] / measured["chi_net"],
+        }
+        _plot_measured(position, of_group, "chi_pos", group, colour)
+        _plot_measured(share, of_group, "share", group, colour)
+    title = r"Spectral position $\chi_\mathrm{pos}$ of each group"
+    caption = "mean normalised eNTK eigenvalue driving learning, in the group's own eNTK"
+    _dress(position, _Panel("chi_pos", title, caption, r"$\chi_\mathrm{pos}$ (dimensionless)"))
+    title = r"Share of $\chi_\mathrm{net}$"
+    caption = "how much of the network's response to its parameters is this group's"
+    _dress(share, _Panel("share", title, caption, r"group's $\chi_\mathrm{net}$ / whole"))
+    figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
+    _add_legend(figure, len(groups))
+    return _saved(figure, path)
+
+
+def plot_run(run: Run) -> Path:
+    """Draw a run's figures into it: `figures/components.png`, and `groups.png` if it has groups.
+
+    Args:
+        run: a run with "train" or "lnp" rows.
+
+    Returns:
+        The path of `components.png`.
+
+    Raises:
+        ValueError: the run has neither kind of rows.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> plot_run(Run.open("runs/small"))  # doctest: +SKIP
+        PosixPath('runs/small/figures/components.png')
+    """
+    path = run.figure_path("components")
+    plot_components(run, path)
+    if _group_names(run.columns("lnp")):
+        plot_groups(run, run.figure_path("groups"))
+    return path
+
+
+def _plot_loss(ax: Axes, rows: Sequence[Row], label: str, colour: Any) -> None:
+    train, validation = columns(rows, "train"), columns(rows, "validation")
+    if train:
+        ax.plot(train["flops"], train["loss"], color=colour, linewidth=0.5, alpha=0.3)
+        smooth = exponential_moving_average(train["loss"])
+        ax.plot(train["flops"], smooth, color=colour, linewidth=1.8, label=label)
+    if validation:
+        x, y = validation["flops"], validation["loss"]
+        ax.plot(x, y, "o", color=colour, markersize=4.5, markeredgecolor="white")
+
+
+def _plot_measured(
+    ax: Axes, measured: Mapping[str, np.ndarray], column: str, label: str, colour: Any
+) -> None:
+    """One curve with its band; negative means as hollow triangles at their size."""
+    flops = window_average(measured["step"], measured["window"], measured["flops"])[1]
+    values = window_average(measured["step"], measured["window"], measured[column])[1]
+    negative = values < 0
+    positive = np.where(negative, math.nan, values)
+    ax.plot(flops, positive, "o-", color=colour, markersize=3, linewidth=1.5, label=label)
+    ax.plot(flops[negative], -values[negative], "v", color=colour, fillstyle="none", markersize=6)
+    if f"{column}_sem" in measured:
+        parts = _shown_together(measured["window"], STEPS_SHOWN_SINGLY)
+        band = 2 * _sems_of_means(measured[f"{column}_sem"], parts)
+        low = np.maximum(positive - band, positive / 100)  # a logarithmic axis has no zero
+        ax.fill_between(flops, low, positive + band, color=colour, alpha=0.2, linewidth=0)
+
+
+def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
+    """The indices behind each point of a curve: one each at first, then those of one window."""
+    rest = np.arange(singly, windows.size)
+    labels = windows[singly:]
+    together = [rest[labels == window] for window in dict.fromkeys(labels.tolist())]
+    return [np.array([i]) for i in range(min(singly, windows.size))] + together
+
+
+def _means(values: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
+    known = [values[part][~np.isnan(values[part])] for part in parts]
+    return np.array([part.mean() if part.size else math.nan for part in known])
+
+
+def _sems_of_means(sems: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """The standard error of each mean of independent estimates: the root of sum(sem^2), over n."""
+    known = [sems[part][~np.isnan(sems[part])] for part in parts]
+    return np.array([math.hypot(*part) / part.size if part.size else math.nan for part in known])
+
+
+def _dress(ax: Axes, panel: _Panel) -> None:
+    ax.set(xscale="log", yscale="log", xlabel=_COMPUTE, ylabel=panel.label)
+    ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=18)
+    caption = {"fontsize": 7.5, "color": "0.35", "va": "bottom", "transform": ax.transAxes}
+    ax.text(0, 1.015, panel.caption, **caption)
+    ax.grid(which="major", color="0.9", linewidth=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.set_axisbelow(True)
+
+
+def _new_figure(figsize: tuple[float, float]) -> Figure:
+    module = import_extra("matplotlib.figure", extra="run", purpose="drawing figures")
+    return module.Figure(figsize=figsize, layout="constrained")
+
+
+def _add_legend(figure: Figure, num_curves: int) -> None:
+    handles, labels = [], []
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            if label not in labels:
+                handles.append(handle)
+                labels.append(label)
+    columns_shown = min(max(num_curves, 1), 4)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns_shown, frameon=False)
+
+
+def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _colours(count: int) -> list[Any]:
+    if count <= len(_COLOURS):
+        return list(_COLOURS[:count])
+    module = import_extra("matplotlib", extra="run", purpose="drawing figures")
+    return list(module.colormaps["cividis"](np.linspace(0, 0.95, count)))
+
+
+def _rows_by_label(
+    runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
+) -> dict[str, Sequence[Row]]:
+    if isinstance(runs, Mapping):
+        labelled = dict(runs)
+    else:
+        several = [runs] if isinstance(runs, Run) else list(runs)
+        labels = [_label(run) for run in several]
+        labelled = {
+            label if labels.count(label) == 1 else f"{label} ({run.path.name})": run.rows()
+            for label, run in zip(labels, several, strict=True)
+        }
+    require(bool(labelled), "runs", expected="at least one run", got="none")
+    for label, rows in labelled.items():
+        kinds = {row["kind"] for row in rows}
+        enough = not kinds.isdisjoint({"train", "lnp"})
+        expected = f'rows of kind "train" or "lnp" in {label!r}'
+        require(enough, "runs", expected=expected, got=sorted(kinds) or "no rows")
+    return labelled
+
+
+def _label(run: Run) -> str:
+    count = run.config.get("num_parameters")
+    if count is None:
+        return run.path.name
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.4g}{suffix} parameters"
+    return f"{count} parameters"
+
+
+def _group_names(measured: Mapping[str, np.ndarray]) -> list[str]:
+    found = (name for name in measured if name.startswith("groups/"))
+    return list(dict.fromkeys(name.removeprefix("groups/").rpartition("/")[0] for name in found))

@@ -1,0 +1,704 @@
+"""A run on disk: one folder that is appended to, survives SIGKILL, resumes exactly, is read back.
+
+    config.json       what was run; written once
+    metrics.jsonl     one row (a JSON object) per event; strict JSON: null for a non-finite number
+    spectra/*.npz     arrays measured at some step
+    checkpoints/      the last complete checkpoints, a folder per step; the arrays are Orbax's
+    figures/*.png     drawn from the rows
+    .lock             held while a process writes to the run; let go when that process dies
+
+Why a killed run loses and repeats nothing: a checkpoint records how many bytes of `metrics.jsonl`
+it accounts for, those bytes are on disk before it is, and it appears under its final name by one
+rename. `Run.restore` takes the last such checkpoint and cuts `metrics.jsonl` to its bytes by one
+`truncate`. A kill before the rename leaves the checkpoint before it in force; a kill after it, or
+between reading the checkpoint and the cut, leaves a file that the next `restore` cuts to the same
+byte. The training loop's part: everything the next step depends on is in the saved state or
+follows from the step number. It starts with
+
+    step, state, extra = run.restore(initial) or Checkpoint(0, initial, {})
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from io import FileIO
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self, TypedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from lnpjax._checks import import_extra, require
+
+CHECKPOINTS_KEPT = 2
+
+Row = Mapping[str, Any]
+
+
+class TrainRow(TypedDict):
+    """One training step; `tokens` and `flops` count what was seen up to and including it."""
+
+    kind: Literal["train"]
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+    learning_rate: float
+
+
+class GroupComponents(TypedDict):
+    """The LNP components of one parameter group."""
+
+    delta_loss: float
+    chi_net: float
+    chi_pos: float
+
+
+class LnpRow(TypedDict):
+    """One LNP measurement (`lnpjax.lnp`), made at `step` in window number `window`.
+
+    `status` is 0 where every component is defined. `loss_change` is the change of the loss on B
+    over the update that was made, `linear_change` its linear prediction, `nu` their difference.
+    """
+
+    kind: Literal["lnp"]
+    step: int
+    window: int
+    tokens: int
+    flops: float
+    loss_a: float
+    loss_b: float
+    delta_loss: float
+    chi_loss: float
+    chi_net: float
+    chi_pos: float
+    chi_net_sem: float
+    chi_pos_sem: float
+    status: int
+    loss_change: float
+    linear_change: float
+    nu: float
+    groups: dict[str, GroupComponents]
+
+
+class ValidationRow(TypedDict):
+    """The loss on the whole validation set at `step`."""
+
+    kind: Literal["validation"]
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+
+
+class RunConfig(TypedDict):
+    """What the `config.json` of a training run holds at least."""
+
+    lnpjax_version: str
+    model: dict[str, Any]
+    num_parameters: int
+    data: dict[str, Any]
+    training: dict[str, Any]
+
+
+class Checkpoint(NamedTuple):
+    """A restored checkpoint: the step, the state and the extra values that were saved."""
+
+    step: int
+    state: PyTree
+    extra: dict[str, Any]
+
+
+def training_flops(num_parameters: int, tokens: int) -> float:
+    """The compute of training, 6 N D: the horizontal axis of Spectral Reach's figures.
+
+    Args:
+        num_parameters: N, the number of parameters.
+        tokens: D, the number of tokens seen.
+
+    Returns:
+        Floating-point operations.
+
+    Example:
+        >>> training_flops(1_000_000, 2_000)
+        12000000000.0
+    """
+    return 6.0 * num_parameters * tokens
+
+
+def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
+    """A row without nesting: the keys of nested mappings joined with "/".
+
+    Args:
+        row: scalars and mappings of them.
+        prefix: what every key starts with.
+
+    Returns:
+        Scalars by joined key, in order.
+
+    Example:
+        >>> flatten({"step": 3, "groups": {"head": {"chi_net": 2.0}}})
+        {'step': 3, 'groups/head/chi_net': 2.0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}/") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
+    """The rows of one kind as columns, nested keys joined with "/".
+
+    Args:
+        rows: rows as `Run.rows` returns them.
+        kind: which rows.
+
+    Returns:
+        Arrays `(n,)` over the n rows of that kind, in order; NaN where a row lacks the key or
+        holds None. Empty if there is no such row.
+
+    Example:
+        >>> rows = [{"kind": "train", "step": 0, "loss": 2.0}, {"kind": "train", "step": 1}]
+        >>> columns(rows, "train")
+        {'step': array([0, 1]), 'loss': array([ 2., nan])}
+    """
+    flat = [flatten(row) for row in rows if row["kind"] == kind]
+    names = dict.fromkeys(name for row in flat for name in row if name != "kind")
+    values = {name: [row.get(name) for row in flat] for name in names}
+    return {
+        name: np.asarray([math.nan if value is None else value for value in column])
+        for name, column in values.items()
+    }
+
+
+class Run:
+    """A run folder; make one with `Run.create` or `Run.open`, best as a context manager.
+
+    Reading needs no permission and disturbs no writer. The first write takes the run's lock, held
+    until `close` or the death of the process; a second writer is refused. POSIX systems only.
+
+    Example:
+        >>> import tempfile
+        >>> with Run.create(tempfile.mkdtemp(), {"num_parameters": 2}) as run:
+        ...     run.append({"kind": "train", "step": 0, "loss": float("inf")})
+        ...     run.save(1, {"w": np.ones(2)}, {"note": "first"})
+        ...     run.append({"kind": "train", "step": 1, "loss": 0.5})  # lost in a kill, redone
+        ...     step, state, extra = run.restore({"w": np.zeros(2)})
+        ...     print(step, state, extra, run.rows("train"))
+        1 {'w': array([1., 1.])} {'note': 'first'} [{'kind': 'train', 'step': 0, 'loss': nan}]
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path = path
+        self.config = config
+        self._lock: FileIO | None = None
+        self._metrics: FileIO | None = None
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], config: Mapping[str, Any], exist_ok: bool = False
+    ) -> Self:
+        """Start a run in a new or empty folder, and take its lock.
+
+        Args:
+            path: the folder.
+            config: what is run (see `RunConfig`): anything that strict JSON can hold.
+            exist_ok: open the run that is there already, provided its config is this one.
+
+        Returns:
+            The run.
+
+        Raises:
+            FileExistsError: the folder holds a run (and not `exist_ok`), or other files.
+            ValueError: `config` is not strict JSON, or the existing run's differs; names the key.
+            RuntimeError: another process is writing to the run.
+        """
+        text = _strict_json(config, "config", indent=2) + "\n"
+        folder = Path(path).absolute()
+        is_run = (folder / "config.json").exists()
+        found = f"{folder}, " + ("a run" if is_run else "which holds other files")
+        expected = "a new or empty folder (Run.open goes on with a run)"
+        usable = (is_run and exist_ok) or not folder.exists() or (folder.is_dir() and not is_run)
+        require(usable, "path", expected=expected, got=found, error=FileExistsError)
+        if is_run:
+            run = cls.open(folder)
+            _check_same_config(run.config, json.loads(text), folder)
+            run._acquire()
+            return run
+        folder.mkdir(parents=True, exist_ok=True)
+        empty = all(entry.name.startswith(".") for entry in folder.iterdir())
+        require(empty, "path", expected=expected, got=found, error=FileExistsError)
+        run = cls(folder, json.loads(text))
+        run._acquire()
+        _write_atomically(folder / "config.json", text)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open an existing run, to read it or to go on with it, and check its files.
+
+        Args:
+            path: the folder.
+
+        Returns:
+            The run; its `config` is read.
+
+        Raises:
+            FileNotFoundError: no such folder, or it has no `config.json`.
+            ValueError: `config.json` or a row of `metrics.jsonl` is corrupt; names file and line.
+                A last line without its newline is none: a kill in mid-write leaves it, and it is
+                dropped.
+        """
+        folder = Path(path).absolute()
+        found = f"{folder}, which " + ("has no config.json" if folder.is_dir() else "is no folder")
+        is_run = (folder / "config.json").is_file()
+        require(is_run, "path", expected="a run folder", got=found, error=FileNotFoundError)
+        run = cls(folder, _read_json_object(folder / "config.json"))
+        run.rows()
+        return run
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the lock and the files; nothing is pending, as every row is already written."""
+        for file in (self._metrics, self._lock):
+            if file is not None:
+                file.close()
+        self._metrics = self._lock = None
+
+    def append(self, row: Row) -> None:
+        """Append a row to `metrics.jsonl` in one unbuffered write, which no later kill undoes.
+
+        Args:
+            row: "kind" (text), and scalars (of Python, numpy or jax; text; None for "not
+                measured") or mappings of them. A non-finite number is written as null and read
+                back as NaN.
+
+        Raises:
+            TypeError: a value is no scalar; names the key.
+            ValueError: there is no "kind".
+            RuntimeError: another process is writing to the run.
+        """
+        has_kind = isinstance(row.get("kind"), str)
+        require(has_kind, "row", expected='a text under "kind"', got=dict(row))
+        line = (json.dumps(_encode(row, "row"), allow_nan=False) + "\n").encode()
+        metrics = self._open_metrics().fileno()
+        length = os.fstat(metrics).st_size
+        if os.write(metrics, line) != len(line):
+            os.ftruncate(metrics, length)
+            raise OSError(f"{self.path / 'metrics.jsonl'}: no room for another row")
+
+    def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
+        """The rows in the order they were appended.
+
+        Args:
+            kind: which rows; all by default.
+
+        Returns:
+            One dictionary per row.
+
+        Raises:
+            ValueError: a row is corrupt; names file and line.
+        """
+        file = self.path / "metrics.jsonl"
+        content = file.read_bytes() if file.exists() else b""
+        lines = content.split(b"\n")[:-1]  # what follows the last newline is a torn write
+        rows = [_decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+        return [row for row in rows if kind is None or row["kind"] == kind]
+
+    def columns(self, kind: str) -> dict[str, np.ndarray]:
+        """The rows of one kind as arrays over the rows: `lnpjax.runs.columns` of `rows`."""
+        return columns(self.rows(), kind)
+
+    def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
+        """Save a checkpoint that accounts for every row so far; it is on disk when this returns.
+
+        The last two checkpoints are kept; one of the same step is replaced.
+
+        Args:
+            step: the number of steps done; not below the last checkpoint's.
+            state: a pytree of jax arrays (however sharded), `jax.random.key` arrays, numpy arrays
+                and Python numbers, all of which come back bit for bit.
+            extra: small values beside it: anything that strict JSON can hold.
+
+        Raises:
+            TypeError: a leaf is of another type; names it.
+            ValueError: `step` is below the last checkpoint's, or `extra` is not strict JSON.
+            RuntimeError: another process is writing to the run.
+        """
+        last = max(self.checkpoint_steps(), default=0)
+        require(step >= last, "step", expected=f"at least {last}, the last saved", got=step)
+        leaves = _named_leaves(state)
+        metadata: dict[str, Any] = {
+            "step": int(step),
+            "leaves": {name: _describe(leaf, name) for name, leaf in leaves.items()},
+            "keys": {n: str(jax.random.key_impl(x)) for n, x in leaves.items() if _is_key(x)},
+            "weak": [name for name, leaf in leaves.items() if getattr(leaf, "weak_type", False)],
+            "extra": dict(extra or {}),
+        }
+        _strict_json(metadata["extra"], "extra")
+        metrics = self._open_metrics().fileno()
+        os.fsync(metrics)
+        metadata["metrics_bytes"] = os.fstat(metrics).st_size
+
+        temporary = self._checkpoint_folder(step).with_name(".saving")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        arrays = {str(i): _to_array(leaf) for i, leaf in enumerate(leaves.values())}
+        _write_arrays(temporary / "arrays", arrays)
+        _write_atomically(temporary / "checkpoint.json", _strict_json(metadata, "extra"))
+        _sync(temporary, *temporary.rglob("*"))
+        if self._checkpoint_folder(step).exists():
+            _discard(self._checkpoint_folder(step))
+        os.rename(temporary, self._checkpoint_folder(step))
+        _sync(temporary.parent)
+        self._discard_old_checkpoints()
+
+    def restore(self, abstract_state: PyTree) -> Checkpoint | None:
+        """Go back to the last complete checkpoint: return it, and cut the rows after it.
+
+        Without a checkpoint every row is cut, since the run starts over.
+
+        Args:
+            abstract_state: a state with the tree, shapes and dtypes that were saved, of arrays or
+                `jax.ShapeDtypeStruct`. Leaves come back as its leaves are: numpy as numpy, jax in
+                the same sharding.
+
+        Returns:
+            `(step, state, extra)`, or None if there is no checkpoint.
+
+        Raises:
+            ValueError: the checkpoint has another tree, shape or dtype (names the first leaf that
+                differs), or is corrupt. Nothing is cut then.
+            RuntimeError: another process is writing to the run.
+        """
+        metrics = self._open_metrics().fileno()
+        checkpoint = self.read_checkpoint(abstract_state)
+        length, kept = os.fstat(metrics).st_size, 0
+        if checkpoint is not None:
+            kept = self._checkpoint_metadata(checkpoint.step)["metrics_bytes"]
+            expected = f"the {kept} bytes that checkpoint {checkpoint.step} accounts for"
+            file = str(self.path / "metrics.jsonl")
+            require(length >= kept, file, expected=expected, got=f"{length} bytes")
+        os.ftruncate(metrics, kept)
+        os.fsync(metrics)
+        self._discard_old_checkpoints()  # a kill may have come before `save` did
+        return checkpoint
+
+    def read_checkpoint(
+        self, abstract_state: PyTree, *, step: int | None = None
+    ) -> Checkpoint | None:
+        """Read a checkpoint and change nothing: for analysis after, or beside, the training.
+
+        Args:
+            abstract_state: as for `restore`.
+            step: one of `checkpoint_steps()`; the last by default.
+
+        Returns:
+            `(step, state, extra)`, or None if there is no checkpoint.
+
+        Raises:
+            ValueError: no checkpoint of that step; another tree, shape or dtype; or corrupt.
+        """
+        steps = self.checkpoint_steps()
+        require(step is None or step in steps, "step", expected=f"one of {steps}", got=step)
+        if not steps:
+            return None
+        step = steps[-1] if step is None else step
+        metadata = self._checkpoint_metadata(step)
+        targets = _named_leaves(abstract_state)
+        described = {name: _describe(leaf, name) for name, leaf in targets.items()}
+        _check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
+        arrays = _read_arrays(self._checkpoint_folder(step) / "arrays", list(targets.values()))
+        leaves = [
+            _to_leaf(array, target, key=metadata["keys"].get(name), weak=name in metadata["weak"])
+            for array, (name, target) in zip(arrays, targets.items(), strict=True)
+        ]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        return Checkpoint(step, state, metadata["extra"])
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the complete checkpoints, ascending."""
+        folders = (self.path / "checkpoints").glob("[0-9]*")
+        return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
+
+    def _discard_old_checkpoints(self) -> None:
+        for step in self.checkpoint_steps()[:-CHECKPOINTS_KEPT]:
+            _discard(self._checkpoint_folder(step))
+
+    def _checkpoint_folder(self, step: int) -> Path:
+        return self.path / "checkpoints" / f"{step:010d}"
+
+    def _checkpoint_metadata(self, step: int) -> dict[str, Any]:
+        return _read_json_object(self._checkpoint_folder(step) / "checkpoint.json")
+
+    def save_spectrum(self, name: str, /, **arrays: Any) -> Path:
+        """Write arrays to `spectra/NAME.npz`, whole or not at all; one of that name is replaced.
+
+        Args:
+            name: letters, digits, ".", "_" and "-".
+            **arrays: numpy or jax arrays. What numpy has no dtype for (bfloat16) is widened to
+                float32.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ValueError: the name has other characters, or an array holds objects or is named
+                "file", which numpy keeps for itself.
+        """
+        file = self._file("spectra", name, ".npz")
+        require("file" not in arrays, "arrays", expected='another name than "file"', got="that")
+        host: dict[str, Any] = {key: np.asarray(array) for key, array in arrays.items()}
+        for key, array in host.items():
+            require(array.dtype.kind != "O", key, expected="an array of numbers", got="objects")
+            if array.dtype.kind == "V":
+                host[key] = array.astype(np.float32)
+        temporary = file.with_name(f".{file.name}.tmp")
+        with temporary.open("wb") as stream:
+            np.savez(stream, **host)
+        os.replace(temporary, file)
+        return file
+
+    def spectrum(self, name: str) -> dict[str, np.ndarray]:
+        """The arrays of `spectra/NAME.npz`, by their names.
+
+        Raises:
+            FileNotFoundError: there is none; the message lists those there are.
+        """
+        names = self.spectra()
+        expected = f"one of the run's spectra, {names}"
+        require(name in names, "name", expected=expected, got=repr(name), error=FileNotFoundError)
+        with np.load(self.path / "spectra" / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    def spectra(self) -> list[str]:
+        """The names of the saved spectra, sorted."""
+        return sorted(file.stem for file in (self.path / "spectra").glob("[!.]*.npz"))
+
+    def figure_path(self, name: str) -> Path:
+        """The path `figures/NAME.png`; its folder is made."""
+        return self._file("figures", name, ".png")
+
+    def _file(self, folder: str, name: str, suffix: str) -> Path:
+        good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
+        require(good, "name", expected='letters, digits, ".", "_" and "-"', got=repr(name))
+        (self.path / folder).mkdir(exist_ok=True)
+        return self.path / folder / (name + suffix)
+
+    def _acquire(self) -> None:
+        import fcntl  # here, because reading a run does not need POSIX
+
+        if self._lock is not None:
+            return
+        lock = FileIO(self.path / ".lock", "a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            owner = lock.read().decode(errors="replace").strip()
+            lock.close()
+            raise RuntimeError(
+                f"path: expected a run that nothing else writes to, got {self.path}, which process "
+                f"{owner} is writing to (if that is this process, close its other Run first)"
+            ) from error
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n".encode())
+        self._lock = lock
+
+    def _open_metrics(self) -> FileIO:
+        if self._metrics is None:
+            self._acquire()
+            file = self.path / "metrics.jsonl"
+            self._metrics = FileIO(file, "a")
+            content = file.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):  # a line that a kill tore would spoil the row after it
+                os.ftruncate(self._metrics.fileno(), whole)
+        return self._metrics
+
+
+def _encode(value: Any, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if getattr(value, "shape", None) == () and not _is_key(value):
+        value = np.asarray(value).item()
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
+    require(scalar, where, expected="a scalar", got=got, error=TypeError)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _decode(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line, object_hook=_null_to_nan, parse_constant=_refuse_constant)
+        require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
+    except ValueError as error:
+        raise ValueError(
+            f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
+        ) from error
+    return row
+
+
+def _null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in values.items()}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _strict_json(value: Mapping[str, Any], argument: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument}: expected what JSON can hold, got: {error}") from error
+
+
+def _read_json_object(file: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(file.read_bytes())
+        require(isinstance(value, dict), "top level", expected="an object", got=value)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file}: expected a JSON object, got: {error}") from error
+    return value
+
+
+def _check_same_config(saved: Row, given: Row, folder: Path) -> None:
+    old, new = flatten(saved), flatten(given)
+    for name in old | new:
+        was, now = old.get(name, "absent"), new.get(name, "absent")
+        expected = f"that of the existing run {folder}, where {name} is {was!r}"
+        require(was == now, "config", expected=expected, got=repr(now))
+
+
+def _is_key(leaf: Any) -> bool:
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def _named_leaves(tree: PyTree) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+
+def _describe(leaf: Any, name: str) -> str:
+    """The dtype and shape of a leaf: "float32[3,2]", "key<fry>[]", "Python int"."""
+    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
+        return f"Python {type(leaf).__name__}"
+    is_array = hasattr(leaf, "shape") and str(getattr(leaf, "dtype", "object")) != "object"
+    expected = "an array or a Python number"
+    require(is_array, name, expected=expected, got=type(leaf).__name__, error=TypeError)
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def _check_same_leaves(given: Mapping[str, str], saved: Mapping[str, str], where: str) -> None:
+    for name in dict.fromkeys([*given, *saved]):
+        was, now = saved.get(name, "absent"), given.get(name, "absent")
+        expected = f"the state of {where}, where {name} is {was}"
+        require(was == now, "abstract_state", expected=expected, got=f"one where it is {now}")
+
+
+def _to_array(leaf: Any) -> np.ndarray | jax.Array:
+    if _is_key(leaf):
+        return jax.random.key_data(leaf)
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _orbax() -> Any:
+    return import_extra("orbax.checkpoint", extra="run", purpose="saving and restoring checkpoints")
+
+
+def _write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
+    stored = {name: array for name, array in arrays.items() if array.size}  # Orbax: no empty ones
+    if stored:
+        with _orbax().PyTreeCheckpointer() as checkpointer:
+            checkpointer.save(folder, stored)
+
+
+def _read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
+    """The stored arrays in the order of their targets; None for an empty one."""
+    ocp = _orbax()
+    restore_args = {
+        str(i): ocp.RestoreArgs(restore_type=np.ndarray)
+        if _is_key(target) or _sharding(target) is None
+        else ocp.ArrayRestoreArgs(sharding=_sharding(target))
+        for i, target in enumerate(targets)
+        if math.prod(getattr(target, "shape", ()))
+    }
+    arrays: dict[str, Any] = {}
+    if restore_args:
+        item = dict.fromkeys(restore_args, 0)
+        try:
+            with ocp.PyTreeCheckpointer() as checkpointer:
+                arrays = checkpointer.restore(
+                    folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
+                )
+        except Exception as error:  # the storage layers raise many kinds; the file is the matter
+            raise ValueError(
+                f"{folder}: expected the arrays of a checkpoint, got: {error} (remove "
+                f"{folder.parent} to fall back on the checkpoint before it)"
+            ) from error
+    return [arrays.get(str(i)) for i in range(len(targets))]
+
+
+def _sharding(target: Any) -> Any:
+    # An array that was not committed to a device must not come back committed to one: jit refuses
+    # such an array beside others that live on a mesh.
+    return getattr(target, "sharding", None) if getattr(target, "committed", True) else None
+
+
+def _to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
+    if isinstance(array, jax.Array):
+        return array
+    if not hasattr(target, "shape"):
+        return type(target)(array.item())
+    if key is not None:
+        keys = (
+            jax.random.split(jax.random.key(0, impl=key), target.shape)  # none: the shape has a 0
+            if array is None
+            else jax.random.wrap_key_data(array, impl=key)
+        )
+        return keys if _sharding(target) is None else jax.device_put(keys, _sharding(target))
+    array = np.zeros(target.shape, target.dtype) if array is None else array
+    if isinstance(target, np.ndarray | np.generic):
+        return array if isinstance(target, np.ndarray) else array[()]
+    # Promotion depends on weak types, so a lost one would change later steps. Only scalars have
+    # them in practice, and a Python number makes one.
+    return jnp.asarray(array.item()) if weak and array.shape == () else jnp.array(array)
+
+
+def _write_atomically(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(text)
+    _sync(temporary)
+    os.replace(temporary, file)
+    _sync(file.parent)
+
+
+def _sync(*paths: Path) -> None:
+    """Have files and folders written out, so that what is renamed next outlives a power cut too."""
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def _discard(checkpoint: Path) -> None:
+    """Remove a checkpoint under another name, so that half of one never looks complete."""
+    discarded = checkpoint.with_name(".discarded")
+    shutil.rmtree(discarded, ignore_errors=True)
+    os.rename(checkpoint, discarded)
+    shutil.rmtree(discarded)

@@ -1,0 +1,70 @@
+"""What can be wrong with a number, as bit flags that travel through jit."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+
+class Status(enum.IntFlag):
+    """Why a component of a result is undefined; several can hold at once.
+
+    Results carry the flags as an int32 array, because exceptions cannot leave compiled code.
+
+    Example:
+        >>> Status(5)
+        <Status.ZERO_LOSS_GRADIENT|NON_FINITE: 5>
+    """
+
+    OK = 0
+    ZERO_LOSS_GRADIENT = 1
+    ZERO_JACOBIAN = 2
+    NON_FINITE = 4
+    SAMPLES_INTERACT = 8
+    NOT_MEASURED = 16
+
+
+_EXPLANATIONS = {
+    Status.ZERO_LOSS_GRADIENT: (
+        "the loss gradient with respect to the outputs is zero: chi_pos is 0/0 (is the loss "
+        "saturated, or the batch fully masked?)"
+    ),
+    Status.ZERO_JACOBIAN: (
+        "no trainable parameter changes any output: chi_pos is 0/0 (dead units, or a `wrt` that "
+        "selects unused parameters?)"
+    ),
+    Status.NON_FINITE: "an output, loss or gradient is infinite or NaN",
+    Status.SAMPLES_INTERACT: (
+        "a sample's output depends on the rest of the batch, so per-sample Jacobians do not exist: "
+        "put batch normalisation into inference mode, switch dropout off, lift capacity limits, or "
+        "use estimator=GlobalHutchinson(...), which needs no per-sample norms"
+    ),
+    Status.NOT_MEASURED: "this step was not scheduled to be measured",
+}
+
+
+def flag(condition: Bool[Array, ""], status: Status) -> Int[Array, ""]:
+    """`status` where `condition` holds, else `Status.OK`, as an int32 array."""
+    return jnp.where(condition, jnp.int32(status), jnp.int32(0))
+
+
+def describe_status(status: Any) -> str:
+    """Say in words what a status means and what to do about it.
+
+    Args:
+        status: the `status` field of a result, as a concrete integer or array of shape ().
+
+    Returns:
+        One sentence per flag, or ``"ok"``.
+
+    Example:
+        >>> describe_status(0)
+        'ok'
+        >>> describe_status(16)
+        'this step was not scheduled to be measured'
+    """
+    value = Status(int(status))
+    return "; ".join(text for bit, text in _EXPLANATIONS.items() if bit in value) or "ok"

@@ -1,0 +1,214 @@
+"""The squared Frobenius norm of a network's Jacobian, ``|J|_F^2 = Tr(Theta)``, with its error."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from lnpjax import parameters
+from lnpjax._checks import require
+from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
+from lnpjax.estimators import Estimator, Hutchinson, required_key
+from lnpjax.jacobian import BatchLinearization
+from lnpjax.status import Status, describe_status, flag
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An estimate of ``|J|_F^2`` over a batch, with its error and its parts. A pytree.
+
+    Attributes:
+        value: the sum over valid samples.
+        sem: standard error of `value`; zero for `Exact`. From the spread between probes where there
+            are at least two, and then unbiased (for its square). With one probe per sample it comes
+            from the spread between samples, which adds their true differences: it then errs on
+            the safe side. NaN where nothing can be said (one draw in all).
+        per_sample: ``|J_i|_F^2`` for each sample; zero where masked, NaN for `GlobalHutchinson`.
+        groups: `value` split over parameter groups; the parts add up to it.
+        groups_sem: the standard errors of the parts.
+        covariance: covariance of the parts with each other, in the order of `groups`.
+        status: see `lnpjax.Status`.
+    """
+
+    value: Float[Array, ""]
+    sem: Float[Array, ""]
+    per_sample: Float[Array, " batch"]
+    groups: dict[str, Float[Array, ""]]
+    groups_sem: dict[str, Float[Array, ""]]
+    covariance: Float[Array, "group group"]
+    status: Int[Array, ""]
+
+
+def squared_jacobian_norm(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    estimator: Estimator = Hutchinson(),
+    key: Key[Array, ""] | None = None,
+    wrt: parameters.Subset = None,
+    groups: parameters.Grouping = None,
+    mask: Bool[Array, " batch"] | None = None,
+    preconditioner: PyTree | None = None,
+) -> Estimate:
+    """``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
+
+    Spectral Reach, equation 22; raw, as a sum over samples and outputs (no normalisation).
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: any pytree whose leaves lead with B.
+        estimator: `Exact`, `Hutchinson` or `GlobalHutchinson`.
+        key: a `jax.random` key, for estimators that draw.
+        wrt: the trainable subset (`lnpjax.parameters.partition`).
+        groups: the parameter groups (`lnpjax.parameters.group_leaves`).
+        mask: boolean ``(B,)``, False for rows that only pad the batch. Such rows count for nothing.
+        preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters, for
+            ``Tr(J P J^T)``.
+
+    Returns:
+        An `Estimate`.
+
+    Raises:
+        TypeError, ValueError: for bad input, before anything is computed; and, outside `jit`, where
+            samples interact (inside, `status` says so and the numbers are NaN).
+
+    Cost: see the estimators.
+
+    Example:
+        >>> from lnpjax import Exact
+        >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
+        >>> norm = squared_jacobian_norm(lambda w, x: x @ w, weights, inputs, estimator=Exact())
+        >>> float(norm.value) == 2 * float((inputs**2).sum())
+        True
+    """
+    trainable, _ = parameters.partition(params, wrt)
+    members = parameters.group_leaves(trainable, groups)
+    if estimator.stochastic:
+        required_key(estimator, key)
+    if preconditioner is not None:
+        check_tree_like("preconditioner", preconditioner, trainable)
+    valid = check_mask("mask", mask, check_batch(apply_fn, params, inputs))
+    linearization = estimator.linearize(apply_fn, params, inputs, wrt=wrt)
+    interact = interaction_flag(estimator, apply_fn, params, inputs, linearization)
+    estimate = estimate_squared_norm(
+        linearization,
+        estimator,
+        members,
+        key=key,
+        mask=valid,
+        preconditioner=preconditioner,
+    )
+    return _void_where_interacting(estimate, interact)
+
+
+def estimate_squared_norm(
+    linearization: BatchLinearization,
+    estimator: Estimator,
+    members: dict[str, tuple[int, ...]],
+    *,
+    key: Key[Array, ""] | None,
+    mask: Bool[Array, " batch"],
+    preconditioner: PyTree | None = None,
+) -> Estimate:
+    """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
+
+    def group_norms(gradient: PyTree) -> Float[Array, " group"]:
+        return parameters.group_inner_products(gradient, gradient, members, weights=preconditioner)
+
+    draws = estimator.draw(linearization, group_norms, key=key, mask=mask)
+    if estimator.per_sample:
+        draws = jnp.where(mask[:, None, None], draws, 0)
+        per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)
+        covariance = _covariance(draws, mask)
+    else:
+        per_sample = jnp.full(mask.shape, jnp.nan, draws.dtype)
+        covariance = _covariance(draws, jnp.ones(1, bool))
+    if not estimator.stochastic:
+        covariance = jnp.zeros_like(covariance)
+    parts = jnp.sum(jnp.mean(draws, axis=1), axis=0)
+    value, sems = jnp.sum(parts), jnp.sqrt(jnp.diagonal(covariance))
+    return Estimate(
+        value=value,
+        sem=jnp.sqrt(jnp.sum(covariance)),
+        per_sample=per_sample,
+        groups=dict(zip(members, parts, strict=True)),
+        groups_sem=dict(zip(members, sems, strict=True)),
+        covariance=covariance,
+        status=flag(value == 0, Status.ZERO_JACOBIAN)
+        | flag(~jnp.isfinite(value), Status.NON_FINITE),
+    )
+
+
+def _covariance(
+    draws: Float[Array, "rows probes group"], mask: Bool[Array, " rows"]
+) -> Float[Array, "group group"]:
+    """Covariance of ``sum_rows mean_probes draws`` between groups (see `Estimate.sem`)."""
+    num_probes = draws.shape[1]
+    if num_probes > 1:
+        centred = draws - jnp.mean(draws, axis=1, keepdims=True)
+        return jnp.einsum("ipg,iph->gh", centred, centred) / (num_probes * (num_probes - 1))
+    rows, num_rows = draws[:, 0], jnp.sum(mask)
+    centred = jnp.where(mask[:, None], rows - jnp.sum(rows, axis=0) / num_rows, 0)
+    scale = jnp.where(num_rows > 1, num_rows / jnp.maximum(num_rows - 1, 1), jnp.nan)
+    return scale * (centred.T @ centred)
+
+
+def interaction_flag(
+    estimator: Estimator,
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    linearization: BatchLinearization,
+) -> Int[Array, ""]:
+    """`Status.SAMPLES_INTERACT` if the estimator needs independent samples and has them not.
+
+    Raises:
+        ValueError: likewise, outside `jit`.
+    """
+    if not estimator.per_sample:
+        return jnp.int32(Status.OK)
+    interact = samples_interact(apply_fn, params, inputs, linearization.outputs)
+    if not isinstance(interact, jax.core.Tracer) and bool(interact):
+        raise ValueError(f"apply_fn: {describe_status(Status.SAMPLES_INTERACT)}")
+    return flag(interact, Status.SAMPLES_INTERACT)
+
+
+def _void_where_interacting(estimate: Estimate, interact: Int[Array, ""]) -> Estimate:
+    numbers = jax.tree.map(
+        lambda leaf: jnp.where(interact == 0, leaf, jnp.nan),
+        dataclasses.replace(estimate, status=jnp.zeros(())),
+    )
+    return dataclasses.replace(numbers, status=estimate.status | interact)
+
+
+def check_mask(
+    argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
+) -> Bool[Array, " batch"]:
+    """A padding mask of the right shape, or all True for None.
+
+    Raises:
+        ValueError: if its shape is not ``(num_samples,)``.
+        TypeError: if it is not boolean.
+    """
+    if mask is None:
+        return jnp.ones(num_samples, bool)
+    require(
+        jnp.shape(mask) == (num_samples,),
+        argument,
+        expected=f"shape ({num_samples},), one flag per sample",
+        got=f"shape {jnp.shape(mask)}",
+    )
+    require(
+        jnp.result_type(mask) == jnp.bool_,
+        argument,
+        expected="booleans (True for real samples)",
+        got=f"dtype {jnp.result_type(mask)}",
+        error=TypeError,
+    )
+    return jnp.asarray(mask)

@@ -1,0 +1,225 @@
+"""Measuring while training: a transform of the training step."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, Key, PyTree
+
+from lnpjax._checks import require
+from lnpjax.decomposition import Batch
+from lnpjax.schedule import Windows
+from lnpjax.status import Status
+
+TrainStep: TypeAlias = Callable[[Any, Batch], tuple[Any, Any]]
+Measure: TypeAlias = Callable[..., PyTree]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What an instrumented step found out. A pytree whose structure never changes.
+
+    Attributes:
+        measured: whether this step was measured.
+        step: the step, before the update.
+        window: the index of its window, or -1.
+        measurement: what the measure returned. Where the step was not measured: NaN for floating
+            numbers, zero for others, and `Status.NOT_MEASURED` in the field `status`, if any.
+    """
+
+    measured: Bool[Array, ""]
+    step: Int[Array, ""]
+    window: Int[Array, ""]
+    measurement: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class InstrumentedStep:
+    """A training step that measures; made by `instrument`."""
+
+    train_step: TrainStep
+    measure: Measure
+    windows: Windows
+    params_of: Callable[[Any], PyTree]
+    step_of: Callable[[Any], Any]
+    take_gradient: Callable[[Any], tuple[PyTree, Any]] | None
+    real_update: bool
+
+    def __call__(
+        self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
+    ) -> tuple[Any, Any, Record]:
+        """Train, and measure if the state's step is scheduled.
+
+        A traced step makes a `lax.cond`; a concrete one is decided in Python, so that a step that
+        is not measured costs and keeps nothing.
+
+        Args:
+            state: the training state.
+            batch_a: ``(inputs, targets)``, trained on.
+            batch_b: the batch on which the loss change is read; `None` for `batch_a` itself.
+            key: a `jax.random` key for the probes of this step.
+
+        Returns:
+            ``(state, metrics, record)``: what `train_step` returns, and a `Record`.
+        """
+        step = self.step_of(state)
+        active = self.windows.active(step)
+        if not isinstance(active, jax.core.Tracer):
+            chosen = self.measured if active else self.plain
+            return chosen(state, batch_a, batch_b, key)
+        new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
+        measurement = jax.lax.cond(
+            active, self._measure, lambda *arguments: self._blank(*arguments), *arguments
+        )
+        return new_state, metrics, self._record(step, active, measurement)
+
+    def plain(
+        self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
+    ) -> tuple[Any, Any, Record]:
+        """Train without measuring, whatever the schedule says; for loops that decide in Python."""
+        step = self.step_of(state)
+        new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
+        return new_state, metrics, self._record(step, False, self._blank(*arguments))
+
+    def measured(
+        self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
+    ) -> tuple[Any, Any, Record]:
+        """Train and measure, whatever the schedule says; for loops that decide in Python."""
+        step = self.step_of(state)
+        new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
+        return new_state, metrics, self._record(step, True, self._measure(*arguments))
+
+    def _train(
+        self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
+    ) -> tuple[Any, Any, tuple[Any, ...]]:
+        new_state, metrics = self.train_step(state, batch_a)
+        gradient = None
+        if self.take_gradient is not None:
+            gradient, metrics = self.take_gradient(metrics)
+        after = self.params_of(new_state) if self.real_update else None
+        params = self.params_of(state)
+        return new_state, metrics, (params, batch_a, batch_b, key, gradient, after)
+
+    def _measure(
+        self,
+        params: PyTree,
+        batch_a: Batch,
+        batch_b: Batch | None,
+        key: Key[Array, ""],
+        gradient: PyTree | None,
+        after: PyTree | None,
+    ) -> PyTree:
+        extras = {"gradient_a": gradient, "params_after": after}
+        accepted = inspect.signature(self.measure).parameters
+        known = {
+            name: value for name, value in extras.items() if value is not None and name in accepted
+        }
+        return self.measure(params, batch_a, batch_b, key=key, **known)
+
+    def _blank(self, *arguments: PyTree) -> PyTree:
+        shapes = jax.eval_shape(self._measure, *arguments)
+
+        def unknown(leaf: jax.ShapeDtypeStruct) -> Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+            return jnp.full(leaf.shape, jnp.nan if floating else 0, leaf.dtype)
+
+        blank = jax.tree.map(unknown, shapes)
+        if dataclasses.is_dataclass(blank) and hasattr(blank, "status"):
+            status = jnp.full_like(blank.status, Status.NOT_MEASURED)
+            return dataclasses.replace(blank, status=status)  # type: ignore[type-var]
+        return blank
+
+    def _record(self, step: Any, measured: Any, measurement: PyTree) -> Record:
+        return Record(
+            measured=jnp.asarray(measured, bool),
+            step=jnp.asarray(step, jnp.int32),
+            window=jnp.asarray(self.windows.window(step), jnp.int32),
+            measurement=measurement,
+        )
+
+
+def _step_attribute(state: Any) -> Any:
+    require(
+        hasattr(state, "step"),
+        "step_of",
+        expected="a function from the state to its step, since the state has no attribute `step`",
+        got=f"None for a state of type {type(state).__name__}",
+        error=TypeError,
+    )
+    return state.step
+
+
+def instrument(
+    train_step: TrainStep,
+    measure: Measure,
+    windows: Windows,
+    *,
+    params_of: Callable[[Any], PyTree],
+    step_of: Callable[[Any], Any] = _step_attribute,
+    take_gradient: Callable[[Any], tuple[PyTree, Any]] | None = None,
+    real_update: bool = True,
+) -> InstrumentedStep:
+    """Make a training step measure at scheduled steps, within the same compiled function.
+
+    Training itself is untouched: the states that follow are those of `train_step`, to the bit. The
+    measurement is taken at the parameters before the update.
+
+    Args:
+        train_step: any ``train_step(state, batch) -> (state, metrics)``.
+        measure: ``measure(params, batch_a, batch_b, key=key)``, such as `lnpjax.lnp` makes. It is
+            also given the keywords `gradient_a` and `params_after` if it has parameters so named.
+        windows: the schedule, from `lnpjax.log_windows`.
+        params_of: the parameters within a state.
+        step_of: the number of updates that a state has seen; its attribute ``step`` by default.
+        take_gradient: separates the gradient on A from the metrics, if `train_step` puts it there:
+            ``take_gradient(metrics) -> (gradient, remaining metrics)``. It must be the gradient of
+            the measure's own loss, before clipping or weight decay, in the structure of the
+            parameters. Saves the measurement 2/3 of a gradient: under a traced step the compiler
+            cannot see that the work is done already.
+        real_update: whether to compare the loss change of the real update with its linear
+            prediction (`LNP.nu`), for one forward pass on B.
+
+    Returns:
+        ``step(state, batch_a, batch_b, key) -> (state, metrics, record)``, which works under
+        `jit`, `scan` and with donated buffers; its methods ``plain`` and ``measured`` leave the
+        decision to the caller (see `InstrumentedStep`).
+
+    Raises:
+        TypeError: when called, if the state has no ``step`` and `step_of` is not given.
+
+    Cost of a measured step, in gradients beside the training step's: that of `measure` (with
+    `lnpjax.lnp` and one probe: 10/3, or 8/3 with `take_gradient`), and 1/3 for `real_update`.
+
+    Example:
+        >>> import lnpjax
+        >>> def loss_fn(outputs, targets):
+        ...     return jnp.mean((outputs - targets) ** 2)
+        >>> def apply_fn(w, x):
+        ...     return x @ w
+        >>> def train_step(state, batch):
+        ...     loss, grad = jax.value_and_grad(lambda w: loss_fn(apply_fn(w, batch[0]), batch[1]))(
+        ...         state["w"]
+        ...     )
+        ...     return {"w": state["w"] - 0.1 * grad, "step": state["step"] + 1}, loss
+        >>> step = lnpjax.instrument(
+        ...     train_step,
+        ...     lnpjax.lnp(apply_fn, loss_fn),
+        ...     lnpjax.log_windows(100, width=1),
+        ...     params_of=lambda state: state["w"],
+        ...     step_of=lambda state: state["step"],
+        ... )
+        >>> state = {"w": jnp.zeros((2, 1)), "step": jnp.int32(0)}
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> state, loss, record = jax.jit(step)(state, batch, None, jax.random.key(0))
+        >>> bool(record.measured), round(float(record.measurement.chi_pos), 6)
+        (True, 0.5)
+    """
+    return InstrumentedStep(
+        train_step, measure, windows, params_of, step_of, take_gradient, real_update
+    )

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from lnpjax.data.sources import (
+    read_documents,
+    split_documents,
+    standard_library_documents,
+    take_bytes,
+)
+
+DOCUMENTS = ["Once upon a time.", "Ein Märchen.\n\nZweiter Absatz.", "昔々", "The end."]
+
+
+def write_txt(path: Path, documents: list[str]) -> None:
+    path.write_text("".join(f"{document}\n<|endoftext|>\n" for document in documents))
+
+
+def write_jsonl(path: Path, documents: list[str], field: str = "story") -> None:
+    path.write_text(
+        "".join(json.dumps({"id": 1, field: document}) + "\n" for document in documents)
+    )
+
+
+def write_parquet(
+    path: Path, documents: list[str | None], column: str = "text", row_group_size: int = 2
+) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    table = pa.table({"id": list(range(len(documents))), column: documents})
+    pq.write_table(table, path, row_group_size=row_group_size)
+
+
+WRITERS = {".txt": write_txt, ".jsonl": write_jsonl, ".parquet": write_parquet}
+
+
+@pytest.mark.parametrize("extension", WRITERS)
+def test_every_format_gives_the_same_documents(tmp_path, extension):
+    path = tmp_path / f"stories{extension}"
+    WRITERS[extension](path, DOCUMENTS)
+    assert list(read_documents(path)) == DOCUMENTS
+
+
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path):
+    (tmp_path / "b").mkdir()
+    write_txt(tmp_path / "c.txt", DOCUMENTS[3:])
+    write_jsonl(tmp_path / "b" / "z.jsonl", DOCUMENTS[1:3])
+    write_parquet(tmp_path / "a.parquet", DOCUMENTS[:1])
+    (tmp_path / "LICENSE").write_text("passed over")
+    assert list(read_documents(tmp_path)) == DOCUMENTS
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_a_separator_is_found_across_chunks(size):
+    text = "".join(f"{document}\n<|endoftext|>\n" for document in DOCUMENTS) + "cut off he"
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    assert list(split_documents(chunks)) == DOCUMENTS
+    assert list(split_documents(chunks, drop_cut=False)) == [*DOCUMENTS, "cut off he"]
+
+
+def test_a_text_without_a_separator_is_one_document(tmp_path):
+    (tmp_path / "book.txt").write_text("A whole book.\n")
+    assert list(read_documents(tmp_path / "book.txt")) == ["A whole book."]
+
+
+def test_blank_lines_can_separate_documents(tmp_path):
+    (tmp_path / "poems.txt").write_text("one\ntwo\n\n\n\nthree\n\n")
+    path = tmp_path / "poems.txt"
+    assert list(read_documents(path, separator="\n\n")) == ["one\ntwo", "three"]
+
+
+def test_a_file_cut_inside_a_character_is_read(tmp_path):
+    (tmp_path / "cut.txt").write_bytes("Märchen<|endoftext|>Mä".encode()[:-1])
+    assert list(read_documents(tmp_path / "cut.txt", drop_cut=False)) == ["Märchen", "M"]
+
+
+def test_empty_and_missing_texts_are_skipped(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ["one", None, "  ", "two"])
+    (tmp_path / "b.jsonl").write_text('{"text": null}\n\n{"text": "three"}\n{"text": ""}\n')
+    assert list(read_documents(tmp_path)) == ["one", "two", "three"]
+
+
+def test_half_a_surrogate_pair_can_be_encoded(tmp_path):
+    (tmp_path / "a.jsonl").write_text(r'{"text": "a\ud800b"}')
+    assert list(read_documents(tmp_path)) == ["a?b"]
+
+
+def test_a_named_field_wins(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "no", "body": "yes"}')
+    assert list(read_documents(tmp_path, text_field="body")) == ["yes"]
+
+
+def test_take_bytes_counts_bytes_and_cuts_between_characters():
+    assert list(take_bytes(DOCUMENTS, None)) == DOCUMENTS
+    assert list(take_bytes(["é", "é", "e"], 4)) == ["é", "é"]
+    assert list(take_bytes(["é", "é", "e"], 5)) == ["é", "é", "e"]
+    assert list(take_bytes(["é", "é", "e"], 9)) == ["é", "é", "e"]
+    assert list(take_bytes(["ab", "long", "c"], 4)) == ["ab", "lo"]
+    assert list(take_bytes(["aéé"], 4)) == ["aé"]
+    assert list(take_bytes(["a", "é"], 2)) == ["a"]
+
+
+def test_nothing_is_read_past_the_budget():
+    def documents():
+        yield "abc"
+        raise AssertionError("read past the budget")
+
+    assert list(take_bytes(documents(), 3)) == ["abc"]
+
+
+def test_the_standard_library_is_read_in_a_fixed_order_within_its_budget():
+    first = "".join(standard_library_documents(max_bytes=100_000))
+    assert first == "".join(standard_library_documents(max_bytes=100_000))
+    assert 100_000 - 4 < len(first.encode()) <= 100_000
+    assert "".join(standard_library_documents(max_bytes=200_000)).startswith(first)
+
+
+def test_the_standard_library_leaves_out_tests_and_installed_packages(tmp_path, monkeypatch):
+    kept = ["abc.py", "json/decoder.py"]
+    skipped = [
+        "test/test_abc.py",
+        "unittest/test/a.py",
+        "site-packages/numpy/b.py",
+        "idlelib/c.py",
+        "_sysconfigdata__linux.py",
+    ]
+    for name in kept + skipped:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}\n")
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert list(standard_library_documents()) == [f"# {name}" for name in kept]
+
+
+def test_an_interpreter_without_sources_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"data: expected an interpreter .*no \.py file"):
+        standard_library_documents()
+
+
+BAD_FILES = {
+    "notes.csv": (b"a,b", r"path: expected a file ending in \.txt, \.jsonl, \.parquet, got .*csv"),
+    "latin.txt": ("Mä rchen".encode("latin-1"), r"path: expected UTF-8 text, got .*latin\.txt"),
+    "broken.jsonl": (b'{"text": "a"}\n{"te', r"one JSON object per line, got .*line 2"),
+    "list.jsonl": (b"[1, 2]\n", r"one JSON object per line, got list in .*line 1"),
+    "number.jsonl": (b'{"text": 3}\n', r"text_field: .*got 'text', which holds int in .*line 1"),
+    "fields.jsonl": (
+        b'{"title": "a", "body": "b"}\n',
+        r"text_field: expected 'text' or 'story', got only 'body', 'title' in .*line 1",
+    ),
+    "broken.parquet": (b"PAR1 no", r"path: expected a parquet file, got .*broken\.parquet"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_bad_file_is_named_with_what_was_expected(tmp_path, name):
+    if name.endswith(".parquet"):
+        pytest.importorskip("pyarrow")
+    content, message = BAD_FILES[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_documents(tmp_path / name))
+
+
+def test_a_missing_column_names_those_present(tmp_path):
+    write_parquet(tmp_path / "a.parquet", ["one"], column="body")
+    with pytest.raises(
+        ValueError, match=r"expected 'text' or 'story', got only 'body', 'id' in .*a\.parquet"
+    ):
+        list(read_documents(tmp_path))
+    with pytest.raises(ValueError, match=r"text_field: expected 'title', got only 'body', 'id'"):
+        list(read_documents(tmp_path, text_field="title"))
+    with pytest.raises(ValueError, match=r"a column of strings, got 'id', a column of int64"):
+        list(read_documents(tmp_path, text_field="id"))
+
+
+def test_bad_paths_and_arguments_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path: expected an existing file .*no-such"):
+        read_documents(tmp_path / "no-such")
+    (tmp_path / "image.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"at least one file ending in .*got .* with '\.png'"):
+        read_documents(tmp_path)
+    with pytest.raises(ValueError, match="separator: expected a non-empty string"):
+        read_documents(tmp_path, separator="")
+    with pytest.raises(ValueError, match="separator: expected a non-empty string"):
+        split_documents(["a"], separator="")
+    with pytest.raises(ValueError, match=r"max_bytes: expected an integer >= 1.*got 0"):
+        take_bytes(["a"], 0)
+
+
+@pytest.mark.skipif(
+    not os.environ.get("LNPJAX_DATA"), reason="needs the real data folder named by LNPJAX_DATA"
+)
+def test_tinystories_holds_2316_whole_stories():
+    path = Path(os.environ["LNPJAX_DATA"]) / "tinystories/tinystories_train_first_2MiB.txt"
+    stories = list(read_documents(path))
+    assert len(stories) == 2316
+    assert stories[0].startswith("One day, a little girl named Lily found a needle")
+    assert len(list(read_documents(path, drop_cut=False))) == 2317

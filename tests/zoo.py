@@ -1,0 +1,322 @@
+"""Small models of every kind that a measurement must get right, exact in float64."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+import lnpjax
+
+
+@dataclasses.dataclass
+class Case:
+    apply_fn: Callable
+    loss_fn: Callable
+    params: Any
+    batch_a: tuple
+    batch_b: tuple
+    wrt: Any = None
+    selected: list[bool] | None = None
+
+
+def mean_squared_error(outputs, targets):
+    return jnp.mean(jnp.sum((outputs - targets) ** 2, axis=tuple(range(1, outputs.ndim))))
+
+
+def cross_entropy(outputs, targets):
+    log_probabilities = jax.nn.log_softmax(outputs)
+    return -jnp.mean(jnp.take_along_axis(log_probabilities, targets[..., None], axis=-1))
+
+
+def _keys(seed, n):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def _vectors(seed, num_samples, d_in, d_out):
+    k1, k2 = _keys(seed, 2)
+    return jax.random.normal(k1, (num_samples, d_in)), jax.random.normal(k2, (num_samples, d_out))
+
+
+def _tokens(seed, num_samples, length, vocab):
+    ids = jax.random.randint(jax.random.key(seed), (num_samples, length + 1), 0, vocab)
+    return ids[:, :-1], ids[:, 1:]
+
+
+def _dense(key, d_in, d_out):
+    k1, k2 = jax.random.split(key)
+    return {
+        "kernel": jax.random.normal(k1, (d_in, d_out)) / jnp.sqrt(d_in),
+        "bias": 0.1 * jax.random.normal(k2, (d_out,)),
+    }
+
+
+def _affine(layer, x):
+    return x @ layer["kernel"] + layer["bias"]
+
+
+def mlp(sizes=(5, 7, 3), batch_sizes=(4, 6)):
+    keys = _keys(0, len(sizes))
+    params = {
+        f"layer{i}": _dense(keys[i], a, b)
+        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+    }
+
+    def apply_fn(params, x):
+        for i in range(len(sizes) - 1):
+            x = _affine(params[f"layer{i}"], x)
+            x = jnp.tanh(x) if i < len(sizes) - 2 else x
+        return x
+
+    batches = [_vectors(i + 1, n, sizes[0], sizes[-1]) for i, n in enumerate(batch_sizes)]
+    return Case(apply_fn, mean_squared_error, params, *batches)
+
+
+def one_sample():
+    return mlp(batch_sizes=(1, 1))
+
+
+def one_output():
+    """Outputs of shape (B,): one number per sample."""
+    case = mlp(sizes=(5, 6, 1))
+
+    def loss_fn(outputs, targets):
+        return jnp.mean((outputs - targets[:, 0]) ** 2)
+
+    return dataclasses.replace(
+        case, apply_fn=lambda p, x: case.apply_fn(p, x)[:, 0], loss_fn=loss_fn
+    )
+
+
+def frozen_subset():
+    case = mlp()
+    return dataclasses.replace(case, wrt="layer1", selected=[False, False, True, True])
+
+
+def frozen_by_mask():
+    case = mlp()
+    wrt = {"layer0": {"kernel": True, "bias": False}, "layer1": False}
+    return dataclasses.replace(case, wrt=wrt, selected=[False, True, False, False])
+
+
+def layer_used_twice():
+    keys = _keys(3, 3)
+    params = {"in": _dense(keys[0], 4, 6), "shared": _dense(keys[1], 6, 6), "out": _dense(keys[2], 6, 2)}
+
+    def apply_fn(params, x):
+        x = jnp.tanh(_affine(params["in"], x))
+        x = jnp.tanh(_affine(params["shared"], x))
+        x = jnp.tanh(_affine(params["shared"], x))
+        return _affine(params["out"], x)
+
+    return Case(
+        apply_fn, mean_squared_error, params, _vectors(4, 4, 4, 2), _vectors(5, 3, 4, 2)
+    )
+
+
+def raw_parameters():
+    """Bare arrays that no layer owns: a gain, an additive position table, a temperature."""
+    keys = _keys(6, 3)
+    params = (
+        jax.random.normal(keys[0], (5, 3)),
+        jax.random.normal(keys[1], (4, 3)),
+        jnp.asarray(0.7),
+    )
+
+    def apply_fn(params, x):
+        weights, positions, temperature = params
+        return jnp.tanh(x @ weights + positions) / temperature
+
+    k1, k2 = _keys(7, 2)
+    batches = [
+        (jax.random.normal(k, (n, 4, 5)), jax.random.normal(k, (n, 4, 3))) for k, n in ((k1, 3), (k2, 5))
+    ]
+    return Case(apply_fn, mean_squared_error, params, *batches)
+
+
+def tied_embeddings():
+    """One table embeds the tokens and reads them out."""
+    keys = _keys(8, 2)
+    params = {"table": jax.random.normal(keys[0], (11, 4)), "mix": _dense(keys[1], 4, 4)}
+
+    def apply_fn(params, tokens):
+        h = params["table"][tokens]
+        h = h + jnp.tanh(_affine(params["mix"], jnp.cumsum(h, axis=1)))
+        return h @ params["table"].T
+
+    return Case(apply_fn, cross_entropy, params, _tokens(9, 4, 5, 11), _tokens(10, 3, 5, 11))
+
+
+def scan_over_layers():
+    keys = _keys(11, 3)
+    stacked = jax.vmap(lambda k: _dense(k, 5, 5))(jax.random.split(keys[0], 3))
+    params = {"layers": stacked, "out": _dense(keys[1], 5, 2)}
+
+    def apply_fn(params, x):
+        x, _ = jax.lax.scan(lambda h, layer: (h + jnp.tanh(_affine(layer, h)), None), x, params["layers"])
+        return _affine(params["out"], x)
+
+    return Case(
+        apply_fn, mean_squared_error, params, _vectors(12, 4, 5, 2), _vectors(13, 6, 5, 2)
+    )
+
+
+def rematerialised_scan():
+    case = scan_over_layers()
+
+    def apply_fn(params, x):
+        @jax.checkpoint
+        def block(h, layer):
+            return h + jnp.tanh(_affine(layer, h)), None
+
+        x, _ = jax.lax.scan(block, x, params["layers"])
+        return _affine(params["out"], x)
+
+    return dataclasses.replace(case, apply_fn=apply_fn)
+
+
+class _ConvNet(nn.Module):
+    train: bool = False
+    batch_norm: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(4, (3, 3), param_dtype=x.dtype)(x)
+        if self.batch_norm:
+            x = nn.BatchNorm(use_running_average=not self.train, param_dtype=x.dtype)(x)
+        else:
+            x = nn.GroupNorm(2, param_dtype=x.dtype)(x)
+        x = nn.max_pool(nn.relu(x), (2, 2), strides=(2, 2))
+        x = nn.Conv(3, (2, 2), param_dtype=x.dtype)(x).mean(axis=(1, 2))
+        return nn.Dense(3, param_dtype=x.dtype)(nn.LayerNorm(param_dtype=x.dtype)(jnp.tanh(x)))
+
+
+def _images(seed, n):
+    k1, k2 = _keys(seed, 2)
+    return jax.random.normal(k1, (n, 6, 6, 2)), jax.random.randint(k2, (n,), 0, 3)
+
+
+def _convnet(**options):
+    module = _ConvNet(**options)
+    batch_a, batch_b = _images(14, 4), _images(15, 3)
+    variables = module.init(jax.random.key(16), batch_a[0])
+    apply_fn, params = lnpjax.from_linen(module, variables)
+    return Case(apply_fn, cross_entropy, params, batch_a, batch_b)
+
+
+def convolution_and_norm():
+    return _convnet()
+
+
+def batch_norm_inference():
+    return _convnet(batch_norm=True)
+
+
+def batch_norm_training():
+    """Samples interact: not part of MODELS."""
+    module = _ConvNet(batch_norm=True, train=True)
+    case = _convnet(batch_norm=True)
+    variables = module.init(jax.random.key(16), case.batch_a[0])
+
+    def apply_fn(params, x):
+        variables_now = {"params": params, "batch_stats": variables["batch_stats"]}
+        return module.apply(variables_now, x, mutable=["batch_stats"])[0]
+
+    return dataclasses.replace(case, apply_fn=apply_fn)
+
+
+def llama(**changes):
+    from flax import nnx
+
+    from lnpjax.models.llama import Llama, LlamaConfig
+
+    dtype = jnp.zeros(()).dtype
+    options = {
+        "vocab_size": 11,
+        "hidden_size": 8,
+        "intermediate_size": 12,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "max_seq_len": 8,
+        "dtype": dtype,
+        "param_dtype": dtype,
+    } | changes
+    module = Llama(LlamaConfig(**options), rngs=nnx.Rngs(17))
+    apply_fn, params = lnpjax.from_nnx(module)
+    params = jax.tree.map(lambda p: 5 * p if p.ndim == 2 else p, params)  # away from f = 0
+    return Case(apply_fn, cross_entropy, params, _tokens(18, 3, 5, 11), _tokens(19, 4, 5, 11))
+
+
+def llama_tied():
+    return llama(tie_embeddings=True)
+
+
+def inputs_pytree():
+    """Inputs that are a dict of arrays, one of them of integers."""
+    keys = _keys(20, 2)
+    params = {"table": jax.random.normal(keys[0], (5, 3)), "w": jax.random.normal(keys[1], (4, 3))}
+
+    def apply_fn(params, inputs):
+        return jnp.tanh(params["table"][inputs["kind"]] + inputs["x"] @ params["w"])
+
+    def batch(seed, n):
+        x, y = _vectors(seed, n, 4, 3)
+        return {"x": x, "kind": jax.random.randint(jax.random.key(seed), (n,), 0, 5)}, y
+
+    return Case(apply_fn, mean_squared_error, params, batch(21, 4), batch(22, 2))
+
+
+def custom_vjp():
+    """A fused operation with a reverse rule and no forward rule."""
+
+    @jax.custom_vjp
+    def fused(x, w):
+        return jnp.tanh(x @ w)
+
+    def forward(x, w):
+        y = fused(x, w)
+        return y, (x, w, y)
+
+    def backward(residuals, dy):
+        x, w, y = residuals
+        dz = dy * (1 - y**2)
+        return dz @ w.T, x.T @ dz
+
+    fused.defvjp(forward, backward)
+    keys = _keys(23, 2)
+    params = {"w": jax.random.normal(keys[0], (4, 5)), "out": _dense(keys[1], 5, 2)}
+
+    def apply_fn(params, x):
+        return _affine(params["out"], fused(x, params["w"]))
+
+    return Case(
+        apply_fn, mean_squared_error, params, _vectors(24, 3, 4, 2), _vectors(25, 4, 4, 2)
+    )
+
+
+MODELS = {
+    builder.__name__: builder
+    for builder in (
+        mlp,
+        one_sample,
+        one_output,
+        frozen_subset,
+        frozen_by_mask,
+        layer_used_twice,
+        raw_parameters,
+        tied_embeddings,
+        scan_over_layers,
+        rematerialised_scan,
+        convolution_and_norm,
+        batch_norm_inference,
+        inputs_pytree,
+        custom_vjp,
+        llama,
+        llama_tied,
+    )
+}
