@@ -48,7 +48,9 @@ def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
 
     def apply_fn(params: PyTree, inputs: PyTree) -> Array:
-        return getattr(nnx.merge(graphdef, params, rest), method)(inputs, **keywords)
+        # Copied: a module that updates its own state (batch statistics) would write to `rest`.
+        merged = nnx.merge(graphdef, params, rest, copy=True)
+        return getattr(merged, method)(inputs, **keywords)
 
     return apply_fn, params
 

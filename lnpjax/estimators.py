@@ -242,8 +242,9 @@ def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) ->
     """
     size = math.prod(shape)
     words = jax.random.bits(key, (-(-size // 32),), jnp.uint32)
-    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
-    return (2 * bits.reshape(-1)[:size].astype(dtype) - 1).reshape(shape)
+    bits = words[:, None] & (jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32))
+    positive = (bits != 0).reshape(-1)[:size].reshape(shape)
+    return jnp.where(positive, jnp.ones((), dtype), -jnp.ones((), dtype))
 
 
 def _sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " batch"]:

@@ -98,12 +98,13 @@ class InstrumentedStep:
     def _train(
         self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
     ) -> tuple[Any, Any, tuple[Any, ...]]:
+        # Rebuilt, and before the update: an NNX state holds variables that the step may write to.
+        params = jax.tree.map(lambda leaf: leaf, self.params_of(state))
         new_state, metrics = self.train_step(state, batch_a)
         gradient = None
         if self.take_gradient is not None:
             gradient, metrics = self.take_gradient(metrics)
         after = self.params_of(new_state) if self.real_update else None
-        params = self.params_of(state)
         return new_state, metrics, (params, batch_a, batch_b, key, gradient, after)
 
     def _measure(

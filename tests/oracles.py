@@ -1,15 +1,17 @@
 """Slow, plain and independent: what every measurement is compared with.
 
-Everything here starts from the dense Jacobian of the whole batch (`jax.jacrev`, no `vmap` over samples),
-and from there on is numpy in float64.
+Everything here starts from the dense Jacobian of the whole batch (`jax.jacrev`, no `vmap` over
+samples), and from there on is numpy in float64.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
+import zoo
 
 
 def dense_jacobian(apply_fn, params, inputs, selected=None):
@@ -23,8 +25,21 @@ def dense_jacobian(apply_fn, params, inputs, selected=None):
         return apply_fn(jax.tree.unflatten(treedef, merged), inputs).reshape(-1)
 
     chosen = [leaf for leaf, s in zip(leaves, selected, strict=True) if s]
-    blocks = jax.jacrev(apply_selected)(chosen)
+    blocks = jax.jit(jax.jacrev(apply_selected))(chosen)
     return [np.asarray(block, np.float64).reshape(len(block), -1) for block in blocks]
+
+
+def dense_blocks(name):
+    """The dense Jacobian of a zoo model on its batch A, by leaf: (samples, outputs, leaf size)."""
+    return _dense_blocks(name, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _dense_blocks(name, x64):
+    case = zoo.build(name)
+    num_samples = len(jax.tree.leaves(case.batch_a[0])[0])
+    blocks = dense_jacobian(case.apply_fn, case.params, case.batch_a[0], case.selected)
+    return [block.reshape(num_samples, -1, block.shape[1]) for block in blocks]
 
 
 def output_gradient(apply_fn, loss_fn, params, inputs, targets):
@@ -82,3 +97,54 @@ def hutchinson_variance(apply_fn, params, inputs, num_probes):
 def global_hutchinson_variance(apply_fn, params, inputs, num_probes):
     kernel = dense_kernel(apply_fn, params, inputs)
     return 2 * (np.sum(kernel**2) - np.sum(np.diag(kernel) ** 2)) / num_probes
+
+
+def sample_kernels(blocks):
+    """The kernel of each sample alone, for every leaf of `dense_blocks`: (leaf, sample, m, m)."""
+    return np.stack([np.einsum("iap,ibp->iab", block, block) for block in blocks])
+
+
+def batch_kernels(blocks):
+    """The kernel of the batch, for every leaf of `dense_blocks`: (leaf, 1, B m, B m)."""
+    rows = [block.reshape(-1, block.shape[2]) for block in blocks]
+    return np.stack([(row @ row.T)[None] for row in rows])
+
+
+def rademacher_covariance(kernels, num_probes):
+    """Covariance between ``sum_i mean_probes v^T K_i v`` of several kernels (block, row, m, m).
+
+    ``Cov(v^T K v, v^T L v) = 2 (<K, L> - <diag K, diag L>)`` for random signs v.
+    Rows draw their own.
+    """
+    diagonals = np.einsum("giaa->gia", kernels)
+    overlaps = np.einsum("giab,hiab->gh", kernels, kernels)
+    return 2 * (overlaps - np.einsum("gia,hia->gh", diagonals, diagonals)) / num_probes
+
+
+def single_probe_covariance(kernels):
+    """Expected covariance estimate at one probe per sample: the truth plus the spread of traces.
+
+    For draws r_i of mean t_i and covariance C_i, ``n/(n-1) sum_i (r_i - r)(r_i - r)^T`` has mean
+    ``sum_i C_i + n/(n-1) sum_i (t_i - t)(t_i - t)^T``.
+    """
+    traces = np.einsum("giaa->gi", kernels)
+    num_samples = traces.shape[1]
+    centred = traces - traces.mean(axis=1, keepdims=True)
+    spread = num_samples / (num_samples - 1) * centred @ centred.T
+    return rademacher_covariance(kernels, 1) + spread
+
+
+def assert_unbiased(draws, expected, variance):
+    """The mean of independent draws lies within four of its true standard errors of `expected`."""
+    draws = np.asarray(draws, np.float64)
+    error = abs(draws.mean() - expected)
+    rounding = 1e-9 * abs(expected)
+    assert error <= 4 * np.sqrt(variance / len(draws)) + rounding, (draws.mean(), expected)
+
+
+def assert_mean(draws, expected, scale):
+    """As `assert_unbiased`, entry by entry, with the draws' own spread; `scale` is what rounds."""
+    draws = np.asarray(draws, np.float64)
+    error = np.abs(draws.mean(axis=0) - expected)
+    noise = draws.std(axis=0, ddof=1) / np.sqrt(len(draws))
+    assert np.all(error <= 4 * noise + 1e-9 * np.abs(scale)), (draws.mean(axis=0), expected)

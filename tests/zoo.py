@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -62,8 +65,7 @@ def _affine(layer, x):
 def mlp(sizes=(5, 7, 3), batch_sizes=(4, 6)):
     keys = _keys(0, len(sizes))
     params = {
-        f"layer{i}": _dense(keys[i], a, b)
-        for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+        f"layer{i}": _dense(keys[i], a, b) for i, (a, b) in enumerate(itertools.pairwise(sizes))
     }
 
     def apply_fn(params, x):
@@ -105,7 +107,11 @@ def frozen_by_mask():
 
 def layer_used_twice():
     keys = _keys(3, 3)
-    params = {"in": _dense(keys[0], 4, 6), "shared": _dense(keys[1], 6, 6), "out": _dense(keys[2], 6, 2)}
+    params = {
+        "in": _dense(keys[0], 4, 6),
+        "shared": _dense(keys[1], 6, 6),
+        "out": _dense(keys[2], 6, 2),
+    }
 
     def apply_fn(params, x):
         x = jnp.tanh(_affine(params["in"], x))
@@ -113,9 +119,7 @@ def layer_used_twice():
         x = jnp.tanh(_affine(params["shared"], x))
         return _affine(params["out"], x)
 
-    return Case(
-        apply_fn, mean_squared_error, params, _vectors(4, 4, 4, 2), _vectors(5, 3, 4, 2)
-    )
+    return Case(apply_fn, mean_squared_error, params, _vectors(4, 4, 4, 2), _vectors(5, 3, 4, 2))
 
 
 def raw_parameters():
@@ -133,7 +137,8 @@ def raw_parameters():
 
     k1, k2 = _keys(7, 2)
     batches = [
-        (jax.random.normal(k, (n, 4, 5)), jax.random.normal(k, (n, 4, 3))) for k, n in ((k1, 3), (k2, 5))
+        (jax.random.normal(k, (n, 4, 5)), jax.random.normal(k, (n, 4, 3)))
+        for k, n in ((k1, 3), (k2, 5))
     ]
     return Case(apply_fn, mean_squared_error, params, *batches)
 
@@ -157,12 +162,12 @@ def scan_over_layers():
     params = {"layers": stacked, "out": _dense(keys[1], 5, 2)}
 
     def apply_fn(params, x):
-        x, _ = jax.lax.scan(lambda h, layer: (h + jnp.tanh(_affine(layer, h)), None), x, params["layers"])
+        x, _ = jax.lax.scan(
+            lambda h, layer: (h + jnp.tanh(_affine(layer, h)), None), x, params["layers"]
+        )
         return _affine(params["out"], x)
 
-    return Case(
-        apply_fn, mean_squared_error, params, _vectors(12, 4, 5, 2), _vectors(13, 6, 5, 2)
-    )
+    return Case(apply_fn, mean_squared_error, params, _vectors(12, 4, 5, 2), _vectors(13, 6, 5, 2))
 
 
 def rematerialised_scan():
@@ -203,7 +208,7 @@ def _images(seed, n):
 def _convnet(**options):
     module = _ConvNet(**options)
     batch_a, batch_b = _images(14, 4), _images(15, 3)
-    variables = module.init(jax.random.key(16), batch_a[0])
+    variables = jax.jit(module.init)(jax.random.key(16), batch_a[0])
     apply_fn, params = lnpjax.from_linen(module, variables)
     return Case(apply_fn, cross_entropy, params, batch_a, batch_b)
 
@@ -220,7 +225,7 @@ def batch_norm_training():
     """Samples interact: not part of MODELS."""
     module = _ConvNet(batch_norm=True, train=True)
     case = _convnet(batch_norm=True)
-    variables = module.init(jax.random.key(16), case.batch_a[0])
+    variables = jax.jit(module.init)(jax.random.key(16), case.batch_a[0])
 
     def apply_fn(params, x):
         variables_now = {"params": params, "batch_stats": variables["batch_stats"]}
@@ -239,14 +244,14 @@ def llama(**changes):
         "vocab_size": 11,
         "hidden_size": 8,
         "intermediate_size": 12,
-        "num_layers": 2,
+        "num_layers": 1,
         "num_heads": 4,
         "num_kv_heads": 2,
         "max_seq_len": 8,
         "dtype": dtype,
         "param_dtype": dtype,
     } | changes
-    module = Llama(LlamaConfig(**options), rngs=nnx.Rngs(17))
+    module = nnx.jit(lambda: Llama(LlamaConfig(**options), rngs=nnx.Rngs(17)))()
     apply_fn, params = lnpjax.from_nnx(module)
     params = jax.tree.map(lambda p: 5 * p if p.ndim == 2 else p, params)  # away from f = 0
     return Case(apply_fn, cross_entropy, params, _tokens(18, 3, 5, 11), _tokens(19, 4, 5, 11))
@@ -294,9 +299,52 @@ def custom_vjp():
     def apply_fn(params, x):
         return _affine(params["out"], fused(x, params["w"]))
 
-    return Case(
-        apply_fn, mean_squared_error, params, _vectors(24, 3, 4, 2), _vectors(25, 4, 4, 2)
-    )
+    return Case(apply_fn, mean_squared_error, params, _vectors(24, 3, 4, 2), _vectors(25, 4, 4, 2))
+
+
+def live_dropout(*, train=True):
+    """Samples interact: a mask drawn over the batch. Not part of MODELS."""
+    from flax import nnx
+
+    class Dropped(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(5, 16, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.second = nnx.Linear(16, 3, rngs=rngs)
+
+        def __call__(self, x):
+            return self.second(self.dropout(jnp.tanh(self.first(x))))
+
+    module = Dropped(nnx.Rngs(26))
+    if not train:
+        module.eval()
+    apply_fn, params = lnpjax.from_nnx(module)
+    batches = [_vectors(27 + i, n, 5, 3) for i, n in enumerate((6, 4))]
+    return Case(apply_fn, mean_squared_error, params, *batches)
+
+
+def routed_experts(*, capacity_factor=None, num_samples=16, num_experts=4):
+    """Top-1 routing of single tokens; a full expert drops what comes late. Not part of MODELS.
+
+    The capacity of an expert is ``ceil(capacity_factor * batch / num_experts)``, as usual; `None`
+    lifts it.
+    """
+    keys = _keys(29, 3)
+    params = {
+        "router": jax.random.normal(keys[0], (5, num_experts)),
+        "experts": jax.random.normal(keys[1], (num_experts, 5, 3)),
+    }
+
+    def apply_fn(params, x):
+        gates = jax.nn.softmax(x @ params["router"])
+        chosen = jax.nn.one_hot(jnp.argmax(gates, axis=-1), num_experts, dtype=x.dtype)
+        if capacity_factor is not None:
+            capacity = math.ceil(capacity_factor * len(x) / num_experts)
+            chosen = jnp.where(jnp.cumsum(chosen, axis=0) <= capacity, chosen, 0)
+        return jnp.einsum("be,bi,eio->bo", gates * chosen, x, params["experts"])
+
+    batches = [_vectors(30 + i, n, 5, 3) for i, n in enumerate((num_samples, 4))]
+    return Case(apply_fn, mean_squared_error, params, *batches)
 
 
 MODELS = {
@@ -320,3 +368,13 @@ MODELS = {
         llama_tied,
     )
 }
+
+
+def build(name):
+    """A model of MODELS, made once for each precision."""
+    return _build(name, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _build(name, x64):
+    return MODELS[name]()

@@ -1,0 +1,1 @@
+"""Speed and memory, as ratios to one plain training step: ``python -m benchmarks``."""
