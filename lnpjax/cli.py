@@ -102,6 +102,9 @@ class Train:
         return 0 if outcome.status == "finished" else FAILED
 
     def _check(self) -> None:
+        """Refuse what can be refused before the data are read, which may take long."""
+        self.training.check()
+        self.measurement.check()
         if self.output.tensorboard:
             import_extra("tensorboardX", extra="tensorboard", purpose="--tensorboard")
         if self.output.wandb is not None:

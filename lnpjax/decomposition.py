@@ -102,8 +102,8 @@ class LNPMeasure:
         if batch_b is not None:
             side_b = self._side(params, batch_b, members, keys[1], mask_b, None, preconditioner)
 
-        parts = parameters.group_inner_products(
-            side_b.gradient, side_a.gradient, members, weights=preconditioner
+        products = parameters.leaf_inner_products(
+            side_b.gradient, side_a.gradient, weights=preconditioner
         )
         factor = self._factor(side_a, side_b)
         chi_loss = factor * side_a.loss_scale * side_b.loss_scale
@@ -111,7 +111,12 @@ class LNPMeasure:
             params, params_after, batch_b or batch_a, mask_a if batch_b is None else mask_b, side_b
         )
         result = components(
-            members, parts, chi_loss, factor, side_a, None if batch_b is None else side_b
+            members,
+            parameters.sum_groups(products, members),
+            chi_loss,
+            factor,
+            side_a,
+            None if batch_b is None else side_b,
         )
         return with_status(
             dataclasses.replace(
@@ -223,8 +228,7 @@ class LNPMeasure:
             parameters.partition(params_after, self.wrt)[0],
             parameters.partition(params, self.wrt)[0],
         )
-        everything = parameters.group_leaves(update, lambda _: "all")
-        linear = parameters.group_inner_products(side.gradient, update, everything)[0]
+        linear = jnp.sum(parameters.leaf_inner_products(side.gradient, update))
         return loss_after.astype(dtype) - side.loss, linear
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import jax
@@ -19,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn
+from lnpjax.closed_forms import SplitLinearization, SplitModel, linearize_split
 from lnpjax.jacobian import (
     Linearization,
     MicrobatchedLinearization,
@@ -27,9 +27,9 @@ from lnpjax.jacobian import (
     linearize,
     linearize_samples,
 )
+from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
 
-GroupNorms: TypeAlias = Callable[[PyTree], Float[Array, " group"]]
-PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization
+PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization | SplitLinearization
 
 
 class Estimator(Protocol):
@@ -46,12 +46,12 @@ class Estimator(Protocol):
     def draw(
         self,
         linearization: Any,
-        group_norms: GroupNorms,
         *,
         key: Key[Array, ""] | None,
         mask: Bool[Array, " batch"],
-    ) -> Float[Array, "rows probes group"]:
-        """Squared norms per group; rows are samples, or the batch as one."""
+        weights: PyTree | None = None,
+    ) -> Float[Array, "rows probes leaf"]:
+        """Weighted squared norms per parameter leaf; rows are samples, or the batch as one."""
 
 
 class _PerSampleEstimator:
@@ -96,12 +96,12 @@ class Exact(_PerSampleEstimator):
 
     def draw(
         self,
-        linearization: PerSample,
-        group_norms: GroupNorms,
+        linearization: Any,
         *,
         key: Key[Array, ""] | None,
         mask: Bool[Array, " batch"],
-    ) -> Float[Array, "rows probes group"]:
+        weights: PyTree | None = None,
+    ) -> Float[Array, "rows probes leaf"]:
         """See `Estimator`."""
         del key, mask
         shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
@@ -109,12 +109,12 @@ class Exact(_PerSampleEstimator):
         chunk_size = min(self.chunk_size, num_outputs)
         starts = jnp.arange(0, num_outputs, chunk_size)
 
-        def one_sample(vjp: Pullback) -> Float[Array, "one group"]:
-            def chunk_norms(start: Int[Array, ""]) -> Float[Array, " group"]:
+        def one_sample(vjp: Pullback) -> Float[Array, "one leaf"]:
+            def chunk_norms(start: Int[Array, ""]) -> Float[Array, " leaf"]:
                 # An index past the last output gives a row of zeros, which adds nothing.
                 basis = jax.nn.one_hot(start + jnp.arange(chunk_size), num_outputs, dtype=dtype)
                 rows = basis.reshape((chunk_size, *shape))
-                return jnp.sum(jax.vmap(lambda row: group_norms(vjp(row)))(rows), axis=0)
+                return jnp.sum(jax.vmap(lambda row: squares(vjp(row), weights))(rows), axis=0)
 
             return jnp.sum(jax.lax.map(chunk_norms, starts), axis=0)[None]
 
@@ -151,27 +151,39 @@ class Hutchinson(_PerSampleEstimator):
         _require_count("num_probes", self.num_probes)
         _require_count("microbatch_size", self.microbatch_size)
 
+    def linearize(
+        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+    ) -> PerSample:
+        """See `Estimator`; closed forms are not used where memory is bounded by slices."""
+        if isinstance(apply_fn, SplitModel) and self.microbatch_size is None:
+            return linearize_split(apply_fn, params, inputs, wrt=wrt)
+        return super().linearize(apply_fn, params, inputs, wrt=wrt)
+
     def draw(
         self,
-        linearization: PerSample,
-        group_norms: GroupNorms,
+        linearization: Any,
         *,
         key: Key[Array, ""] | None,
         mask: Bool[Array, " batch"],
-    ) -> Float[Array, "rows probes group"]:
+        weights: PyTree | None = None,
+    ) -> Float[Array, "rows probes leaf"]:
         """See `Estimator`."""
         del mask
-        sample_keys = _sample_keys(required_key(self, key), len(linearization.outputs))
+        if isinstance(linearization, SplitLinearization):
+            return linearization.draw(
+                key=required_key(self, key), num_probes=self.num_probes, weights=weights
+            )
+        keys = sample_keys(required_key(self, key), len(linearization.outputs))
         shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
 
-        def one_sample(vjp: Pullback, sample_key: Key[Array, ""]) -> Float[Array, "probes group"]:
-            return _for_each_probe(
-                lambda probe_key: group_norms(vjp(rademacher(probe_key, shape, dtype))),
+        def one_sample(vjp: Pullback, sample_key: Key[Array, ""]) -> Float[Array, "probes leaf"]:
+            return for_each_probe(
+                lambda probe_key: squares(vjp(rademacher(probe_key, shape, dtype)), weights),
                 sample_key,
                 self.num_probes,
             )
 
-        return linearization.map_vjp(one_sample, sample_keys)
+        return linearization.map_vjp(one_sample, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,58 +220,20 @@ class GlobalHutchinson:
     def draw(
         self,
         linearization: Linearization,
-        group_norms: GroupNorms,
         *,
         key: Key[Array, ""] | None,
         mask: Bool[Array, " batch"],
-    ) -> Float[Array, "rows probes group"]:
+        weights: PyTree | None = None,
+    ) -> Float[Array, "rows probes leaf"]:
         """See `Estimator`."""
         shape, dtype = linearization.outputs.shape, linearization.outputs.dtype
         keep = mask.reshape((-1,) + (1,) * (len(shape) - 1))
 
-        def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " group"]:
+        def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
             signs = jnp.where(keep, rademacher(probe_key, shape, dtype), 0)
-            return group_norms(linearization.vjp(signs))
+            return squares(linearization.vjp(signs), weights)
 
-        return _for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
-
-
-def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, ...]:
-    """Independent random signs, each from one random bit.
-
-    `jax.random.rademacher` spends 32 bits on each; with a vocabulary of outputs per token that
-    would cost as much as the forward pass.
-
-    Args:
-        key: a `jax.random` key.
-        shape: of the result.
-        dtype: of the result.
-
-    Example:
-        >>> signs = rademacher(jax.random.key(0), (1000,), jnp.dtype("float32"))
-        >>> sorted(set(signs.tolist()))
-        [-1.0, 1.0]
-    """
-    size = math.prod(shape)
-    words = jax.random.bits(key, (-(-size // 32),), jnp.uint32)
-    bits = words[:, None] & (jnp.uint32(1) << jnp.arange(32, dtype=jnp.uint32))
-    positive = (bits != 0).reshape(-1)[:size].reshape(shape)
-    return jnp.where(positive, jnp.ones((), dtype), -jnp.ones((), dtype))
-
-
-def _sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " batch"]:
-    # Folding in the index makes a sample's probe independent of batch and microbatch sizes.
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
-
-
-def _for_each_probe(
-    draw: Callable[[Key[Array, ""]], Float[Array, " group"]],
-    key: Key[Array, ""],
-    num_probes: int,
-) -> Float[Array, "probes group"]:
-    if num_probes == 1:
-        return draw(key)[None]
-    return jax.lax.map(draw, jax.random.split(key, num_probes))
+        return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
 
 
 def _require_count(argument: str, count: int | None) -> None:

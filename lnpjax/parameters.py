@@ -6,6 +6,7 @@ A path is the sequence of names that leads to a leaf, written with slashes:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -149,8 +150,7 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
         expected=f"at least one trainable parameter among {_listed(paths(params))}",
         got="a selection of none" if flags else "params without leaves",
     )
-    leaves, treedef = jax.tree.flatten(params)
-    for name, leaf, flag in zip(paths(params), leaves, flags, strict=True):
+    for name, leaf, flag in zip(paths(params), jax.tree.leaves(params), flags, strict=True):
         require(
             not flag or jnp.issubdtype(jnp.result_type(leaf), jnp.floating),
             "params",
@@ -158,10 +158,25 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
             got=f"{name!r} of dtype {jnp.result_type(leaf)}",
             error=TypeError,
         )
+    return _split_leaves(params, flags)
+
+
+def split_paths(params: PyTree, selected: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
+    """Split a pytree by the paths of its leaves, whatever they hold; see `partition`.
+
+    Example:
+        >>> split_paths({"a": 1, "b": 2}, lambda path: path == "a")
+        ({'a': 1, 'b': None}, {'a': None, 'b': 2})
+    """
+    return _split_leaves(params, [selected(name) for name in paths(params)])
+
+
+def _split_leaves(params: PyTree, flags: list[bool]) -> tuple[PyTree, PyTree]:
+    leaves, treedef = jax.tree.flatten(params)
     pairs = list(zip(leaves, flags, strict=True))
-    trainable = jax.tree.unflatten(treedef, [leaf if flag else None for leaf, flag in pairs])
-    frozen = jax.tree.unflatten(treedef, [None if flag else leaf for leaf, flag in pairs])
-    return trainable, frozen
+    left = jax.tree.unflatten(treedef, [leaf if flag else None for leaf, flag in pairs])
+    right = jax.tree.unflatten(treedef, [None if flag else leaf for leaf, flag in pairs])
+    return left, right
 
 
 def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
@@ -229,43 +244,48 @@ def accumulation_dtype() -> jnp.dtype:
     return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
 
 
-def group_inner_products(
-    left: PyTree,
-    right: PyTree,
-    members: dict[str, tuple[int, ...]],
-    *,
-    weights: PyTree | None = None,
-) -> Float[Array, " group"]:
-    """``sum_p left_p weights_p right_p`` within each group, accumulated in `accumulation_dtype`.
+def leaf_inner_products(
+    left: PyTree, right: PyTree, *, weights: PyTree | None = None
+) -> Float[Array, " leaf"]:
+    """``sum_p left_p weights_p right_p`` within each leaf, accumulated in `accumulation_dtype`.
 
     Args:
         left: a pytree of arrays.
         right: a pytree of the same structure and shapes.
-        members: the groups, from `group_leaves`.
         weights: optional diagonal weights (a preconditioner), of the same structure.
 
     Returns:
-        One number per group, in the order of `members`.
+        One number per leaf, in the order of `jax.tree.leaves`.
 
     Example:
         >>> tree = {"a": jnp.arange(3.0), "b": jnp.ones(2)}
-        >>> group_inner_products(tree, tree, group_leaves(tree, None))
+        >>> leaf_inner_products(tree, tree)
         Array([5., 2.], dtype=float32)
     """
     dtype = accumulation_dtype()
-    factors = [jax.tree.leaves(left), jax.tree.leaves(right)]
-    if weights is not None:
-        factors.append(jax.tree.leaves(weights))
+    trees = (left, right) if weights is None else (left, right, weights)
 
-    def leaf_sum(index: int) -> Float[Array, ""]:
-        product = factors[0][index].astype(dtype)
-        for factor in factors[1:]:
-            product = product * factor[index].astype(dtype)
-        return jnp.sum(product)
+    def inner_product(*factors: Array) -> Float[Array, ""]:
+        return jnp.sum(math.prod(factor.astype(dtype) for factor in factors))
 
-    return jnp.stack(
-        [
-            sum((leaf_sum(index) for index in indices), jnp.zeros((), dtype))
-            for indices in members.values()
-        ]
-    )
+    return jnp.stack(jax.tree.leaves(jax.tree.map(inner_product, *trees)))
+
+
+def sum_groups(
+    values: Float[Array, "*batch leaf"], members: dict[str, tuple[int, ...]]
+) -> Float[Array, "*batch group"]:
+    """Add up values per leaf within each group.
+
+    Args:
+        values: one value per leaf along the last axis.
+        members: the groups, from `group_leaves`.
+
+    Returns:
+        One value per group along the last axis, in the order of `members`.
+
+    Example:
+        >>> sum_groups(jnp.array([1.0, 2.0, 3.0]), {"a": (0, 2), "b": (1,)})
+        Array([4., 2.], dtype=float32)
+    """
+    sums = [jnp.sum(values[..., list(leaves)], axis=-1) for leaves in members.values()]
+    return jnp.stack(sums, axis=-1)

@@ -72,7 +72,7 @@ class LineReporter(Reporter):
 
     def __init__(self, stream: Any = None) -> None:
         self._stream = sys.stderr if stream is None else stream
-        self._chi_pos = math.nan
+        self._chi_pos = "-"
 
     def note(self, text: str) -> None:
         """Print it."""
@@ -90,14 +90,14 @@ class LineReporter(Reporter):
     def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
         """Print a line if another tenth is done."""
         if chi_pos is not None:
-            self._chi_pos = chi_pos
+            self._chi_pos = f"{chi_pos:.3g}"
             self._measured += 1
         if 10 * step // self._steps == 10 * (step - 1) // self._steps:
             return
         seconds = time.perf_counter() - self._began
         left = seconds / (step - self._first) * (self._steps - step)
         self.note(
-            f"step {step}/{self._steps}  loss {loss:.3f}  chi_pos {self._chi_pos:.3g}  "
+            f"step {step}/{self._steps}  loss {loss:.3f}  chi_pos {self._chi_pos}  "
             f"measured {self._measured}  {_duration(seconds)}, {_duration(left)} left"
         )
 
@@ -119,7 +119,7 @@ class BarReporter(Reporter):
             progress.TextColumn("step {task.completed}/{task.total}"),
             progress.BarColumn(bar_width=24),
             progress.TextColumn(
-                "loss {task.fields[loss]:.3f}  chi_pos {task.fields[chi_pos]:.3g}  "
+                "loss {task.fields[loss]}  chi_pos {task.fields[chi_pos]}  "
                 "measured {task.fields[measured]}"
             ),
             progress.TimeRemainingColumn(),
@@ -144,18 +144,18 @@ class BarReporter(Reporter):
             "train",
             total=steps,
             completed=step,
-            loss=math.nan,
-            chi_pos=math.nan,
+            loss="-",
+            chi_pos="-",
             measured=measured,
         )
         self._progress.start()
 
     def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
         """Move the bar."""
-        fields: dict[str, Any] = {"completed": step, "loss": loss}
+        fields: dict[str, Any] = {"completed": step, "loss": f"{loss:.3f}"}
         if chi_pos is not None:
             self._measured += 1
-            fields |= {"chi_pos": chi_pos, "measured": self._measured}
+            fields |= {"chi_pos": f"{chi_pos:.3g}", "measured": self._measured}
         self._progress.update(self._task, **fields)
 
     def stop(self) -> None:
@@ -252,8 +252,13 @@ def _window_mean(
 
 def _add_row(table: Table, name: str, start: _WindowMean, end: _WindowMean) -> None:
     ratio = end.mean / start.mean if start.mean else math.nan
-    change = f"x {ratio:.3g}" if not 0 < ratio < 1 else f"/ {1 / ratio:.3g}"
-    table.add_row(name, str(start), str(end), change)
+    sign, factor = ("/", 1 / ratio) if 0 < ratio < 1 else ("x", ratio)
+    table.add_row(
+        name,
+        str(start),
+        str(end),
+        f"{sign} {factor:,.0f}" if factor > 99 else f"{sign} {factor:.3g}",
+    )
 
 
 def _steps(steps: Int[np.ndarray, " steps"]) -> str:

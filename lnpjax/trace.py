@@ -117,11 +117,9 @@ def estimate_squared_norm(
     preconditioner: PyTree | None = None,
 ) -> Estimate:
     """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
-
-    def group_norms(gradient: PyTree) -> Float[Array, " group"]:
-        return parameters.group_inner_products(gradient, gradient, members, weights=preconditioner)
-
-    draws = estimator.draw(linearization, group_norms, key=key, mask=mask)
+    draws = parameters.sum_groups(
+        estimator.draw(linearization, key=key, mask=mask, weights=preconditioner), members
+    )
     if estimator.per_sample:
         draws = jnp.where(mask[:, None, None], draws, 0)
         per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)

@@ -1,12 +1,10 @@
 """Flax NNX models of the papers, with their published sizes as presets."""
 
-from lnpjax.models.llama import (
+from lnpjax.models.llama import Llama, LlamaConfig, generate_greedy, split_llama
+from lnpjax.models.presets import (
     CIFAR5M_PRESETS,
     SIMPLESTORIES_PRESETS,
     TINY_PRESETS,
-    Llama,
-    LlamaConfig,
-    generate_greedy,
     preset,
 )
 
@@ -18,4 +16,5 @@ __all__ = [
     "LlamaConfig",
     "generate_greedy",
     "preset",
+    "split_llama",
 ]

@@ -16,9 +16,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._checks import require
+from lnpjax.adapters import from_nnx
+from lnpjax.assumptions import ApplyFn
+from lnpjax.closed_forms import SplitModel
 
 INITIAL_STD = 0.02
 
@@ -304,6 +307,7 @@ class Llama(nnx.Module):
         rngs: the random streams that draw the initial parameters.
 
     Example:
+        >>> from lnpjax.models import preset
         >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
         >>> model(jnp.zeros((2, 8), dtype="int32")).shape
         (2, 8, 256)
@@ -336,7 +340,6 @@ class Llama(nnx.Module):
         Raises:
             ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`.
         """
-        config = self.config
         require(
             jnp.ndim(tokens) == 2,
             "tokens",
@@ -349,7 +352,18 @@ class Llama(nnx.Module):
             expected="integer ids",
             got=jnp.result_type(tokens),
         )
-        time = tokens.shape[1]
+        return self.transform(self.embedding(tokens))
+
+    def transform(
+        self, embedded: Float[Array, "batch time hidden"]
+    ) -> Float[Array, "batch time hidden"]:
+        """From embedded tokens to the final normalised hidden states; `hidden` without the table.
+
+        Raises:
+            ValueError: if the sequences are longer than `max_seq_len`.
+        """
+        config = self.config
+        time = embedded.shape[1]
         require(
             time <= config.max_seq_len,
             "tokens",
@@ -362,7 +376,7 @@ class Llama(nnx.Module):
             base=config.rope_base,
             dtype=jnp.promote_types(config.dtype, jnp.float32),
         )
-        x = self.embedding(tokens)
+        x = embedded.astype(config.dtype)
         for layer in self.layers:
             x = layer(x, angles)
         return self.norm(x)
@@ -382,6 +396,34 @@ class Llama(nnx.Module):
         """
         hidden = self.hidden(tokens)
         return self.embedding.attend(hidden) if self.config.tie_embeddings else self.head(hidden)
+
+
+def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
+    """The pure function and the parameters of a Llama, with closed forms where there are any.
+
+    Like `lnpjax.from_nnx`; an untied model becomes a `lnpjax.SplitModel`, whose embedding and
+    read-out are measured without probes.
+
+    Args:
+        model: the language model.
+
+    Returns:
+        ``(apply_fn, params)`` with ``apply_fn(params, tokens) -> logits``.
+
+    Example:
+        >>> from lnpjax.models import preset
+        >>> apply_fn, params = split_llama(Llama(preset("115K"), rngs=nnx.Rngs(0)))
+        >>> apply_fn(params, jnp.zeros((2, 8), dtype="int32")).shape
+        (2, 8, 256)
+    """
+    if model.config.tie_embeddings:
+        return from_nnx(model)
+    graphdef, params = nnx.split(model, nnx.Param)
+
+    def body(params: PyTree, embedded: Array) -> Array:
+        return nnx.merge(graphdef, params, copy=True).transform(embedded)
+
+    return SplitModel(body, embedding="embedding/embedding", readout="head/kernel"), params
 
 
 def generate_greedy(
@@ -404,6 +446,7 @@ def generate_greedy(
             than the model's `max_seq_len`.
 
     Example:
+        >>> from lnpjax.models import preset
         >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
         >>> generate_greedy(model, jnp.array([[1, 2]]), 3).shape
         (1, 5)
@@ -431,86 +474,3 @@ def generate_greedy(
     start = prompt.shape[1]
     tokens = jnp.pad(prompt, ((0, 0), (0, num_tokens)))
     return jax.lax.fori_loop(start, start + num_tokens, append, tokens)
-
-
-def _presets(
-    *, vocab_size: int, max_seq_len: int, rows: dict[str, tuple[int, int, int, int]]
-) -> dict[str, LlamaConfig]:
-    return {
-        name: LlamaConfig(
-            vocab_size=vocab_size,
-            max_seq_len=max_seq_len,
-            num_layers=num_layers,
-            hidden_size=hidden_size,
-            intermediate_size=intermediate_size,
-            num_heads=num_heads,
-        )
-        for name, (num_layers, hidden_size, intermediate_size, num_heads) in rows.items()
-    }
-
-
-# Rows: layers, hidden, feed-forward, heads.
-TINY_PRESETS = _presets(vocab_size=256, max_seq_len=512, rows={"115K": (2, 64, 128, 4)})
-"""A model for bytes or pixels that trains in a minute on a laptop."""
-
-SIMPLESTORIES_PRESETS = _presets(
-    vocab_size=4096,
-    max_seq_len=512,
-    rows={
-        "1.2M": (4, 96, 256, 2),
-        "2.1M": (4, 128, 512, 2),
-        "3.8M": (5, 192, 512, 3),
-        "7.2M": (6, 256, 768, 4),
-        "15.5M": (7, 384, 1024, 6),
-        "31.5M": (8, 512, 1536, 8),
-        "65.6M": (18, 512, 1536, 8),
-        "134M": (18, 768, 2048, 12),
-    },
-)
-"""Spectral Reach, Table 1, by the printed number of parameters.
-
-Two rows are corrected. 3.8M is printed with hidden 196 and feed-forward 768, which has 4.6M
-parameters (and 3 heads do not divide 196); 192 and 512 give 3.79M. 15.5M is printed with 5 heads,
-which do not divide 384.
-"""
-
-CIFAR5M_PRESETS = _presets(
-    vocab_size=256,
-    max_seq_len=1024,
-    rows={
-        "102.6K": (3, 32, 256, 2),
-        "229.7K": (3, 64, 256, 2),
-        "381.4K": (3, 96, 256, 2),
-        "1.1M": (4, 128, 512, 2),
-        "2.3M": (5, 192, 512, 3),
-        "5.2M": (6, 256, 768, 4),
-        "12.5M": (7, 384, 1024, 6),
-    },
-)
-"""Spectral Reach, Table 2, by the printed number of parameters.
-
-12.5M is printed with 5 heads, which do not divide 384. The printed counts follow to the last digit
-from 255 tokens instead of the 256 that pixels need (229.7K and 381.4K against 229.8K and 381.6K
-here) and, in the last row, from 5 heads of width 76 (12.5M against 12.6M here).
-"""
-
-
-def preset(name: str) -> LlamaConfig:
-    """The published (or tiny) configuration of that name.
-
-    Args:
-        name: a key of `SIMPLESTORIES_PRESETS`, `CIFAR5M_PRESETS` or `TINY_PRESETS`.
-
-    Returns:
-        The configuration.
-
-    Raises:
-        ValueError: if there is none of that name; the message lists them all.
-
-    Example:
-        >>> preset("1.2M").num_parameters
-        1229664
-    """
-    known = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
-    require(name in known, "name", expected=f"one of {', '.join(known)}", got=repr(name))
-    return known[name]

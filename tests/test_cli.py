@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from lnpjax import cli
+from lnpjax.experiments.options import PretrainConfig
+from lnpjax.experiments.pretrain import Experiment, open_run
+from lnpjax.progress import Reporter
+from lnpjax.runs import Run
+
+SIZES = {
+    "--hidden-size": 8, "--intermediate-size": 8, "--num-layers": 1, "--num-heads": 2,
+    "--context-length": 8, "--batch-size": 4, "--num-validation": 6, "--steps": 40,
+    "--checkpoint-every": 7, "--validate-every": 20, "--window-width": 3,
+}  # fmt: skip
+STEPS = SIZES["--steps"]
+
+
+def arguments(data: Path | str, **changes: Any) -> list[str]:
+    named = {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
+    options = {"--data": data} | SIZES | named
+    return ["train", *(str(part) for pair in options.items() for part in pair)]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("data") / "counting.txt"
+    file.write_text(" ".join(str(number) for number in range(2000)))
+    return file
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli") / "finished"
+    assert cli.main(arguments(text, out=folder)) == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+@pytest.mark.parametrize("command", [cli.Train, cli.Plot])
+def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main([command.__name__.lower(), "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(command):
+        section = field.default_factory
+        nested = section is not dataclasses.MISSING
+        for option in dataclasses.fields(section) if nested else (field,):
+            positional = option.default is dataclasses.MISSING
+            dashed = f"--{option.name.replace('_', '-')} "
+            assert (option.name.upper() if positional else dashed) in shown
+
+
+def test_train_leaves_a_run_a_table_and_a_figure(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "runs" / "counting-custom-1").mkdir(parents=True)
+    (tmp_path / "runs" / "counting-custom-1" / "mine.txt").touch()
+    assert cli.main([*arguments(text), "--tensorboard"]) == 0
+    out, err = capsys.readouterr()
+    run = Path("runs/counting-custom-2")
+    assert f"run    {run}\nfigure {run}/figures/components.png\n" in out
+    for part in ("training loss", "validation loss", "chi_loss", "chi_net", "chi_pos"):
+        assert part in out
+    assert f"measured {len(Run.open(run).rows('lnp'))} of 40 steps" in out
+    assert "tokens/s" in out
+    assert "step 40/40" in err
+    figure = run / "figures" / "components.png"
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert list((run / "tensorboard").iterdir())
+
+
+def test_plot_draws_one_run_or_several(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(finished, tmp_path / "copy")
+    shutil.rmtree(copy / "figures")
+    assert cli.main(["plot", "copy"]) == 0
+    assert capsys.readouterr().out == "copy/figures/components.png\n"
+    assert (copy / "figures" / "components.png").stat().st_size > 10_000
+    assert cli.main(["plot", "copy", str(finished), "--out", "both.pdf"]) == 0
+    assert (tmp_path / "both.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
+    finished: Path,
+    text: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class Interrupts(Reporter):
+        def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
+            if step == 10:
+                signal.raise_signal(signal.SIGINT)
+
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "terminal_reporter", Interrupts)
+        assert cli.main(arguments(text, out="my run")) == 128 + signal.SIGINT
+    assert signal.getsignal(signal.SIGINT) is before
+    assert notes[-1].endswith("of 40 steps, saved; go on with: lnpjax train --resume 'my run'")
+    assert 10 <= max(Run.open("my run").checkpoint_steps()) < STEPS
+    assert cli.main(["train", "--resume", "my run"]) == 0
+    rows = Path("my run/metrics.jsonl").read_bytes()
+    assert rows == (finished / "metrics.jsonl").read_bytes()
+    assert "measured" in capsys.readouterr().out
+
+
+def test_a_second_stop_signal_interrupts() -> None:
+    with cli._first_stop_signal() as caught:
+        signal.raise_signal(signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "lnpjax", *arguments]
+    with log.open("ab") as stream:
+        return subprocess.Popen(command, stdout=stream, stderr=stream)
+
+
+def kill_when(process: subprocess.Popen[bytes], metrics: Path, rows: int, log: Path) -> None:
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+        assert process.poll() is None, f"ended before it had {rows} rows: {log.read_text()}"
+        time.sleep(0.001)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+def final_state(path: Path) -> list[np.ndarray]:
+    run = Run.open(path)
+    config = PretrainConfig.from_json(run.config, source="test")
+    state = Experiment(config, config.data.load()).abstract_state()
+    checkpoint = run.read_checkpoint(state)
+    assert checkpoint is not None
+    assert checkpoint.step == STEPS
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.state)]
+
+
+def test_a_run_killed_twice_ends_as_one_that_was_not(text: Path, tmp_path: Path) -> None:
+    log, killed, whole = (tmp_path / name for name in ("log", "killed", "whole"))
+    metrics = killed / "metrics.jsonl"
+    kill_when(start(arguments(text, out=killed), log), metrics, 4, log)
+    kill_when(start(["train", "--resume", str(killed)], log), metrics, 50, log)
+    for command in (["train", "--resume", str(killed)], arguments(text, out=whole)):
+        assert start(command, log).wait() == 0, log.read_text()
+    assert metrics.read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert metrics.read_bytes().count(b"\n") > 60
+    for left, right in zip(final_state(killed), final_state(whole), strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error with which a command fails."""
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    out, err = capsys.readouterr()
+    line = err.splitlines()[-1]
+    assert line.startswith("lnpjax: ")
+    assert "Traceback" not in err
+    assert out == ""
+    return line.removeprefix("lnpjax: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": "nowhere.txt"}, "data: expected one of stdlib, digits, simplestories, or the"),
+        ({"tokenizer": "broken.json"}, "broken.json"),
+        ({"tokenizer": "nowhere.json"}, "nowhere.json"),
+        ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
+        ({"steps": 2}, "window_width: expected at most the 2 steps of the run"),
+        ({"preset": "7B"}, "preset: expected one of 115K, 102.6K"),
+        ({"batch_size": 5000}, "batch_size: expected at most the"),
+        ({"num_heads": 3}, "num_heads: expected a divisor of hidden_size=8"),
+        ({"num_validation": 5000}, "data: expected more than num_validation = 5000 sequences"),
+        ({"microbatch_size": 0}, "microbatch_size: expected an integer >= 1, got 0"),
+        ({"wandb": "project"}, "--wandb needs the package 'wandb': pip install 'lnpjax[wandb]'"),
+        ({"out": "taken"}, "path: expected a new or empty folder"),
+        ({"resume": "nowhere"}, "--resume: expected no option beside it but --tensorboard"),
+    ],
+)
+def test_bad_options_get_one_line(
+    text: Path,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    Path("broken.json").write_text("{")
+    Path("taken").mkdir()
+    Path("taken/mine.txt").touch()
+    here = sorted(tmp_path.rglob("*"))
+    assert message in refused(arguments(**({"data": text} | changes)), capsys)
+    assert sorted(tmp_path.rglob("*")) == here
+
+
+def test_what_resume_and_plot_refuse(
+    finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "nowhere, which is no folder" in refused(["train", "--resume", "nowhere"], capsys)
+    assert "nowhere, which is no folder" in refused(["plot", "nowhere"], capsys)
+    assert "RUN: expected at least one run folder" in refused(["plot"], capsys)
+
+    run = shutil.copytree(finished, tmp_path / "run")
+    resume = ["train", "--resume", str(run)]
+    file, whole = run / "config.json", (run / "config.json").read_text()
+    config = json.loads(whole)
+
+    file.write_text(whole[:100])
+    assert "config.json: expected a JSON object" in refused(resume, capsys)
+    file.write_text(json.dumps(config | {"model": {}}))
+    assert "config.json: model: expected an object with dtype," in refused(resume, capsys)
+    file.write_text(json.dumps(config | {"model": config["model"] | {"num_heads": 3}}))
+    assert "config.json: num_heads: expected a divisor" in refused(resume, capsys)
+    file.write_text(json.dumps(config | {"model": config["model"] | {"hidden_size": 4}}))
+    assert "abstract_state: expected the state of checkpoint 40" in refused(resume, capsys)
+    file.write_text(json.dumps(config | {"training": config["training"] | {"seed": 1}}))
+    assert "where training/seed is 0, got 1" in refused(resume, capsys)
+
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[::-1])
+    file.write_text(json.dumps(config | {"data": config["data"] | {"data": str(other)}}))
+    assert "data: expected the data that" in refused(resume, capsys)
+    file.write_text(whole)
+    with (run / "metrics.jsonl").open("a") as stream:
+        stream.write("no row\n")
+    assert "metrics.jsonl, line" in refused(resume, capsys)
+
+
+def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
+    monkeypatch.setattr(cli.PretrainConfig, "resolve", lambda *_, **__: int("seven"))
+    with pytest.raises(ValueError, match="seven"):
+        cli.main(arguments(text))
+
+
+def test_arguments_that_cannot_be_parsed_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["train", "--no-such-option"])
+    assert "--no-such-option" in capsys.readouterr().err
+
+
+def test_train_on_stories_with_their_tokenizer(real_data: Path) -> None:
+    stories = real_data / "tinystories" / "tinystories_train_first_2MiB.txt"
+    tokenizer = real_data / "tokenizers" / "simplestories" / "simplestories-4096.json"
+    options = {"steps": 12, "batch_size": 2, "context_length": 32, "max_bytes": 200_000}
+    command = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    paths = ["--data", str(stories), "--tokenizer", str(tokenizer), "--out", "stories"]
+    assert cli.main(["train", *paths, *command, "--window-width", "2"]) == 0
+    run, config, dataset = open_run("stories")
+    assert config.model.vocab_size == dataset.vocab_size == 4096
+    losses = run.columns("train")["loss"]
+    assert losses[0] == pytest.approx(np.log(4096), abs=0.1)
+    assert losses[-1] < losses[0]
+    assert (run.columns("lnp")["status"] == 0).all()

@@ -1,0 +1,180 @@
+"""Paths, subsets, groups and inner products of parameter pytrees."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import lnpjax
+from lnpjax import parameters
+
+PARAMS = {
+    "body": [{"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, {"kernel": jnp.ones((3, 3))}],
+    "bodyguard": jnp.ones(4),
+    "head": jnp.ones((3, 1)),
+}
+PATHS = ["body/0/bias", "body/0/kernel", "body/1/kernel", "bodyguard", "head"]
+
+
+class Pair(NamedTuple):
+    weight: float
+    scale: float
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Projections:
+    query: float
+    key: float
+    value: float
+
+
+def test_paths():
+    assert parameters.paths(PARAMS) == PATHS
+    assert parameters.paths((1.0, {"x": 2.0}, Pair(3.0, 4.0))) == [
+        "0",
+        "1/x",
+        "2/weight",
+        "2/scale",
+    ]
+    assert parameters.paths(1.0) == [""]
+
+
+def test_paths_of_an_nnx_state():
+    class Block(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(2, 2, rngs=rngs) for _ in range(2)])
+            self.value = nnx.Linear(2, 2, use_bias=False, rngs=rngs)
+
+    _, params = lnpjax.from_nnx(Block(nnx.Rngs(0)))
+    assert set(parameters.paths(params)) == {
+        "layers/0/bias",
+        "layers/0/kernel",
+        "layers/1/bias",
+        "layers/1/kernel",
+        "value/kernel",
+    }
+
+
+def test_a_field_called_value_is_part_of_the_path():
+    assert parameters.paths({"attention": Projections(1.0, 2.0, 3.0)}) == [
+        "attention/query",
+        "attention/key",
+        "attention/value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("wrt", "expected"),
+    [
+        (None, PATHS),
+        ("body", PATHS[:3]),
+        ("body/1", ["body/1/kernel"]),
+        (["head", "body/0/bias"], ["body/0/bias", "head"]),
+        (("bodyguard",), ["bodyguard"]),
+        (lambda path: path.endswith("kernel"), ["body/0/kernel", "body/1/kernel"]),
+        (True, PATHS),
+        ({"body": [False, True], "bodyguard": False, "head": True}, ["body/1/kernel", "head"]),
+    ],
+)
+def test_partition_and_combine(wrt, expected):
+    trainable, frozen = parameters.partition(PARAMS, wrt)
+    assert parameters.paths(trainable) == expected
+    assert sorted(parameters.paths(trainable) + parameters.paths(frozen)) == sorted(PATHS)
+    merged = parameters.combine(trainable, frozen)
+    assert jax.tree.structure(merged) == jax.tree.structure(PARAMS)
+    for left, right in zip(jax.tree.leaves(merged), jax.tree.leaves(PARAMS), strict=True):
+        assert left is right
+
+
+def test_partition_keeps_none_and_frozen_integers():
+    params = {"w": jnp.ones(2), "table": jnp.arange(3), "nothing": None}
+    trainable, frozen = parameters.partition(params, "w")
+    merged = parameters.combine(trainable, frozen)
+    assert merged["nothing"] is None
+    assert merged["table"] is params["table"]
+
+
+def test_gradients_see_only_the_trainable_part():
+    trainable, frozen = parameters.partition(PARAMS, "head")
+    gradient = jax.grad(lambda t: jnp.sum(parameters.combine(t, frozen)["head"] ** 2))(trainable)
+    assert parameters.paths(gradient) == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        (None, {"body": (0, 1, 2), "bodyguard": (3,), "head": (4,)}),
+        (lnpjax.by_depth(2), {"body/0": (0, 1), "body/1": (2,), "bodyguard": (3,), "head": (4,)}),
+        (
+            lambda path: path.split("/")[-1],
+            {"bias": (0,), "kernel": (1, 2), "bodyguard": (3,), "head": (4,)},
+        ),
+        ("head", {"other": (0, 1, 2, 3), "head": (4,)}),
+        (["body/1", "body"], {"body": (0, 1), "body/1": (2,), "other": (3, 4)}),
+        (lambda path: 7, {"7": (0, 1, 2, 3, 4)}),
+    ],
+)
+def test_groups(groups, expected):
+    members = parameters.group_leaves(PARAMS, groups)
+    assert members == expected
+    assert sorted(index for indices in members.values() for index in indices) == list(range(5))
+
+
+def test_frozen_leaves_belong_to_no_group():
+    trainable, _ = parameters.partition(PARAMS, ("head", "body/0"))
+    assert parameters.group_leaves(trainable, None) == {"body": (0, 1), "head": (2,)}
+
+
+def test_inner_products_per_group(x64):
+    generator = np.random.default_rng(0)
+    left, right, weights = (
+        {
+            "a": {"x": generator.normal(size=(3, 2)), "y": generator.normal(size=4)},
+            "b": generator.normal(size=5),
+        }
+        for _ in range(3)
+    )
+    members = parameters.group_leaves(left, None)
+    to_jax = lambda tree: jax.tree.map(jnp.asarray, tree)  # noqa: E731
+    plain = parameters.group_inner_products(to_jax(left), to_jax(right), members)
+    expected = [
+        np.sum(left["a"]["x"] * right["a"]["x"]) + left["a"]["y"] @ right["a"]["y"],
+        left["b"] @ right["b"],
+    ]
+    np.testing.assert_allclose(plain, expected, rtol=1e-13)
+    weighted = parameters.group_inner_products(
+        to_jax(left), to_jax(right), members, weights=to_jax(weights)
+    )
+    expected = [
+        np.sum(left["a"]["x"] * right["a"]["x"] * weights["a"]["x"])
+        + np.sum(left["a"]["y"] * right["a"]["y"] * weights["a"]["y"]),
+        np.sum(left["b"] * right["b"] * weights["b"]),
+    ]
+    np.testing.assert_allclose(weighted, expected, rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_accumulates_in_float32(dtype):
+    """In float16 the sum overflows beyond 65504; in bfloat16 it would stop growing at 256."""
+    tree = {"a": jnp.full(100_000, 1.0, dtype)}
+    total = parameters.group_inner_products(tree, tree, parameters.group_leaves(tree, None))
+    assert total.dtype == jnp.float32
+    assert total[0] == 100_000
+
+
+def test_accumulation_dtype():
+    assert parameters.accumulation_dtype() == jnp.float32
+
+
+def test_accumulation_dtype_under_x64(x64):
+    assert parameters.accumulation_dtype() == jnp.float64
+    tree = {"a": jnp.ones(3, jnp.float32)}
+    total = parameters.group_inner_products(tree, tree, parameters.group_leaves(tree, None))
+    assert total.dtype == jnp.float64

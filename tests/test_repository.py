@@ -1,0 +1,69 @@
+"""The project as a whole: formatting, lint, types, the README's code, and what is installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",)],
+    ids=" ".join,
+)
+def test_tool_is_content(command):
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_code_runs(tmp_path, monkeypatch):
+    """All Python blocks, in order, as one session."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert blocks
+    monkeypatch.chdir(tmp_path)
+    session: dict = {"__name__": "readme"}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), session)
+
+
+def test_readme_links_exist():
+    targets = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_core_imports_nothing_from_the_extras():
+    """`import lnpjax` works where only the core dependencies are installed."""
+    extras = "tyro rich matplotlib orbax tokenizers pyarrow huggingface_hub sklearn tensorboardX wandb"
+    script = (
+        "import sys; import lnpjax, lnpjax.data, lnpjax.runs\n"
+        f"print(sorted(set({extras.split()!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("version", "warns"), [("0.10.2", True), ("0.10.1", False)])
+def test_import_warns_of_the_jaxlib_that_computes_wrongly(version, warns):
+    script = (
+        "import jaxlib.version, warnings\n"
+        f"jaxlib.version.__version__ = jaxlib.__version__ = {version!r}\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    import lnpjax\n"
+        "print([str(w.message) for w in caught if 'jaxlib' in str(w.message)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert ("pip install" in done.stdout) == warns, done.stdout + done.stderr

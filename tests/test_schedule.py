@@ -1,0 +1,130 @@
+"""Which steps are measured: the papers' counts, and one answer for every kind of step."""
+
+from __future__ import annotations
+
+import decimal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lnpjax import Windows, log_windows
+
+
+def starts_by_the_rule(max_steps, per_decade, width):
+    """The rule in 60 digits, where a power that is an integer is seen to be one."""
+    with decimal.localcontext(prec=60):
+        top = decimal.Decimal(max_steps)
+        num_points = int(per_decade * top.log10()) + 1
+        powers = [top ** (decimal.Decimal(i) / max(num_points - 1, 1)) for i in range(num_points)]
+        points = {0, *(int(power + decimal.Decimal("1e-40")) for power in powers)}
+    return tuple(sorted(point for point in points if point + width <= max_steps))
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "num_windows", "num_steps"), [(66_116, 24, 801), (42_207, 23, 752)]
+)
+def test_counts_of_the_paper(max_steps, num_windows, num_steps):
+    windows = log_windows(max_steps)
+    assert windows.width == 50
+    assert len(windows.starts) == num_windows
+    assert len(windows.steps) == num_steps
+
+
+@pytest.mark.parametrize("max_steps", [7, 9, 10, 50, 99, 100, 1000, 66_116, 100_000, 10**9])
+@pytest.mark.parametrize("per_decade", [1, 5, 20])
+@pytest.mark.parametrize("width", [1, 7])
+def test_starts_follow_the_rule(max_steps, per_decade, width):
+    windows = log_windows(max_steps, per_decade=per_decade, width=width)
+    assert windows.starts == starts_by_the_rule(max_steps, per_decade, width)
+    assert windows.starts[0] == 0
+    assert windows.starts[-1] + width <= max_steps
+
+
+@pytest.mark.parametrize("power", range(1, 9))
+def test_exact_powers_of_ten_are_points(power):
+    windows = log_windows(10**power, per_decade=1, width=1)
+    assert windows.starts == (0, *(10**k for k in range(power)))
+
+
+@pytest.mark.parametrize("max_steps", [60, 1000, 66_116])
+@pytest.mark.parametrize("width", [1, 3, 50])
+def test_steps_are_sorted_unique_and_within_training(max_steps, width):
+    windows = log_windows(max_steps, width=width)
+    steps = windows.steps
+    assert np.all(np.diff(steps) > 0)
+    assert steps[0] == 0
+    assert steps[-1] < max_steps
+    expected = {start + offset for start in windows.starts for offset in range(width)}
+    assert set(steps.tolist()) == expected
+
+
+def test_windows_that_would_run_past_the_end_are_dropped():
+    wide, narrow = log_windows(1000, width=50), log_windows(1000, width=1)
+    assert set(wide.starts) == {start for start in narrow.starts if start <= 950} - {1000}
+    assert log_windows(1000, width=250).starts[-1] <= 750
+
+
+def test_one_step_of_training_is_one_window():
+    assert log_windows(1, width=1).starts == (0,)
+
+
+def test_a_window_as_wide_as_training():
+    windows = log_windows(20, width=20)
+    assert windows.starts == (0,)
+    np.testing.assert_array_equal(windows.steps, np.arange(20))
+
+
+def test_width_one_measures_the_starts():
+    windows = log_windows(500, width=1)
+    np.testing.assert_array_equal(windows.steps, windows.starts)
+
+
+@pytest.mark.parametrize(
+    "windows", [log_windows(300), log_windows(200, width=3), Windows((5, 7), 4)]
+)
+def test_all_kinds_of_steps_agree(windows):
+    last = 310
+    steps = np.arange(-1, last)
+    owner = np.full(last, -1)
+    for index, start in enumerate(windows.starts):  # the later window owns a shared step
+        owner[start : start + windows.width] = index
+    expected = np.concatenate([[-1], owner])
+    assert [windows.window(int(step)) for step in steps] == expected.tolist()
+    assert [windows.window(step) for step in steps] == expected.tolist()
+    assert [windows.window(jnp.int32(step)) for step in steps[:80]] == expected[:80].tolist()
+    traced = jax.jit(jax.vmap(lambda step: (windows.window(step), windows.active(step))))
+    window, active = traced(jnp.asarray(steps))
+    np.testing.assert_array_equal(window, expected)
+    np.testing.assert_array_equal(active, expected >= 0)
+    np.testing.assert_array_equal(np.flatnonzero(expected >= 0) - 1, windows.steps)
+    assert [windows.active(int(step)) for step in steps] == (expected >= 0).tolist()
+
+
+def test_a_concrete_step_gives_a_python_bool():
+    """So that an unmeasured step can be skipped without tracing."""
+    windows = log_windows(100, width=2)
+    for step in (3, np.int64(3), jnp.int32(3)):
+        assert isinstance(windows.active(step), bool)
+        assert isinstance(windows.window(step), int)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "uint32", "int64"])
+def test_integer_types_of_traced_steps(x64, dtype):
+    windows = log_windows(66_116)
+    active = jax.jit(windows.active)
+    for step in (0, 49, 50, 66_000, 66_115, 2**31 - 1):
+        assert bool(active(jnp.asarray(step, dtype))) == windows.active(step)
+
+
+def test_no_windows_measure_nothing():
+    windows = Windows((), 5)
+    assert len(windows.steps) == 0
+    assert not windows.active(0)
+    assert not jax.jit(windows.active)(jnp.int32(0))
+
+
+def test_windows_compare_and_hash():
+    assert log_windows(500) == log_windows(500) != log_windows(501, width=49)
+    assert len({log_windows(500), log_windows(500)}) == 1
