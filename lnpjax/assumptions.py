@@ -20,24 +20,32 @@ ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 
 
 def samples_interact(
-    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, outputs: Float[Array, "batch ..."]
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    outputs: Float[Array, "batch ..."],
+    *,
+    num_together: int | None = None,
 ) -> Bool[Array, ""]:
     """Whether a sample's output depends on its company in the batch.
 
     Per-sample Jacobians presume that it does not; batch normalisation in training mode,
-    capacity-limited routing and live dropout break that. The first and the last sample are passed
-    together and compared with what each gave alone, up to rounding.
+    capacity-limited routing and live dropout break that. Samples are passed together and compared
+    with what each gave alone, up to rounding.
 
     Args:
         apply_fn: as in `lnpjax.linearize`.
         params: likewise.
         inputs: likewise.
         outputs: what each sample gives alone, ``(B, ...)``, from `linearize_samples`.
+        num_together: how many samples, evenly spread over the batch, are passed together; `None`
+            for all of them.
 
     Returns:
-        A boolean array of shape (). False for a batch of one, and where outputs are not finite.
+        A boolean array of shape (). False for a batch of one. Rows that are not finite alone say
+        nothing.
 
-    Cost: a forward pass of two samples.
+    Cost: a forward pass of `num_together` samples.
 
     Example:
         >>> centred = lambda w, x: w * (x - x.mean(0))
@@ -46,16 +54,19 @@ def samples_interact(
         >>> bool(samples_interact(centred, 1.0, inputs, alone))
         True
     """
-    if len(outputs) == 1:
+    num_samples = len(outputs)
+    if num_samples == 1:
         return jnp.zeros((), bool)
-    ends = jnp.array([0, len(outputs) - 1])
-    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf)[ends], inputs)
-    together, alone = apply_fn(params, pair), outputs[ends]
+    num_together = num_samples if num_together is None else min(num_together, num_samples)
+    chosen = jnp.linspace(0, num_samples - 1, num_together).round().astype(int)
+    company = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
+    together, alone = apply_fn(params, company), outputs[chosen]
     precision = max(
-        (jnp.finfo(dtype).eps for dtype in _floating_dtypes(apply_fn, params, pair)), default=0.0
+        (jnp.finfo(dtype).eps for dtype in _floating_dtypes(apply_fn, params, company)), default=0.0
     )
-    tolerance = jnp.sqrt(precision) * jnp.max(jnp.abs(alone))
-    return jnp.max(jnp.abs(together - alone)) > tolerance
+    known = jnp.isfinite(alone)
+    tolerance = jnp.sqrt(precision) * jnp.max(jnp.where(known, jnp.abs(alone), 0))
+    return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
 
 
 def _floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
@@ -129,6 +140,12 @@ def check_batch(
         outputs.ndim >= 1 and outputs.shape[0] == num_samples,
         "outputs",
         expected=f"a first axis of {num_samples}, the number of samples in {argument}",
+        got=f"shape {outputs.shape}",
+    )
+    require(
+        outputs.size > 0,
+        "outputs",
+        expected="at least one per sample",
         got=f"shape {outputs.shape}",
     )
     require(

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax.status import Status, flag
-from lnpjax.trace import Estimate
+from lnpjax.trace import Estimate, standard_error
 
 
 @jax.tree_util.register_dataclass
@@ -88,6 +88,7 @@ class Side:
     jacobian: Estimate
     num_samples: Float[Array, ""]
     num_terms: Float[Array, ""]
+    outputs: Float[Array, "batch ..."]
     status: Int[Array, ""]
 
 
@@ -144,7 +145,7 @@ def components(
 
     sems = jnp.sqrt(jnp.diagonal(covariance))
     delta_loss, chi_net = jnp.sum(deltas), jnp.sum(chi_nets)
-    chi_net_sem = jnp.sqrt(jnp.sum(covariance))
+    chi_net_sem = standard_error(covariance)
     chi_pos, chi_pos_sem = position(delta_loss, chi_net, chi_net_sem)
     group_columns = (deltas, chi_nets, *position(deltas, chi_nets, sems), sems)
     unknown = jnp.full_like(delta_loss, jnp.nan)

@@ -20,7 +20,7 @@ from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
 from lnpjax.components import LNP, Side, components, with_status
-from lnpjax.estimators import Estimator, Hutchinson, required_key
+from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
 from lnpjax.trace import (
     check_mask,
     estimate_squared_norm,
@@ -98,6 +98,10 @@ class LNPMeasure:
 
         keys = (None, None) if key is None else jax.random.split(key)
         side_a = self._side(params, batch_a, members, keys[0], mask_a, gradient_a, preconditioner)
+        # Whether samples interact is a property of the model: one of the batches tells.
+        interact = interaction_flag(
+            self.estimator, self.apply_fn, params, batch_a[0], side_a.outputs
+        )
         side_b = side_a
         if batch_b is not None:
             side_b = self._side(params, batch_b, members, keys[1], mask_b, None, preconditioner)
@@ -125,7 +129,7 @@ class LNPMeasure:
                 linear_change=linear_change,
                 nu=loss_change - linear_change,
             ),
-            side_a.status | side_b.status,
+            side_a.status | side_b.status | interact,
         )
 
     def _check(
@@ -171,7 +175,6 @@ class LNPMeasure:
         inputs, targets = batch
         linearization = self.estimator.linearize(self.apply_fn, params, inputs, wrt=self.wrt)
         outputs = linearization.outputs
-        interact = interaction_flag(self.estimator, self.apply_fn, params, inputs, linearization)
         loss, cotangents = jax.value_and_grad(_masked_loss, argnums=1)(
             self.loss_fn, outputs, targets, mask
         )
@@ -193,7 +196,8 @@ class LNPMeasure:
             jacobian=jacobian,
             num_samples=num_samples,
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
-            status=jacobian.status | interact,
+            status=jacobian.status,
+            outputs=outputs,
         )
 
     def _factor(self, side_a: Side, side_b: Side) -> Float[Array, ""]:
@@ -296,6 +300,7 @@ def lnp(
         expected="'sample', 'token' or None",
         got=repr(normalization),
     )
+    check_estimator(estimator)
     return LNPMeasure(apply_fn, loss_fn, estimator, normalization, groups, wrt)
 
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
@@ -227,7 +228,7 @@ class GlobalHutchinson:
     ) -> Float[Array, "rows probes leaf"]:
         """See `Estimator`."""
         shape, dtype = linearization.outputs.shape, linearization.outputs.dtype
-        keep = mask.reshape((-1,) + (1,) * (len(shape) - 1))
+        keep = by_row(mask, linearization.outputs)
 
         def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
             signs = jnp.where(keep, rademacher(probe_key, shape, dtype), 0)
@@ -236,14 +237,26 @@ class GlobalHutchinson:
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
 
 
+def by_row(mask: Bool[Array, " batch"], outputs: Float[Array, "batch ..."]) -> Bool[Array, ...]:
+    """The mask with as many axes as the outputs."""
+    return mask.reshape((-1,) + (1,) * (outputs.ndim - 1))
+
+
+def check_estimator(estimator: Any) -> None:
+    """Raise a TypeError unless `estimator` is an instance of an `Estimator`."""
+    require(
+        not isinstance(estimator, type) and hasattr(estimator, "draw"),
+        "estimator",
+        expected="an estimator such as lnpjax.Hutchinson(num_probes=1)",
+        got=repr(estimator),
+        error=TypeError,
+    )
+
+
 def _require_count(argument: str, count: int | None) -> None:
     if count is not None:
-        require(
-            isinstance(count, int) and count >= 1,
-            argument,
-            expected="an integer >= 1",
-            got=count,
-        )
+        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+        require(whole and count >= 1, argument, expected="an integer >= 1", got=count)
 
 
 def required_key(estimator: Estimator, key: Key[Array, ""] | None) -> Key[Array, ""]:

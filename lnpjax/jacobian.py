@@ -55,8 +55,10 @@ class Linearization:
 
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
         """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient."""
-        transpose = jax.linear_transpose(self.vjp, self.outputs)
-        return transpose(tangents)[0]
+        expected = jax.eval_shape(self.vjp, self.outputs)
+        check_tree_like("tangents", tangents, expected)
+        tangents = jax.tree.map(lambda t, like: jnp.asarray(t, like.dtype), tangents, expected)
+        return jax.linear_transpose(self.vjp, self.outputs)(tangents)[0]
 
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
@@ -232,6 +234,8 @@ def linearize_samples(
         batch_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], sample)
         return apply_fn(parameters.combine(subset, frozen), batch_of_one)[0]
 
+    _check_batch_of_one(apply_fn, params, inputs)
+
     def linearize_slice(inputs: PyTree) -> SampleLinearization:
         return _linearize_each(apply_one, trainable, inputs)
 
@@ -246,6 +250,20 @@ def linearize_samples(
     outputs = jax.lax.map(lambda xs: jax.vmap(apply_one, (None, 0))(trainable, xs), slices)
     return MicrobatchedLinearization(
         _unsliced(outputs, num_samples), linearize_slice, slices, slice_shape
+    )
+
+
+def _check_batch_of_one(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> None:
+    def rows(count: int) -> tuple[int, ...]:
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:count], inputs)
+        return jax.eval_shape(lambda: apply_fn(params, first)).shape
+
+    whole, single = rows(_leading_axis(inputs)), rows(1)
+    require(
+        single == (1, *whole[1:]),
+        "outputs",
+        expected=f"shape {(1, *whole[1:])} for a batch of one",
+        got=f"{single}: does apply_fn squeeze or reduce the batch axis?",
     )
 
 

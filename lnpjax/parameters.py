@@ -7,6 +7,7 @@ A path is the sequence of names that leads to a leaf, written with slashes:
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -21,14 +22,10 @@ Grouping: TypeAlias = Callable[[str], str] | Sequence[str] | None
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:
-    """The path of a leaf as text.
+    """The path of a leaf as text: the names joined by slashes.
 
     Args:
         key_path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
-
-    Returns:
-        The names joined by slashes. The `value` attribute under which Flax NNX keeps a variable's
-        array is left out.
 
     Example:
         >>> import jax
@@ -36,27 +33,30 @@ def path_of(key_path: tuple[Any, ...]) -> str:
         >>> path_of(key_path)
         'head/0'
     """
-    names = []
-    for key in key_path:
-        if isinstance(key, jax.tree_util.GetAttrKey):
-            if key.name == "value":
-                continue
-            names.append(key.name)
-        elif isinstance(key, jax.tree_util.SequenceKey):
-            names.append(str(key.idx))
-        else:
-            names.append(str(key.key))
-    return "/".join(names)
+    return "/".join(
+        key.name
+        if isinstance(key, jax.tree_util.GetAttrKey)
+        else str(key.idx if isinstance(key, jax.tree_util.SequenceKey) else key.key)
+        for key in key_path
+    )
 
 
 def paths(params: PyTree) -> list[str]:
     """The path of every leaf, in the order of `jax.tree.leaves`.
 
+    The array inside a Flax NNX variable goes by the path of the variable.
+
     Example:
         >>> paths({"a": 1.0, "b": {"w": 2.0}})
         ['a', 'b/w']
     """
-    return [path_of(key_path) for key_path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    found = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_nnx_variable)[0]
+    return [path_of(key_path) for key_path, node in found for _ in jax.tree.leaves(node)]
+
+
+def _is_nnx_variable(node: Any) -> bool:
+    nnx = sys.modules.get("flax.nnx")
+    return nnx is not None and isinstance(node, nnx.Variable)
 
 
 def by_depth(depth: int) -> Callable[[str], str]:
@@ -204,8 +204,8 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
             ``"other"``.
 
     Returns:
-        For each group, in order of first appearance, the indices of its leaves in
-        `jax.tree.leaves(params)`.
+        For each group, in alphabetical order (in which pytrees keep dictionaries), the indices of
+        its leaves in `jax.tree.leaves(params)`.
 
     Raises:
         ValueError: if a prefix names no parameter.
@@ -236,7 +236,7 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
     for index, name in enumerate(names):
         group = str(label(name))
         members[group] = (*members.get(group, ()), index)
-    return members
+    return dict(sorted(members.items()))
 
 
 def accumulation_dtype() -> jnp.dtype:

@@ -300,7 +300,12 @@ def _sems_of_means(sems: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
 def _dress(ax: Axes, panel: _Panel) -> None:
     ax.set(xscale="log", yscale="log", xlabel=_COMPUTE, ylabel=panel.label)
     ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=18)
-    caption = {"fontsize": 7.5, "color": "0.35", "va": "bottom", "transform": ax.transAxes}
+    caption: dict[str, Any] = {
+        "fontsize": 7.5,
+        "color": "0.35",
+        "va": "bottom",
+        "transform": ax.transAxes,
+    }
     ax.text(0, 1.015, panel.caption, **caption)
     ax.grid(which="major", color="0.9", linewidth=0.6)
     ax.spines[["top", "right"]].set_visible(False)

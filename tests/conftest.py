@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Thousands of small programs are compiled once and run once: compile them cheaply. An XLA_FLAGS of
+# one's own wins.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+)
 
 import jax
 import pytest
-
-# Oracles compile the same programs in many tests: let them, and parallel workers, share the work.
-_CACHE = tempfile.mkdtemp(prefix="lnpjax-tests-") if "PYTEST_XDIST_WORKER" not in os.environ else ""
-os.environ.setdefault("LNPJAX_TEST_CACHE", _CACHE)
-jax.config.update("jax_compilation_cache_dir", os.environ["LNPJAX_TEST_CACHE"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 @pytest.fixture
@@ -32,8 +29,3 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs the folder of real data that LNPJAX_DATA names")
     return Path(folder)
-
-
-def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ["LNPJAX_TEST_CACHE"], ignore_errors=True)

@@ -132,7 +132,7 @@ def test_frozen_leaves_belong_to_no_group():
     assert parameters.group_leaves(trainable, None) == {"body": (0, 1), "head": (2,)}
 
 
-def test_inner_products_per_group(x64):
+def test_inner_products_per_leaf_and_group(x64):
     generator = np.random.default_rng(0)
     left, right, weights = (
         {
@@ -141,30 +141,29 @@ def test_inner_products_per_group(x64):
         }
         for _ in range(3)
     )
-    members = parameters.group_leaves(left, None)
-    to_jax = lambda tree: jax.tree.map(jnp.asarray, tree)  # noqa: E731
-    plain = parameters.group_inner_products(to_jax(left), to_jax(right), members)
-    expected = [
-        np.sum(left["a"]["x"] * right["a"]["x"]) + left["a"]["y"] @ right["a"]["y"],
-        left["b"] @ right["b"],
-    ]
-    np.testing.assert_allclose(plain, expected, rtol=1e-13)
-    weighted = parameters.group_inner_products(
-        to_jax(left), to_jax(right), members, weights=to_jax(weights)
-    )
-    expected = [
-        np.sum(left["a"]["x"] * right["a"]["x"] * weights["a"]["x"])
-        + np.sum(left["a"]["y"] * right["a"]["y"] * weights["a"]["y"]),
-        np.sum(left["b"] * right["b"] * weights["b"]),
-    ]
+    arrays = [jax.tree.map(jnp.asarray, tree) for tree in (left, right, weights)]
+    leaves = list(zip(*(jax.tree.leaves(tree) for tree in (left, right, weights)), strict=True))
+    plain = parameters.leaf_inner_products(*arrays[:2])
+    np.testing.assert_allclose(plain, [np.sum(a * b) for a, b, _ in leaves], rtol=1e-13)
+    weighted = parameters.leaf_inner_products(*arrays[:2], weights=arrays[2])
+    expected = np.array([np.sum(a * b * w) for a, b, w in leaves])
     np.testing.assert_allclose(weighted, expected, rtol=1e-13)
+    grouped = parameters.sum_groups(weighted, parameters.group_leaves(left, None))
+    np.testing.assert_allclose(grouped, [expected[:2].sum(), expected[2]], rtol=1e-13)
+
+
+def test_groups_are_summed_along_the_last_axis():
+    values = jnp.arange(12.0).reshape(2, 2, 3)
+    sums = parameters.sum_groups(values, {"z": (2,), "a": (1, 0)})
+    np.testing.assert_array_equal(sums[..., 0], values[..., 2])
+    np.testing.assert_array_equal(sums[..., 1], values[..., 0] + values[..., 1])
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_half_precision_accumulates_in_float32(dtype):
     """In float16 the sum overflows beyond 65504; in bfloat16 it would stop growing at 256."""
     tree = {"a": jnp.full(100_000, 1.0, dtype)}
-    total = parameters.group_inner_products(tree, tree, parameters.group_leaves(tree, None))
+    total = parameters.leaf_inner_products(tree, tree)
     assert total.dtype == jnp.float32
     assert total[0] == 100_000
 
@@ -176,5 +175,5 @@ def test_accumulation_dtype():
 def test_accumulation_dtype_under_x64(x64):
     assert parameters.accumulation_dtype() == jnp.float64
     tree = {"a": jnp.ones(3, jnp.float32)}
-    total = parameters.group_inner_products(tree, tree, parameters.group_leaves(tree, None))
+    total = parameters.leaf_inner_products(tree, tree)
     assert total.dtype == jnp.float64

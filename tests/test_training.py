@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -206,7 +209,11 @@ def assert_identical(left, right):
 
 
 @every_setting
-@pytest.mark.parametrize("options", [{}, {"take_gradient": None}, {"real_update": False}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"take_gradient": None}, {"real_update": False}],
+    ids=["handed over", "own gradient", "no real update"],
+)
 def test_training_is_bit_identical(name, options):
     state, losses = train_plainly(name)
     measured_state, measured_losses, records = train_instrumented(name, **options)
@@ -215,6 +222,22 @@ def test_training_is_bit_identical(name, options):
     assert [bool(r.measured) for r in records] == [
         i in (0, 1, 2, 3, 5, 6) for i in range(NUM_STEPS)
     ]
+
+
+def test_training_is_bit_identical_as_compiled_by_default():
+    """The suite compiles without optimisation; here once as users do."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__),
+            *("-k", "test_training_is_bit_identical and handed and not by_default"),
+        ],
+        env=os.environ | {"XLA_FLAGS": " "},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "3 passed" in done.stdout
 
 
 @every_setting

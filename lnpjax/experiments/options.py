@@ -96,6 +96,8 @@ class ModelOptions:
             got=repr(self.preset),
         )
         base = PRESETS[self.preset]
+        if self.hidden_size is not None or self.num_heads is not None:
+            base = dataclasses.replace(base, head_dim=None)  # else the preset's width would stay
         return dataclasses.replace(
             base,
             **self.changes(),
@@ -276,7 +278,7 @@ class MeasurementOptions:
 
         Example:
             >>> len(MeasurementOptions().windows(1000).steps)
-            97
+            105
         """
         require(
             self.window_width <= steps,

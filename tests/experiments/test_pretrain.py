@@ -263,6 +263,12 @@ def test_a_long_context_stretches_the_preset() -> None:
     assert ModelOptions().resolve(vocab_size=9, context_length=600).max_seq_len == 600
 
 
+def test_heads_follow_changed_sizes() -> None:
+    model = ModelOptions(hidden_size=8, num_heads=4).resolve(vocab_size=9, context_length=8)
+    assert model.head_width == 2
+    assert ModelOptions(preset="12.5M").resolve(vocab_size=9, context_length=8).head_width == 76
+
+
 def test_every_preset_has_a_learning_rate() -> None:
     assert list(LEARNING_RATES) == list(PRESETS)
     assert len(PRESETS) == 16
