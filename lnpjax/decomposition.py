@@ -98,13 +98,16 @@ class LNPMeasure:
 
         keys = (None, None) if key is None else jax.random.split(key)
         side_a = self._side(params, batch_a, members, keys[0], mask_a, gradient_a, preconditioner)
-        # Whether samples interact is a property of the model: one of the batches tells.
-        interact = interaction_flag(
-            self.estimator, self.apply_fn, params, batch_a[0], side_a.outputs
-        )
         side_b = side_a
         if batch_b is not None:
             side_b = self._side(params, batch_b, members, keys[1], mask_b, None, preconditioner)
+
+        # Whether samples interact is a property of the model: the larger batch tells.
+        if batch_b is None or len(side_b.outputs) <= len(side_a.outputs):
+            watched, outputs = batch_a, side_a.outputs
+        else:
+            watched, outputs = batch_b, side_b.outputs
+        interact = interaction_flag(self.estimator, self.apply_fn, params, watched[0], outputs)
 
         products = parameters.leaf_inner_products(
             side_b.gradient, side_a.gradient, weights=preconditioner

@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lnpjax._checks import import_extra, require
-from lnpjax.runs import Row, Run, columns
+from lnpjax.rows import Row, columns
+from lnpjax.runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

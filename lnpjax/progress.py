@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int
 
 from lnpjax._checks import import_extra
 from lnpjax.plotting import exponential_moving_average
-from lnpjax.runs import Row, columns
+from lnpjax.rows import Row, columns
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -21,91 +21,32 @@ follows from the step number. It starts with
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypedDict
+from typing import Any, NamedTuple, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._checks import import_extra, require
+from lnpjax._checks import require
+from lnpjax.checkpoints import (
+    check_same_leaves,
+    describe,
+    is_key,
+    named_leaves,
+    read_arrays,
+    to_array,
+    to_leaf,
+    write_arrays,
+)
+from lnpjax.rows import Row, columns, decode, encode, flatten, strict_json
 
 CHECKPOINTS_KEPT = 2
-
-Row = Mapping[str, Any]
-
-
-class TrainRow(TypedDict):
-    """One training step; `tokens` and `flops` count what was seen up to and including it."""
-
-    kind: Literal["train"]
-    step: int
-    tokens: int
-    flops: float
-    loss: float
-    learning_rate: float
-
-
-class GroupComponents(TypedDict):
-    """The LNP components of one parameter group."""
-
-    delta_loss: float
-    chi_net: float
-    chi_pos: float
-
-
-class LnpRow(TypedDict):
-    """One LNP measurement (`lnpjax.lnp`), made at `step` in window number `window`.
-
-    `status` is 0 where every component is defined. `loss_change` is the change of the loss on B
-    over the update that was made, `linear_change` its linear prediction, `nu` their difference.
-    """
-
-    kind: Literal["lnp"]
-    step: int
-    window: int
-    tokens: int
-    flops: float
-    loss_a: float
-    loss_b: float
-    delta_loss: float
-    chi_loss: float
-    chi_net: float
-    chi_pos: float
-    chi_net_sem: float
-    chi_pos_sem: float
-    status: int
-    loss_change: float
-    linear_change: float
-    nu: float
-    groups: dict[str, GroupComponents]
-
-
-class ValidationRow(TypedDict):
-    """The loss on the whole validation set at `step`."""
-
-    kind: Literal["validation"]
-    step: int
-    tokens: int
-    flops: float
-    loss: float
-
-
-class RunConfig(TypedDict):
-    """What the `config.json` of a training run holds at least."""
-
-    lnpjax_version: str
-    model: dict[str, Any]
-    num_parameters: int
-    data: dict[str, Any]
-    training: dict[str, Any]
 
 
 class Checkpoint(NamedTuple):
@@ -114,69 +55,6 @@ class Checkpoint(NamedTuple):
     step: int
     state: PyTree
     extra: dict[str, Any]
-
-
-def training_flops(num_parameters: int, tokens: int) -> float:
-    """The compute of training, 6 N D: the horizontal axis of Spectral Reach's figures.
-
-    Args:
-        num_parameters: N, the number of parameters.
-        tokens: D, the number of tokens seen.
-
-    Returns:
-        Floating-point operations.
-
-    Example:
-        >>> training_flops(1_000_000, 2_000)
-        12000000000.0
-    """
-    return 6.0 * num_parameters * tokens
-
-
-def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    """A row without nesting: the keys of nested mappings joined with "/".
-
-    Args:
-        row: scalars and mappings of them.
-        prefix: what every key starts with.
-
-    Returns:
-        Scalars by joined key, in order.
-
-    Example:
-        >>> flatten({"step": 3, "groups": {"head": {"chi_net": 2.0}}})
-        {'step': 3, 'groups/head/chi_net': 2.0}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in row.items():
-        nested = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{key}/") if nested else {f"{prefix}{key}": value}
-    return flat
-
-
-def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
-    """The rows of one kind as columns, nested keys joined with "/".
-
-    Args:
-        rows: rows as `Run.rows` returns them.
-        kind: which rows.
-
-    Returns:
-        Arrays `(n,)` over the n rows of that kind, in order; NaN where a row lacks the key or
-        holds None. Empty if there is no such row.
-
-    Example:
-        >>> rows = [{"kind": "train", "step": 0, "loss": 2.0}, {"kind": "train", "step": 1}]
-        >>> columns(rows, "train")
-        {'step': array([0, 1]), 'loss': array([ 2., nan])}
-    """
-    flat = [flatten(row) for row in rows if row["kind"] == kind]
-    names = dict.fromkeys(name for row in flat for name in row if name != "kind")
-    values = {name: [row.get(name) for row in flat] for name in names}
-    return {
-        name: np.asarray([math.nan if value is None else value for value in column])
-        for name, column in values.items()
-    }
 
 
 class Run:
@@ -221,7 +99,7 @@ class Run:
             ValueError: `config` is not strict JSON, or the existing run's differs; names the key.
             RuntimeError: another process is writing to the run.
         """
-        text = _strict_json(config, "config", indent=2) + "\n"
+        text = strict_json(config, "config", indent=2) + "\n"
         folder = Path(path).absolute()
         is_run = (folder / "config.json").exists()
         found = f"{folder}, " + ("a run" if is_run else "which holds other files")
@@ -293,7 +171,7 @@ class Run:
         """
         has_kind = isinstance(row.get("kind"), str)
         require(has_kind, "row", expected='a text under "kind"', got=dict(row))
-        line = (json.dumps(_encode(row, "row"), allow_nan=False) + "\n").encode()
+        line = (json.dumps(encode(row, "row"), allow_nan=False) + "\n").encode()
         metrics = self._open_metrics().fileno()
         length = os.fstat(metrics).st_size
         if os.write(metrics, line) != len(line):
@@ -315,7 +193,7 @@ class Run:
         file = self.path / "metrics.jsonl"
         content = file.read_bytes() if file.exists() else b""
         lines = content.split(b"\n")[:-1]  # what follows the last newline is a torn write
-        rows = [_decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+        rows = [decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
         return [row for row in rows if kind is None or row["kind"] == kind]
 
     def columns(self, kind: str) -> dict[str, np.ndarray]:
@@ -340,15 +218,15 @@ class Run:
         """
         last = max(self.checkpoint_steps(), default=0)
         require(step >= last, "step", expected=f"at least {last}, the last saved", got=step)
-        leaves = _named_leaves(state)
+        leaves = named_leaves(state)
         metadata: dict[str, Any] = {
             "step": int(step),
-            "leaves": {name: _describe(leaf, name) for name, leaf in leaves.items()},
-            "keys": {n: str(jax.random.key_impl(x)) for n, x in leaves.items() if _is_key(x)},
+            "leaves": {name: describe(leaf, name) for name, leaf in leaves.items()},
+            "keys": {n: str(jax.random.key_impl(x)) for n, x in leaves.items() if is_key(x)},
             "weak": [name for name, leaf in leaves.items() if getattr(leaf, "weak_type", False)],
             "extra": dict(extra or {}),
         }
-        _strict_json(metadata["extra"], "extra")
+        strict_json(metadata["extra"], "extra")
         metrics = self._open_metrics().fileno()
         os.fsync(metrics)
         metadata["metrics_bytes"] = os.fstat(metrics).st_size
@@ -356,9 +234,9 @@ class Run:
         temporary = self._checkpoint_folder(step).with_name(".saving")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        arrays = {str(i): _to_array(leaf) for i, leaf in enumerate(leaves.values())}
-        _write_arrays(temporary / "arrays", arrays)
-        _write_atomically(temporary / "checkpoint.json", _strict_json(metadata, "extra"))
+        arrays = {str(i): to_array(leaf) for i, leaf in enumerate(leaves.values())}
+        write_arrays(temporary / "arrays", arrays)
+        _write_atomically(temporary / "checkpoint.json", strict_json(metadata, "extra"))
         _sync(temporary, *temporary.rglob("*"))
         if self._checkpoint_folder(step).exists():
             _discard(self._checkpoint_folder(step))
@@ -418,12 +296,12 @@ class Run:
             return None
         step = steps[-1] if step is None else step
         metadata = self._checkpoint_metadata(step)
-        targets = _named_leaves(abstract_state)
-        described = {name: _describe(leaf, name) for name, leaf in targets.items()}
-        _check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
-        arrays = _read_arrays(self._checkpoint_folder(step) / "arrays", list(targets.values()))
+        targets = named_leaves(abstract_state)
+        described = {name: describe(leaf, name) for name, leaf in targets.items()}
+        check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
+        arrays = read_arrays(self._checkpoint_folder(step) / "arrays", list(targets.values()))
         leaves = [
-            _to_leaf(array, target, key=metadata["keys"].get(name), weak=name in metadata["weak"])
+            to_leaf(array, target, key=metadata["keys"].get(name), weak=name in metadata["weak"])
             for array, (name, target) in zip(arrays, targets.items(), strict=True)
         ]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
@@ -530,43 +408,6 @@ class Run:
         return self._metrics
 
 
-def _encode(value: Any, where: str) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _encode(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if getattr(value, "shape", None) == () and not _is_key(value):
-        value = np.asarray(value).item()
-    scalar = value is None or isinstance(value, bool | int | float | str)
-    got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
-    require(scalar, where, expected="a scalar", got=got, error=TypeError)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _decode(line: bytes, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line, object_hook=_null_to_nan, parse_constant=_refuse_constant)
-        require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
-    except ValueError as error:
-        raise ValueError(
-            f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
-        ) from error
-    return row
-
-
-def _null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: math.nan if value is None else value for key, value in values.items()}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _strict_json(value: Mapping[str, Any], argument: str, indent: int | None = None) -> str:
-    try:
-        return json.dumps(value, indent=indent, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument}: expected what JSON can hold, got: {error}") from error
-
-
 def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
@@ -582,102 +423,6 @@ def _check_same_config(saved: Row, given: Row, folder: Path) -> None:
         was, now = old.get(name, "absent"), new.get(name, "absent")
         expected = f"that of the existing run {folder}, where {name} is {was!r}"
         require(was == now, "config", expected=expected, got=repr(now))
-
-
-def _is_key(leaf: Any) -> bool:
-    dtype = getattr(leaf, "dtype", None)
-    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
-
-
-def _named_leaves(tree: PyTree) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
-
-
-def _describe(leaf: Any, name: str) -> str:
-    """The dtype and shape of a leaf: "float32[3,2]", "key<fry>[]", "Python int"."""
-    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
-        return f"Python {type(leaf).__name__}"
-    is_array = hasattr(leaf, "shape") and str(getattr(leaf, "dtype", "object")) != "object"
-    expected = "an array or a Python number"
-    require(is_array, name, expected=expected, got=type(leaf).__name__, error=TypeError)
-    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
-
-
-def _check_same_leaves(given: Mapping[str, str], saved: Mapping[str, str], where: str) -> None:
-    for name in dict.fromkeys([*given, *saved]):
-        was, now = saved.get(name, "absent"), given.get(name, "absent")
-        expected = f"the state of {where}, where {name} is {was}"
-        require(was == now, "abstract_state", expected=expected, got=f"one where it is {now}")
-
-
-def _to_array(leaf: Any) -> np.ndarray | jax.Array:
-    if _is_key(leaf):
-        return jax.random.key_data(leaf)
-    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
-
-
-def _orbax() -> Any:
-    return import_extra("orbax.checkpoint", extra="run", purpose="saving and restoring checkpoints")
-
-
-def _write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
-    stored = {name: array for name, array in arrays.items() if array.size}  # Orbax: no empty ones
-    if stored:
-        with _orbax().PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(folder, stored)
-
-
-def _read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
-    """The stored arrays in the order of their targets; None for an empty one."""
-    ocp = _orbax()
-    restore_args = {
-        str(i): ocp.RestoreArgs(restore_type=np.ndarray)
-        if _is_key(target) or _sharding(target) is None
-        else ocp.ArrayRestoreArgs(sharding=_sharding(target))
-        for i, target in enumerate(targets)
-        if math.prod(getattr(target, "shape", ()))
-    }
-    arrays: dict[str, Any] = {}
-    if restore_args:
-        item = dict.fromkeys(restore_args, 0)
-        try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
-                arrays = checkpointer.restore(
-                    folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
-                )
-        except Exception as error:  # the storage layers raise many kinds; the file is the matter
-            raise ValueError(
-                f"{folder}: expected the arrays of a checkpoint, got: {error} (remove "
-                f"{folder.parent} to fall back on the checkpoint before it)"
-            ) from error
-    return [arrays.get(str(i)) for i in range(len(targets))]
-
-
-def _sharding(target: Any) -> Any:
-    # An array that was not committed to a device must not come back committed to one: jit refuses
-    # such an array beside others that live on a mesh.
-    return getattr(target, "sharding", None) if getattr(target, "committed", True) else None
-
-
-def _to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
-    if isinstance(array, jax.Array):
-        return array
-    if not hasattr(target, "shape"):
-        return type(target)(array.item())
-    if key is not None:
-        keys = (
-            jax.random.split(jax.random.key(0, impl=key), target.shape)  # none: the shape has a 0
-            if array is None
-            else jax.random.wrap_key_data(array, impl=key)
-        )
-        return keys if _sharding(target) is None else jax.device_put(keys, _sharding(target))
-    array = np.zeros(target.shape, target.dtype) if array is None else array
-    if isinstance(target, np.ndarray | np.generic):
-        return array if isinstance(target, np.ndarray) else array[()]
-    # Promotion depends on weak types, so a lost one would change later steps. Only scalars have
-    # them in practice, and a Python number makes one.
-    return jnp.asarray(array.item()) if weak and array.shape == () else jnp.array(array)
 
 
 def _write_atomically(file: Path, text: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from lnpjax._checks import import_extra, require
-from lnpjax.runs import Row, flatten
+from lnpjax.rows import Row, flatten
 
 
 class Writer(Protocol):

@@ -24,7 +24,8 @@ import numpy as np
 import pytest
 
 import lnpjax.runs
-from lnpjax.runs import Checkpoint, Run, columns, flatten, training_flops
+from lnpjax.rows import columns, flatten, training_flops
+from lnpjax.runs import Checkpoint, Run
 
 CONFIG = {"lnpjax_version": "0", "num_parameters": 4, "model": {"hidden": 2}}
 

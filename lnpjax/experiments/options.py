@@ -225,7 +225,7 @@ class MeasurementOptions:
 
     Args:
         windows_per_decade: Windows per factor of ten in steps.
-        window_width: Steps per window (the paper: 50). A measured step takes about 3.5 times as
+        window_width: Steps per window (the paper: 50). A measured step takes about four times as
             long.
         estimator: How the size of the Jacobian is found: hutchinson (independent random signs per
             sequence; precise), global (one probe for the whole batch; least memory, most noise) or

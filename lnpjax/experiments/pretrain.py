@@ -31,7 +31,8 @@ from lnpjax.experiments.options import PretrainConfig
 from lnpjax.experiments.recording import NonFiniteLossError, Recorder
 from lnpjax.models import Llama, split_llama
 from lnpjax.progress import Reporter
-from lnpjax.runs import Checkpoint, Run, flatten
+from lnpjax.rows import flatten
+from lnpjax.runs import Checkpoint, Run
 from lnpjax.training import InstrumentedStep, Record
 from lnpjax.writers import Writer
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from lnpjax.components import LNP
 from lnpjax.progress import Reporter
-from lnpjax.runs import Run, training_flops
+from lnpjax.rows import training_flops
+from lnpjax.runs import Run
 from lnpjax.status import describe_status
 from lnpjax.training import Record
 from lnpjax.writers import Writer, flatten_row

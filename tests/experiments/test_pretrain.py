@@ -31,7 +31,8 @@ from lnpjax.experiments.pretrain import (
     pretrain,
 )
 from lnpjax.progress import Reporter
-from lnpjax.runs import LnpRow, Run, TrainRow, ValidationRow
+from lnpjax.rows import LnpRow, TrainRow, ValidationRow
+from lnpjax.runs import Run
 
 STEPS = 23
 MODEL = ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)

@@ -1,0 +1,184 @@
+"""The rows of a run: what they hold, and how they are written as strict JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+
+from lnpjax._checks import require
+from lnpjax.checkpoints import is_key
+
+Row = Mapping[str, Any]
+
+
+class TrainRow(TypedDict):
+    """One training step; `tokens` and `flops` count what was seen up to and including it."""
+
+    kind: Literal["train"]
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+    learning_rate: float
+
+
+class GroupComponents(TypedDict):
+    """The LNP components of one parameter group."""
+
+    delta_loss: float
+    chi_net: float
+    chi_pos: float
+
+
+class LnpRow(TypedDict):
+    """One LNP measurement (`lnpjax.lnp`), made at `step` in window number `window`.
+
+    `status` is 0 where every component is defined. `loss_change` is the change of the loss on B
+    over the update that was made, `linear_change` its linear prediction, `nu` their difference.
+    """
+
+    kind: Literal["lnp"]
+    step: int
+    window: int
+    tokens: int
+    flops: float
+    loss_a: float
+    loss_b: float
+    delta_loss: float
+    chi_loss: float
+    chi_net: float
+    chi_pos: float
+    chi_net_sem: float
+    chi_pos_sem: float
+    status: int
+    loss_change: float
+    linear_change: float
+    nu: float
+    groups: dict[str, GroupComponents]
+
+
+class ValidationRow(TypedDict):
+    """The loss on the whole validation set at `step`."""
+
+    kind: Literal["validation"]
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+
+
+class RunConfig(TypedDict):
+    """What the `config.json` of a training run holds at least."""
+
+    lnpjax_version: str
+    model: dict[str, Any]
+    num_parameters: int
+    data: dict[str, Any]
+    training: dict[str, Any]
+
+
+def training_flops(num_parameters: int, tokens: int) -> float:
+    """The compute of training, 6 N D: the horizontal axis of Spectral Reach's figures.
+
+    Args:
+        num_parameters: N, the number of parameters.
+        tokens: D, the number of tokens seen.
+
+    Returns:
+        Floating-point operations.
+
+    Example:
+        >>> training_flops(1_000_000, 2_000)
+        12000000000.0
+    """
+    return 6.0 * num_parameters * tokens
+
+
+def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
+    """A row without nesting: the keys of nested mappings joined with "/".
+
+    Args:
+        row: scalars and mappings of them.
+        prefix: what every key starts with.
+
+    Returns:
+        Scalars by joined key, in order.
+
+    Example:
+        >>> flatten({"step": 3, "groups": {"head": {"chi_net": 2.0}}})
+        {'step': 3, 'groups/head/chi_net': 2.0}
+    """
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        nested = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}/") if nested else {f"{prefix}{key}": value}
+    return flat
+
+
+def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
+    """The rows of one kind as columns, nested keys joined with "/".
+
+    Args:
+        rows: rows as `Run.rows` returns them.
+        kind: which rows.
+
+    Returns:
+        Arrays `(n,)` over the n rows of that kind, in order; NaN where a row lacks the key or
+        holds None. Empty if there is no such row.
+
+    Example:
+        >>> rows = [{"kind": "train", "step": 0, "loss": 2.0}, {"kind": "train", "step": 1}]
+        >>> columns(rows, "train")
+        {'step': array([0, 1]), 'loss': array([ 2., nan])}
+    """
+    flat = [flatten(row) for row in rows if row["kind"] == kind]
+    names = dict.fromkeys(name for row in flat for name in row if name != "kind")
+    values = {name: [row.get(name) for row in flat] for name in names}
+    return {
+        name: np.asarray([math.nan if value is None else value for value in column])
+        for name, column in values.items()
+    }
+
+
+def encode(value: Any, where: str) -> Any:
+    """A value as JSON takes it: numbers of any library as Python's, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if getattr(value, "shape", None) == () and not is_key(value):
+        value = np.asarray(value).item()
+    scalar = value is None or isinstance(value, bool | int | float | str)
+    got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
+    require(scalar, where, expected="a scalar", got=got, error=TypeError)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def decode(line: bytes, where: str) -> dict[str, Any]:
+    """A line of `metrics.jsonl` as a row; `where` names it in the message if it is none."""
+    try:
+        row = json.loads(line, object_hook=_null_to_nan, parse_constant=_refuse_constant)
+        require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
+    except ValueError as error:
+        raise ValueError(
+            f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
+        ) from error
+    return row
+
+
+def _null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: math.nan if value is None else value for key, value in values.items()}
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def strict_json(value: Mapping[str, Any], argument: str, indent: int | None = None) -> str:
+    """`value` as strict JSON; `argument` names it in the message if it cannot be."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument}: expected what JSON can hold, got: {error}") from error
