@@ -120,16 +120,16 @@ class SplitLinearization:
         """Weighted squared norms per leaf, as `lnpjax.Hutchinson` draws them."""
         dtype = parameters.accumulation_dtype()
         hidden = self.body.outputs
-        # W^T = Q R gives R^T R = W W^T: random signs times R have the covariance of W v.
-        factor = jnp.linalg.qr(self.kernel.T.astype(dtype), mode="r").astype(hidden.dtype)
-        signs_shape = (*hidden.shape[1:-1], len(factor))
+        # With L L^T = W W^T, random signs times L^T have the covariance of W v.
+        kernel = self.kernel.astype(dtype)
+        factor = semidefinite_root(kernel @ kernel.T).T.astype(hidden.dtype)
         inner_weights, outer_weights = self._split(weights)
 
         def one_sample(
             vjp: Pullback, ids: Array, hidden: Array, sample_key: Key[Array, ""]
         ) -> Float[Array, "probes leaf"]:
             def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
-                pulled = vjp(rademacher(probe_key, signs_shape, hidden.dtype) @ factor)
+                pulled = vjp(rademacher(probe_key, hidden.shape, hidden.dtype) @ factor)
                 inner = jax.tree.leaves(pulled["params"])
                 outer = {
                     "embedding": _table_norm(
@@ -164,6 +164,35 @@ class SplitLinearization:
         outer = {name: leaves[position] for name, position in self.outer.items()}
         positions = self.outer.values()
         return [leaf for i, leaf in enumerate(leaves) if i not in positions], outer
+
+
+def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A lower triangular L with ``L L^T = matrix``, for a positive semi-definite matrix.
+
+    Cholesky's method, column by column, leaving out columns whose pivot is zero up to rounding.
+    `jnp.linalg` would call LAPACK, whose threads go on spinning and slow down what follows on a CPU
+    with few cores.
+
+    Args:
+        matrix: symmetric, without negative eigenvalues.
+
+    Example:
+        >>> semidefinite_root(jnp.array([[4.0, 2.0], [2.0, 1.0]]))
+        Array([[2., 0.],
+               [1., 0.]], dtype=float32)
+    """
+    negligible = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
+
+    def eliminate(
+        index: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
+    ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+        rest, root = carry
+        pivot = rest[index, index]
+        below = jnp.where(jnp.arange(len(matrix)) >= index, rest[:, index], 0)
+        column = jnp.where(pivot > negligible, below / jnp.sqrt(jnp.maximum(pivot, negligible)), 0)
+        return rest - jnp.outer(column, column), root.at[:, index].set(column)
+
+    return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, jnp.zeros_like(matrix)))[1]
 
 
 def _table_norm(

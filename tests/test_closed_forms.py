@@ -13,6 +13,7 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, Hutchinson, SplitModel
+from lnpjax.closed_forms import semidefinite_root
 
 OUTER = ("table", "kernel")
 
@@ -160,6 +161,17 @@ def test_llama_splits_itself(x64):
     np.testing.assert_array_equal(split(params, tokens), whole(whole_params, tokens))
     tied = Llama(dataclasses.replace(config, tie_embeddings=True), rngs=nnx.Rngs(0))
     assert not isinstance(split_llama(tied)[0], SplitModel)
+
+
+@pytest.mark.parametrize("rank", [6, 3, 0])
+def test_semidefinite_root(x64, rank):
+    half = jax.random.normal(jax.random.key(9), (6, rank))
+    matrix = half @ half.T
+    root = semidefinite_root(matrix)
+    np.testing.assert_allclose(root @ root.T, matrix, atol=1e-12)
+    np.testing.assert_array_equal(root, np.tril(root))
+    if rank == 6:
+        np.testing.assert_allclose(root, np.linalg.cholesky(matrix), atol=1e-12)
 
 
 @pytest.mark.parametrize(
