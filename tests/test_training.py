@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
-import subprocess
-import sys
 from typing import NamedTuple
 
 import jax
@@ -208,6 +205,7 @@ def assert_identical(left, right):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.compiled_as_by_users
 @every_setting
 @pytest.mark.parametrize(
     "options",
@@ -222,22 +220,6 @@ def test_training_is_bit_identical(name, options):
     assert [bool(r.measured) for r in records] == [
         i in (0, 1, 2, 3, 5, 6) for i in range(NUM_STEPS)
     ]
-
-
-def test_training_is_bit_identical_as_compiled_by_default():
-    """The suite compiles without optimisation; here once as users do."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__),
-            *("-k", "test_training_is_bit_identical and handed and not by_default"),
-        ],
-        env=os.environ | {"XLA_FLAGS": " "},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "3 passed" in done.stdout
 
 
 @every_setting

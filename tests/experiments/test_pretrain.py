@@ -155,6 +155,7 @@ def test_a_finished_run_stays_as_it_is(
     assert_same_end(path, finished, experiment)
 
 
+@pytest.mark.compiled_as_by_users
 def test_measuring_does_not_change_training(
     finished: Path, dataset: Dataset, tmp_path: Path
 ) -> None:
