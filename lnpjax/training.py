@@ -168,8 +168,9 @@ def instrument(
 ) -> InstrumentedStep:
     """Make a training step measure at scheduled steps, within the same compiled function.
 
-    Training itself is untouched: the states that follow are those of `train_step`, to the bit. The
-    measurement is taken at the parameters before the update.
+    Training itself is untouched: the states that follow are those of `train_step`, to the bit as
+    XLA compiles for the CPU by default (no compiler promises to round a program alike inside a
+    larger one). The measurement is taken at the parameters before the update.
 
     Args:
         train_step: any ``train_step(state, batch) -> (state, metrics)``.

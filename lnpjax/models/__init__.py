@@ -1,6 +1,7 @@
 """Flax NNX models of the papers, with their published sizes as presets."""
 
-from lnpjax.models.llama import Llama, LlamaConfig, generate_greedy, split_llama
+from lnpjax.models.generation import generate_greedy
+from lnpjax.models.llama import Llama, LlamaConfig, split_llama
 from lnpjax.models.presets import (
     CIFAR5M_PRESETS,
     SIMPLESTORIES_PRESETS,

@@ -22,6 +22,7 @@ from lnpjax._checks import require
 from lnpjax.adapters import from_nnx
 from lnpjax.assumptions import ApplyFn
 from lnpjax.closed_forms import SplitModel
+from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 INITIAL_STD = 0.02
 
@@ -151,55 +152,6 @@ def _floating_dtype_name(argument: str, dtype: DTypeLike) -> str:
         got=repr(dtype),
     )
     return jnp.dtype(dtype).name
-
-
-def rotary_angles(
-    time: int, head_width: int, *, base: float, dtype: DTypeLike
-) -> Float[Array, "time half"]:
-    """Angles `t * base^(-2i / head_width)` of the rotary embedding (Su et al., 2021).
-
-    Args:
-        time: number of positions, counted from 0.
-        head_width: width of one head, even.
-        base: base of the frequencies.
-        dtype: dtype of the result.
-
-    Returns:
-        Angles in radians, `(time, head_width / 2)`.
-
-    Example:
-        >>> rotary_angles(2, 4, base=10000.0, dtype="float32").tolist()[0]
-        [0.0, 0.0]
-    """
-    frequencies = base ** (-jnp.arange(0, head_width, 2, dtype=dtype) / head_width)
-    return jnp.outer(jnp.arange(time, dtype=dtype), frequencies)
-
-
-def rotate_pairs(
-    x: Float[Array, "*heads time width"], angles: Float[Array, "time half"], *, interleaved: bool
-) -> Float[Array, "*heads time width"]:
-    """Turn each pair of a head's coordinates by its angle; inner products see relative positions.
-
-    Args:
-        x: queries or keys, `(..., time, width)`.
-        angles: what `rotary_angles` returns.
-        interleaved: pairs are (2i, 2i + 1) if true, else (i, i + width / 2).
-
-    Returns:
-        The rotated array, with the shape and dtype of `x`.
-
-    Example:
-        >>> x = jnp.array([[1.0, 0.0]])
-        >>> rotate_pairs(x, jnp.array([[jnp.pi / 2]]), interleaved=True).round(3).tolist()
-        [[-0.0, 1.0]]
-    """
-    half = x.shape[-1] // 2
-    pair_shape, pair_axis = ((half, 2), -1) if interleaved else ((2, half), -2)
-    pairs = x.reshape(*x.shape[:-1], *pair_shape)
-    first, second = jnp.unstack(pairs, axis=pair_axis)
-    cos, sin = jnp.cos(angles), jnp.sin(angles)
-    rotated = jnp.stack([first * cos - second * sin, first * sin + second * cos], axis=pair_axis)
-    return rotated.reshape(x.shape).astype(x.dtype)
 
 
 def _linear(
@@ -424,53 +376,3 @@ def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
         return nnx.merge(graphdef, params, copy=True).transform(embedded)
 
     return SplitModel(body, embedding="embedding/embedding", readout="head/kernel"), params
-
-
-def generate_greedy(
-    model: Llama, prompt: Int[Array, "batch prompt"], num_tokens: int
-) -> Int[Array, "batch time"]:
-    """Continue each prompt with the most probable token, `num_tokens` times.
-
-    The whole sequence is run again for every token: simple, and enough for short samples.
-
-    Args:
-        model: the language model.
-        prompt: token ids, `(batch, prompt)`, at least one per row.
-        num_tokens: how many tokens to add.
-
-    Returns:
-        The prompts with their continuations, `(batch, prompt + num_tokens)`.
-
-    Raises:
-        ValueError: if a prompt is empty, `num_tokens` is negative, or the result would be longer
-            than the model's `max_seq_len`.
-
-    Example:
-        >>> from lnpjax.models import preset
-        >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
-        >>> generate_greedy(model, jnp.array([[1, 2]]), 3).shape
-        (1, 5)
-    """
-    prompt = jnp.asarray(prompt)
-    require(
-        prompt.ndim == 2 and prompt.shape[1] >= 1,
-        "prompt",
-        expected="shape (batch, prompt) with at least one token",
-        got=f"shape {prompt.shape}",
-    )
-    limit = model.config.max_seq_len - prompt.shape[1]
-    require(
-        0 <= num_tokens <= limit,
-        "num_tokens",
-        expected=f"0 to {limit} (what max_seq_len leaves)",
-        got=num_tokens,
-    )
-
-    def append(position: Int[Array, ""], tokens: Int[Array, "batch time"]) -> Array:
-        # Causality makes the zeros that still fill the tail harmless.
-        chosen = jnp.argmax(model(tokens)[:, position - 1], axis=-1)
-        return tokens.at[:, position].set(chosen.astype(tokens.dtype))
-
-    start = prompt.shape[1]
-    tokens = jnp.pad(prompt, ((0, 0), (0, num_tokens)))
-    return jax.lax.fori_loop(start, start + num_tokens, append, tokens)

@@ -20,7 +20,7 @@ from lnpjax.models import (
     generate_greedy,
     preset,
 )
-from lnpjax.models.llama import rotary_angles, rotate_pairs
+from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 SMALL = LlamaConfig(
     vocab_size=13,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lnpjax.models.llama import Llama, LlamaConfig, generate_greedy
+from lnpjax.models import Llama, LlamaConfig, generate_greedy
 from lnpjax.models.llama2c import Tokenizer, read_checkpoint
 
 needs_data = pytest.mark.skipif(
