@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Thousands of small programs are compiled once and run once: compile them cheaply. An XLA_FLAGS of
-# one's own wins.
+# Thousands of small programs are compiled once and run once: compile them cheaply, where the
+# compiler survives it (jaxlib 0.11 crashes under these flags). An XLA_FLAGS of one's own wins.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    if importlib.metadata.version("jaxlib").startswith("0.10.")
+    else "",
 )
 
 import jax
