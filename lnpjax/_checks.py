@@ -6,6 +6,10 @@ import importlib
 from types import ModuleType
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 
 def require(
     condition: bool,
@@ -35,6 +39,105 @@ def require(
     """
     if not condition:
         raise error(f"{argument}: expected {expected}, got {got}")
+
+
+def concrete(array: Any) -> np.ndarray | None:
+    """The values of an array, or `None` where they cannot be looked at.
+
+    Values are known outside of `jit`, `vmap` and `grad`, and where this process holds all of them;
+    elsewhere a check of values is skipped, and shapes and dtypes are all that can be refused.
+
+    Example:
+        >>> concrete(jnp.ones(2))
+        array([1., 1.], dtype=float32)
+        >>> jax.jit(lambda x: x if concrete(x) is None else 0 * x)(1.0)
+        Array(1., dtype=float32, weak_type=True)
+    """
+    if isinstance(array, jax.core.Tracer):
+        return None
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return None
+    return np.asarray(array)
+
+
+def check_floating(argument: str, array: Any) -> None:
+    """Refuse what is not an array of real floating-point numbers.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        array: the array, traced or not.
+
+    Raises:
+        TypeError: if it is no array, or holds other than real floating-point numbers.
+
+    Example:
+        >>> check_floating("losses", np.arange(3))
+        Traceback (most recent call last):
+            ...
+        TypeError: losses: expected an array of real floating-point numbers, got dtype int64
+    """
+    require(
+        isinstance(array, jax.Array | np.ndarray),
+        argument,
+        expected="an array of real floating-point numbers",
+        got=type(array).__name__,
+        error=TypeError,
+    )
+    require(
+        jnp.issubdtype(array.dtype, jnp.floating),
+        argument,
+        expected="an array of real floating-point numbers",
+        got=f"dtype {array.dtype}",
+        error=TypeError,
+    )
+
+
+def check_kernel(argument: str, kernel: Any, *, symmetric: bool = True) -> None:
+    """Refuse what is not a kernel matrix.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        kernel: the kernel, traced or not.
+        symmetric: whether it is the kernel of a batch with itself: square, and symmetric to within
+            ``sqrt(eps)`` of its largest entry. `False` for a kernel between two batches.
+
+    Raises:
+        TypeError: if it is no array of real floating-point numbers.
+        ValueError: if it is not a matrix, or not square where `symmetric`; and, where its values
+            are known (see `concrete`), if one is infinite or NaN, or if it is not symmetric.
+
+    Example:
+        >>> check_kernel("kernel", jnp.array([[1.0, 2.0], [0.0, 1.0]]))
+        Traceback (most recent call last):
+            ...
+        ValueError: kernel: expected a symmetric matrix, got entries that differ from those across
+        the diagonal by up to 2.0
+    """
+    check_floating(argument, kernel)
+    require(
+        kernel.ndim == 2 and (kernel.shape[0] == kernel.shape[1] or not symmetric),
+        argument,
+        expected=f"a {'square ' if symmetric else ''}matrix",
+        got=f"shape {kernel.shape}",
+    )
+    values = concrete(kernel)
+    if values is None or not values.size:
+        return
+    require(
+        bool(np.all(np.isfinite(values))),
+        argument,
+        expected="finite entries",
+        got=f"{np.sum(~np.isfinite(values))} that are infinite or NaN",
+    )
+    if symmetric:
+        difference = float(np.max(np.abs(values - values.T)))
+        tolerance = float(jnp.finfo(kernel.dtype).eps) ** 0.5 * float(np.max(np.abs(values)))
+        require(
+            difference <= tolerance,
+            argument,
+            expected="a symmetric matrix",
+            got=f"entries that differ from those across the diagonal by up to {difference}",
+        )
 
 
 def import_extra(module: str, *, extra: str, purpose: str) -> ModuleType:

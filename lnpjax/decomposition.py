@@ -32,7 +32,7 @@ Batch: TypeAlias = tuple[PyTree, PyTree]
 Normalization: TypeAlias = Literal["sample", "token"] | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable: jit takes it whatever `wrt` holds
 class LNPMeasure:
     """A measurement of the LNP components, made by `lnp`. Call it; see there."""
 

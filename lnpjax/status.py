@@ -25,6 +25,10 @@ class Status(enum.IntFlag):
     NON_FINITE = 4
     SAMPLES_INTERACT = 8
     NOT_MEASURED = 16
+    TOO_FEW_POINTS = 32
+    NEGATIVE_EIGENVALUES = 64
+    DEGENERATE_SPECTRUM = 128
+    NOT_SYMMETRIC = 256
 
 
 _EXPLANATIONS = {
@@ -43,6 +47,18 @@ _EXPLANATIONS = {
         "use estimator=GlobalHutchinson(...), which needs no per-sample norms"
     ),
     Status.NOT_MEASURED: "this step was not scheduled to be measured",
+    Status.TOO_FEW_POINTS: (
+        "fewer than three usable points to fit: values that are zero, negative, infinite or NaN "
+        "are left out (is the window of ranks too narrow, or beyond the rank of the kernel?)"
+    ),
+    Status.NEGATIVE_EIGENVALUES: (
+        "an eigenvalue is negative beyond rounding: this is no kernel J J^T"
+    ),
+    Status.DEGENERATE_SPECTRUM: (
+        "eigenvalues coincide up to rounding: only sums over such modes are determined, not the "
+        "share of each"
+    ),
+    Status.NOT_SYMMETRIC: "the kernel is not symmetric, so that it has no orthogonal eigenmodes",
 }
 
 

@@ -1,0 +1,112 @@
+"""What a computation costs, before it is run: operations counted on its jaxpr, and memory."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from jaxtyping import PyTree
+
+from lnpjax._checks import require
+
+
+def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
+    """Floating-point operations of the matrix products and convolutions in a function.
+
+    A multiplication and an addition count as two. Loops with a known length are counted that often,
+    a branch as its most expensive case; everything else (element-wise work) counts nothing.
+
+    Args:
+        function: traced, never run.
+        *arguments: arrays or `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> matmul_flops(jnp.matmul, jnp.ones((3, 4)), jnp.ones((4, 5)))
+        120.0
+    """
+    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _flops(jaxpr: Any) -> float:
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, inner = equation.primitive.name, _inner_jaxprs(equation.params)
+        if name == "dot_general":
+            total += _dot_general_flops(equation)
+        elif name == "conv_general_dilated":
+            total += _convolution_flops(equation)
+        elif name == "cond":
+            total += max(_flops(branch) for branch in inner)
+        else:
+            total += equation.params.get("length", 1) * sum(_flops(body) for body in inner)
+    return total
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
+    leaves = jax.tree.leaves(tuple(params.values()), is_leaf=lambda value: hasattr(value, "eqns"))
+    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
+
+
+def _dot_general_flops(equation: Any) -> float:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution_flops(equation: Any) -> float:
+    kernel = equation.invars[1].aval.shape
+    out_axis = equation.params["dimension_numbers"].rhs_spec[0]
+    taps = math.prod(kernel) / kernel[out_axis]
+    return 2.0 * math.prod(equation.outvars[0].aval.shape) * taps
+
+
+def free_memory() -> int | None:
+    """Bytes that the default device can still give, or `None` where it does not say."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return _free_host_memory()
+    stats = device.memory_stats() or {}
+    return stats["bytes_limit"] - stats["bytes_in_use"] if "bytes_limit" in stats else None
+
+
+def _free_host_memory() -> int | None:
+    meminfo = Path("/proc/meminfo")
+    if meminfo.exists():
+        for line in meminfo.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return None
+
+
+def check_fits(argument: str, num_bytes: int, max_bytes: int | None, *, advice: str) -> None:
+    """Refuse what would not fit into memory, before anything is allocated.
+
+    Args:
+        argument: what would be allocated, for the message.
+        num_bytes: how much of it.
+        max_bytes: how much there may be; `None` for what is free (`free_memory`).
+        advice: how to need less.
+
+    Raises:
+        ValueError: if it does not fit.
+
+    Example:
+        >>> check_fits("kernel", 8_000, 1_000, advice="fewer samples")
+        Traceback (most recent call last):
+            ...
+        ValueError: kernel: expected at most 1,000 bytes (fewer samples), got 8,000 bytes
+    """
+    limit = free_memory() if max_bytes is None else max_bytes
+    require(
+        limit is None or num_bytes <= limit,
+        argument,
+        expected=f"at most {limit:,} bytes ({advice})" if limit is not None else "",
+        got=f"{num_bytes:,} bytes",
+    )

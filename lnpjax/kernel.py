@@ -1,0 +1,259 @@
+"""The explicit empirical NTK, for models small enough to have one."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PyTree
+
+from lnpjax import kernel_methods, parameters
+from lnpjax._checks import require
+from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
+from lnpjax.costs import check_fits
+from lnpjax.jacobian import linearize_samples
+from lnpjax.kernel_methods import Side
+from lnpjax.outputs import OutputSubset, restrict
+from lnpjax.status import Status, describe_status
+
+Backend: TypeAlias = Literal["jax", "neural_tangents"]
+Method: TypeAlias = Literal["auto", "contraction", "products", "batch"]
+
+
+def entk(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    inputs2: PyTree | None = None,
+    outputs: OutputSubset = None,
+    wrt: parameters.Subset = None,
+    preconditioner: PyTree | None = None,
+    backend: Backend = "jax",
+    method: Method = "auto",
+    chunk_size: int | None = None,
+    max_bytes: int | None = None,
+) -> Float[Array, "n1_m n2_m"]:
+    """The empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
+
+    Spectral Reach, equations 5 and 18; NTK lens, equations 1 and 7. A sum over parameters, never a
+    mean over outputs. Rows and columns are sample-major: output a of sample i is at ``i m + a``.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: the first batch, n1 samples; any pytree whose leaves lead with the sample.
+        inputs2: the second batch, n2 samples; `None` for the first one again. The kernel is then
+            symmetric to the bit.
+        outputs: which outputs of each sample to keep, m of them (`lnpjax.outputs.select_outputs`);
+            `None` for all.
+        wrt: the trainable subset (`lnpjax.parameters.partition`); everything if `None`.
+        preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters, for
+            ``J_1 P J_2^T``; backend "jax" only.
+        backend: "jax" is this library's own; "neural_tangents" computes the same with the package
+            neural-tangents, for a second opinion (the extra `neural-tangents`).
+        method: how the matrix is filled (`lnpjax.kernel_methods`). "contraction" multiplies rows of
+            J, "products" pushes each row forward through the network; both take each sample's rows
+            from that sample alone. "batch" assumes nothing about samples, at up to twice the cost
+            of "products". "auto" takes the one with fewer operations; outside `jit` also "batch"
+            where samples interact.
+        chunk_size: how many rows of J are alive at once; memory grows with it. `None` for as many
+            as 256 MB hold. Not for neural-tangents, which holds all of J when it contracts.
+        max_bytes: refuse a kernel that needs more, before anything is allocated; `None` for what
+            the device has free.
+
+    Returns:
+        ``(n1 m, n2 m)``, in float32 (float64 under x64) whatever the network computes in (though
+        neural-tangents adds up in the network's own precision). Units: outputs squared per
+        parameter squared. NaN where, under `jit`, "contraction" or "products"
+        meet samples that interact.
+
+    Raises:
+        TypeError, ValueError: for bad input, for a kernel that does not fit (the message names the
+            bytes), and, outside `jit`, for "contraction" or "products" where samples interact.
+        ImportError: if neural-tangents is missing or cannot work with this jax.
+
+    Cost: in gradients of one sample: ``n1 m + n2 m`` and the contraction ``n1 n2 m^2`` times the
+    number of parameters; or ``n2 m (1 + n1)``. See `lnpjax.kernel_methods`.
+
+    Example:
+        >>> weights, inputs = jnp.ones((2, 2)), jnp.array([[1.0, 0.0], [1.0, 1.0]])
+        >>> entk(lambda w, x: x @ w, weights, inputs, outputs=[0])
+        Array([[1., 1.],
+               [1., 2.]], dtype=float32)
+    """
+    _check_choice("backend", backend, get_args(Backend))
+    _check_choice("method", method, get_args(Method))
+    require(
+        chunk_size is None or chunk_size >= 1,
+        "chunk_size",
+        expected="None or an integer >= 1",
+        got=chunk_size,
+    )
+    symmetric = inputs2 is None
+    check_batch(apply_fn, params, inputs)
+    network = restrict(apply_fn, outputs)
+    left = right = Side(network, params, inputs, wrt)
+    if not symmetric:
+        check_batch(apply_fn, params, inputs2, argument="inputs2")
+        right = Side(network, params, inputs2, wrt)
+        require(
+            left.shape[1] == right.shape[1],
+            "inputs2",
+            expected=f"as many outputs per sample as in inputs, {left.shape[1]}",
+            got=right.shape[1],
+        )
+    trainable, _ = parameters.partition(params, wrt)
+    if preconditioner is not None:
+        check_tree_like("preconditioner", preconditioner, trainable)
+    require(
+        backend == "jax" or preconditioner is None,
+        "preconditioner",
+        expected="None with backend='neural_tangents', which has none",
+        got="one",
+    )
+    _check_memory(left, right, max_bytes)
+
+    interact = samples_interact(network, params, inputs, _outputs_alone(left))
+    method, valid = _settle(method, interact)
+    with jax.default_matmul_precision("highest"):
+        if backend == "neural_tangents":
+            kernel = _by_neural_tangents(left, right, method, symmetric)
+        else:
+            kernel = _fill(left, right, method, symmetric, preconditioner, chunk_size)
+    if symmetric:  # one half is computed, or both up to rounding
+        kernel = jnp.tril(kernel) + jnp.tril(kernel, -1).T
+    return jnp.where(valid, kernel, jnp.nan)
+
+
+def entk_groups(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    groups: parameters.Grouping = None,
+    wrt: parameters.Subset = None,
+    preconditioner: PyTree | None = None,
+    **options: Any,
+) -> dict[str, Float[Array, "n1_m n2_m"]]:
+    """The share of every parameter group in the eNTK; the shares add up to it.
+
+    Args:
+        apply_fn: as in `entk`.
+        params: likewise.
+        inputs: likewise.
+        groups: the parameter groups (`lnpjax.parameters.group_leaves`); `None` for the top-level
+            modules.
+        wrt: the trainable subset.
+        preconditioner: as in `entk`.
+        **options: its further options.
+
+    Returns:
+        A kernel for each group.
+
+    Raises:
+        TypeError, ValueError, ImportError: as `entk`.
+
+    Cost: as `entk` for the contractions; the rows of J are made once for each group.
+
+    Example:
+        >>> params = {"slope": jnp.ones(()), "shift": jnp.ones(())}
+        >>> line = lambda p, x: p["slope"] * x + p["shift"]
+        >>> parts = entk_groups(line, params, jnp.array([[1.0], [2.0]]))
+        >>> parts["shift"].tolist(), parts["slope"].tolist()
+        ([[1.0, 1.0], [1.0, 1.0]], [[1.0, 2.0], [2.0, 4.0]])
+    """
+    trainable, _ = parameters.partition(params, wrt)
+    names = parameters.paths(trainable)
+    kernels = {}
+    for group, members in parameters.group_leaves(trainable, groups).items():
+        within = {names[index] for index in members}.__contains__
+        share = None
+        if preconditioner is not None:
+            share, _ = parameters.split_paths(preconditioner, within)
+        kernels[group] = entk(apply_fn, params, inputs, wrt=within, preconditioner=share, **options)
+    return kernels
+
+
+def _outputs_alone(side: Side) -> Float[Array, "batch m"]:
+    """What each sample gives on its own."""
+    return linearize_samples(side.apply_fn, side.params, side.inputs, wrt=side.wrt).outputs
+
+
+def _settle(method: Method, interact: Bool[Array, ""]) -> tuple[Method, Bool[Array, ""] | bool]:
+    """The method that is right for these samples, and whether its result will be."""
+    if method == "batch":
+        return method, True
+    if isinstance(interact, jax.core.Tracer):
+        return method, ~interact
+    if bool(interact):
+        require(
+            method == "auto",
+            "method",
+            expected="'auto' or 'batch'",
+            got=f"{method!r}, but {describe_status(Status.SAMPLES_INTERACT)}",
+        )
+        return "batch", True
+    return method, True
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, argument, expected=f"one of {choices}", got=repr(value))
+
+
+def _check_memory(left: Side, right: Side, max_bytes: int | None) -> None:
+    entries = left.num_rows * right.num_rows
+    check_fits(
+        f"the {left.num_rows} x {right.num_rows} kernel",
+        3 * entries * parameters.accumulation_dtype().itemsize,  # itself, its mirror, their sum
+        max_bytes,
+        advice="take fewer samples, or fewer outputs with outputs=",
+    )
+
+
+def _fill(
+    left: Side,
+    right: Side,
+    method: str,
+    symmetric: bool,
+    preconditioner: PyTree | None,
+    chunk_size: int | None,
+) -> Float[Array, "n1_m n2_m"]:
+    plan = kernel_methods.plan(
+        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
+    )
+    if plan.method == "contraction":
+        return kernel_methods.contraction(
+            left,
+            right,
+            weights=preconditioner,
+            chunk_size=plan.chunk_size,
+            symmetric=symmetric,
+        )
+    fill = {
+        "products": kernel_methods.products,
+        "batch": kernel_methods.batch_products,
+    }[plan.method]
+    return fill(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
+
+
+def _by_neural_tangents(
+    left: Side, right: Side, method: str, symmetric: bool
+) -> Float[Array, "n1_m n2_m"]:
+    """The same matrix by neural-tangents: samples as one function ("batch"), or each alone."""
+    from lnpjax._neural_tangents import neural_tangents_kernel
+
+    trainable, frozen = parameters.partition(left.params, left.wrt)
+
+    def apply_trainable(trainable: PyTree, inputs: PyTree) -> Float[Array, "batch m"]:
+        return left.apply_fn(parameters.combine(trainable, frozen), inputs)
+
+    return neural_tangents_kernel(
+        apply_trainable,
+        trainable,
+        left.inputs,
+        None if symmetric else right.inputs,
+        implementation="contraction" if method == "contraction" else "products",
+        vmap_axes=None if method == "batch" else 0,
+    ).astype(parameters.accumulation_dtype())
