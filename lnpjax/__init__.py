@@ -9,13 +9,34 @@ import jaxlib as _jaxlib
 
 from lnpjax._version import __version__
 from lnpjax.adapters import from_linen, from_nnx
+from lnpjax.alignment import (
+    Misalignment,
+    eigenvector_misalignment,
+    kernel_target_alignment,
+    label_alignment,
+)
 from lnpjax.closed_forms import SplitModel
 from lnpjax.components import LNP, GroupLNP
 from lnpjax.decomposition import LNPMeasure, lnp
 from lnpjax.estimators import Exact, GlobalHutchinson, Hutchinson
 from lnpjax.jacobian import Linearization, linearize
+from lnpjax.kernel import entk, entk_groups
+from lnpjax.mode_steps import ModeStep, project_update, step_along_gradient
+from lnpjax.modes import Modes, eigenmodes, mode_pairs
+from lnpjax.ntk_dynamics import adaptation_rate, trace_ratio
+from lnpjax.outputs import select_outputs
 from lnpjax.parameters import by_depth
 from lnpjax.schedule import Windows, log_windows
+from lnpjax.spectrum import (
+    PowerLaw,
+    effective_rank,
+    inverse_participation_ratio,
+    normalized_kernel,
+    participation_ratio,
+    power_law,
+    trace_outputs,
+    von_neumann_entropy,
+)
 from lnpjax.status import Status, describe_status
 from lnpjax.trace import Estimate, squared_jacobian_norm
 from lnpjax.training import InstrumentedStep, Record, instrument
@@ -39,18 +60,41 @@ __all__ = [
     "InstrumentedStep",
     "LNPMeasure",
     "Linearization",
+    "Misalignment",
+    "ModeStep",
+    "Modes",
+    "PowerLaw",
     "Record",
     "SplitModel",
     "Status",
     "Windows",
     "__version__",
+    "adaptation_rate",
     "by_depth",
     "describe_status",
+    "effective_rank",
+    "eigenmodes",
+    "eigenvector_misalignment",
+    "entk",
+    "entk_groups",
     "from_linen",
     "from_nnx",
     "instrument",
+    "inverse_participation_ratio",
+    "kernel_target_alignment",
+    "label_alignment",
     "linearize",
     "lnp",
     "log_windows",
+    "mode_pairs",
+    "normalized_kernel",
+    "participation_ratio",
+    "power_law",
+    "project_update",
+    "select_outputs",
     "squared_jacobian_norm",
+    "step_along_gradient",
+    "trace_outputs",
+    "trace_ratio",
+    "von_neumann_entropy",
 ]

@@ -1,0 +1,389 @@
+"""What one reads off a spectrum: how many modes matter, and how fast the rest decays.
+
+Functions of eigenvalues, and the two transformations of a kernel that the papers apply before they
+look at its eigenvalues. Pure, and at home under `jit` and `vmap`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from lnpjax._checks import check_floating, check_kernel, concrete, require
+from lnpjax.parameters import accumulation_dtype
+from lnpjax.status import Status, flag
+
+
+def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
+    """Refuse what is not the spectrum of a positive semi-definite kernel.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        eigenvalues: ``(..., k)`` with k >= 1, traced or not.
+
+    Raises:
+        TypeError: if it is no array of real floating-point numbers.
+        ValueError: if it has no eigenvalues; and, where its values are known, if one is infinite or
+            NaN, or more negative than rounding explains (``sqrt(eps)`` of the largest).
+
+    Example:
+        >>> check_eigenvalues("eigenvalues", jnp.array([1.0, -0.5]))
+        Traceback (most recent call last):
+            ...
+        ValueError: eigenvalues: expected no eigenvalue below zero by more than rounding, got -0.5
+    """
+    check_floating(argument, eigenvalues)
+    require(
+        eigenvalues.ndim >= 1 and eigenvalues.shape[-1] >= 1,
+        argument,
+        expected="at least one eigenvalue along the last axis",
+        got=f"shape {eigenvalues.shape}",
+    )
+    values = concrete(eigenvalues)
+    if values is None or not values.size:
+        return
+    require(
+        bool(np.all(np.isfinite(values))),
+        argument,
+        expected="finite eigenvalues",
+        got=f"{np.sum(~np.isfinite(values))} that are infinite or NaN",
+    )
+    rounding = float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5 * np.max(np.abs(values), axis=-1)
+    require(
+        bool(np.all(np.min(values, axis=-1) >= -rounding)),
+        argument,
+        expected="no eigenvalue below zero by more than rounding",
+        got=float(np.min(values)),
+    )
+
+
+def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
+    """The share of each mode in the trace, ``p_k = lambda_k / sum_j lambda_j``.
+
+    The normalised eigenvalues of NTK Lens, equation 2, and of Spectral Reach, equation 9. A
+    positive semi-definite kernel has no negative eigenvalues, but the eigensolver returns some of
+    the size of its rounding error: they count as zero, here and in everything built on this.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order.
+
+    Returns:
+        Shares that are >= 0 and sum to 1; NaN where all eigenvalues are zero.
+
+    Raises:
+        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        ValueError: as `check_eigenvalues`.
+
+    Example:
+        >>> normalized_spectrum(jnp.array([3.0, 1.0, -1e-8]))
+        Array([0.75, 0.25, 0.  ], dtype=float32)
+    """
+    check_eigenvalues("eigenvalues", eigenvalues)
+    # maximum, unlike a comparison, lets NaN through.
+    eigenvalues = jnp.maximum(jnp.asarray(eigenvalues, accumulation_dtype()), 0)
+    return eigenvalues / jnp.sum(eigenvalues, axis=-1, keepdims=True)
+
+
+def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
+    """Entropy of the normalised spectrum, ``S = -sum_k p_k ln p_k``, with ``0 ln 0 = 0``.
+
+    NTK Lens, section 3.1: ``-Tr(M ln M)`` of the kernel divided by its trace. Negative eigenvalues
+    of the size of rounding count as zero.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order.
+
+    Returns:
+        The entropy in nats, between 0 and ``ln k``; NaN where all eigenvalues are zero.
+
+    Raises:
+        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        ValueError: as `check_eigenvalues`.
+
+    Example:
+        >>> entropy = von_neumann_entropy(jnp.array([0.5, 0.5]))
+        >>> print(f"{entropy:.4f}, ln 2 = {np.log(2):.4f}")
+        0.6931, ln 2 = 0.6931
+    """
+    return jnp.sum(jax.scipy.special.entr(normalized_spectrum(eigenvalues)), axis=-1)
+
+
+def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
+    """The number of modes that matter, ``exp(S)`` with the entropy of the normalised spectrum.
+
+    NTK Lens, equation 3. The paper reads it off the kernel of normalised gradients (its appendix
+    B.3): pass the eigenvalues of `normalized_kernel` for that. Negative eigenvalues of the size of
+    rounding count as zero.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order.
+
+    Returns:
+        The effective rank, between 1 and k; NaN where all eigenvalues are zero.
+
+    Raises:
+        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        ValueError: as `check_eigenvalues`.
+
+    Example:
+        Two directions that learn at different rates are fewer than two (appendix B.3):
+
+        >>> print(f"{effective_rank(jnp.array([1 / 2, 1 / 2])):.3f}")
+        2.000
+        >>> print(f"{effective_rank(jnp.array([1 / 3, 2 / 3])):.3f}")
+        1.890
+    """
+    return jnp.exp(von_neumann_entropy(eigenvalues))
+
+
+def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
+    """How concentrated a spectrum is, ``sum_k p_k^2 = |Theta|_F^2 / Tr(Theta)^2``.
+
+    Spectral Reach, equation 37: its square root is the factor between spectral position and
+    kernel-target alignment. Negative eigenvalues of the size of rounding count as zero.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order.
+
+    Returns:
+        Between ``1 / k`` (all equal) and 1 (a single one); NaN where all eigenvalues are zero.
+
+    Raises:
+        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        ValueError: as `check_eigenvalues`.
+
+    Example:
+        >>> inverse_participation_ratio(jnp.array([2.0, 2.0, 0.0]))
+        Array(0.5, dtype=float32)
+    """
+    return jnp.sum(normalized_spectrum(eigenvalues) ** 2, axis=-1)
+
+
+def participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
+    """The number of modes that matter, by their squares: ``1 / sum_k p_k^2``.
+
+    The inverse of `inverse_participation_ratio` (Spectral Reach, equation 37). Never more than
+    `effective_rank`, which gives small eigenvalues more weight.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order.
+
+    Returns:
+        Between 1 and k; NaN where all eigenvalues are zero.
+
+    Raises:
+        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        ValueError: as `check_eigenvalues`.
+
+    Example:
+        >>> participation_ratio(jnp.array([2.0, 2.0, 0.0]))
+        Array(2., dtype=float32)
+    """
+    return 1 / inverse_participation_ratio(eigenvalues)
+
+
+def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
+
+    NTK Lens, appendix B.3: its effective rank counts directions of learning whatever the rates at
+    which they are learned. In the kernel of several outputs, ``(B m, B m)``, every output of every
+    sample is a gradient of its own.
+
+    Args:
+        kernel: a symmetric positive semi-definite kernel.
+
+    Returns:
+        The cosines between the gradients. A gradient of zero has no direction: its row and column
+        stay zero.
+
+    Raises:
+        TypeError: if `kernel` is no array of real floating-point numbers.
+        ValueError: if `kernel` is not a square matrix; and, where its values are known, if it is
+            not finite or not symmetric, or has a negative diagonal entry.
+
+    Example:
+        >>> normalized_kernel(jnp.array([[4.0, 1.0], [1.0, 1.0]]))
+        Array([[1. , 0.5],
+               [0.5, 1. ]], dtype=float32)
+    """
+    check_kernel("kernel", kernel)
+    values = concrete(kernel)
+    if values is not None:
+        require(
+            bool(np.all(np.diagonal(values) >= 0)),
+            "kernel",
+            expected="squared lengths of gradients on the diagonal",
+            got=f"a negative entry {np.min(np.diagonal(values))}",
+        )
+    kernel = jnp.asarray(kernel, accumulation_dtype())
+    squares = jnp.diagonal(kernel)
+    inverse_lengths = jnp.where(squares == 0, 0, jax.lax.rsqrt(squares))
+    # The outer product first: it is symmetric to the last bit, and so is the result.
+    return kernel * jnp.outer(inverse_lengths, inverse_lengths)
+
+
+def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Array, "n1 n2"]:
+    """The kernel between samples, ``sum_k Theta_(i k)(j k)``: the trace over the outputs.
+
+    NTK Lens, appendix A, sums these blocks ``Theta_kk`` of its equation 7. A sum, not a mean: the
+    trace of a square kernel does not change. (neural-tangents' `trace_axes` takes the mean.)
+
+    Args:
+        kernel: ``(n1 m, n2 m)``, sample-major, between any two batches.
+        num_outputs: m, the outputs of one sample.
+
+    Returns:
+        The kernel ``(n1, n2)`` between samples.
+
+    Raises:
+        TypeError: if `kernel` is no array of real floating-point numbers.
+        ValueError: if `kernel` is not a matrix, or `num_outputs` does not divide its sides; and,
+            where its values are known, if they are not finite.
+
+    Example:
+        >>> trace_outputs(jnp.diag(jnp.array([1.0, 2.0, 3.0, 4.0])), 2)
+        Array([[3., 0.],
+               [0., 7.]], dtype=float32)
+    """
+    check_kernel("kernel", kernel, symmetric=False)
+    rows, columns = kernel.shape
+    require(
+        isinstance(num_outputs, int | np.integer) and num_outputs >= 1,
+        "num_outputs",
+        expected="an integer >= 1",
+        got=num_outputs,
+    )
+    require(
+        rows % num_outputs == 0 and columns % num_outputs == 0,
+        "num_outputs",
+        expected=f"a divisor of both sides of the kernel {kernel.shape}",
+        got=num_outputs,
+    )
+    blocks = jnp.asarray(kernel, accumulation_dtype()).reshape(
+        rows // num_outputs, num_outputs, columns // num_outputs, num_outputs
+    )
+    return jnp.trace(blocks, axis1=1, axis2=3)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PowerLaw:
+    """A fitted power law, ``value ~ amplitude * rank^(-exponent)``; made by `power_law`.
+
+    For several windows every field has one entry per window.
+
+    Attributes:
+        exponent: how fast the values fall; positive for a decaying spectrum.
+        amplitude: the fitted value at rank 1, in the units of the values.
+        r_squared: share of the variance of ``ln value`` within the window that the fit explains;
+            NaN where the values are equal and nothing is to be explained.
+        num_points: values that were used.
+        num_left_out: values of the window that were not: zero, negative, infinite or NaN.
+        status: `lnpjax.Status` flags: `TOO_FEW_POINTS` where fewer than three values were left;
+            the numbers are then NaN.
+    """
+
+    exponent: Float[Array, "*window"]
+    amplitude: Float[Array, "*window"]
+    r_squared: Float[Array, "*window"]
+    num_points: Int[Array, "*window"]
+    num_left_out: Int[Array, "*window"]
+    status: Int[Array, "*window"]
+
+
+def power_law(
+    values: Float[Array, " k"], ranks: tuple[int, int] | Sequence[tuple[int, int]]
+) -> PowerLaw:
+    """Fit a power law to values by rank: least squares of ``ln value`` on ``ln rank``.
+
+    Spectral Lens, equation 2, with its bank of rank windows (equation 3). Every rank has the same
+    weight, so the many high ranks of a wide window dominate its fit.
+
+    Args:
+        values: the value at rank 1, 2, ..., as eigenvalues in descending order.
+        ranks: the window ``(first, last)``, counted from 1 and with both ends inside, or a sequence
+            of windows.
+
+    Returns:
+        A `PowerLaw`; for a sequence of windows, with a leading axis on every field. Values without
+        a logarithm are left out and counted.
+
+    Raises:
+        TypeError: if `values` is no array of real floating-point numbers.
+        ValueError: if `values` is not a vector, or a window is not within it.
+
+    Example:
+        >>> fit = power_law(5 * jnp.arange(1.0, 101.0) ** -2, (10, 100))
+        >>> print(f"{fit.exponent:.3f} {fit.amplitude:.3f} {fit.r_squared:.3f} {fit.num_points}")
+        2.000 5.000 1.000 91
+    """
+    check_floating("values", values)
+    require(values.ndim == 1, "values", expected="a vector", got=f"shape {values.shape}")
+    windows = _rank_windows(ranks, len(values))
+    rank = np.arange(1, len(values) + 1)
+    inside = (windows[..., :1] <= rank) & (rank <= windows[..., 1:])
+
+    dtype = accumulation_dtype()
+    values = jnp.asarray(values, dtype)
+    has_logarithm = jnp.isfinite(values) & (values > 0)
+    used = inside & has_logarithm
+    num_points = jnp.sum(used, axis=-1, dtype=jnp.int32)
+    too_few = flag(num_points < 3, Status.TOO_FEW_POINTS)
+
+    def mean(terms: Array) -> Array:
+        return jnp.sum(jnp.where(used, terms, 0), axis=-1, keepdims=True) / num_points[..., None]
+
+    x = jnp.log(jnp.asarray(rank, dtype))
+    y = jnp.log(jnp.where(has_logarithm, values, 1))
+    dx, dy = x - mean(x), y - mean(y)
+    slope = mean(dx * dy) / mean(dx**2)
+    intercept = mean(y) - slope * mean(x)
+    variance, residual = mean(dy**2), mean((dy - slope * dx) ** 2)
+    # Equal values have a variance of their rounding errors, not of zero.
+    rounding = jnp.finfo(dtype).eps * jnp.max(jnp.where(used, jnp.abs(y), 0), -1, keepdims=True)
+    r_squared = jnp.where(variance > (4 * rounding) ** 2, 1 - residual / variance, jnp.nan)
+
+    def where_enough(numbers: Array) -> Array:
+        return jnp.where(too_few == 0, numbers[..., 0], jnp.nan)
+
+    return PowerLaw(
+        exponent=where_enough(-slope),
+        amplitude=where_enough(jnp.exp(intercept)),
+        r_squared=where_enough(r_squared),
+        num_points=num_points,
+        num_left_out=jnp.sum(inside & ~has_logarithm, axis=-1, dtype=jnp.int32),
+        status=too_few,
+    )
+
+
+def _rank_windows(ranks: Any, num_values: int) -> Int[np.ndarray, "*window 2"]:
+    """The windows as an array, checked."""
+    try:
+        windows = concrete(ranks)
+    except ValueError:  # windows of unequal length make no array
+        windows = None
+    require(
+        windows is not None
+        and np.issubdtype(windows.dtype, np.integer)
+        and windows.ndim in (1, 2)
+        and windows.shape[-1] == 2
+        and windows.size > 0,
+        "ranks",
+        expected="a window (first, last) of integers known outside of jit, or several",
+        got=ranks,
+    )
+    assert windows is not None
+    first, last = windows[..., 0], windows[..., 1]
+    require(
+        bool(np.all((first >= 1) & (first <= last) & (last <= num_values))),
+        "ranks",
+        expected=f"windows with 1 <= first <= last <= {num_values}, the number of values",
+        got=ranks,
+    )
+    return windows

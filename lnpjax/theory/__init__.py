@@ -1,0 +1,1 @@
+"""Closed forms that the measurements are checked against."""
