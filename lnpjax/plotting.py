@@ -9,12 +9,13 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._checks import import_extra, require
+from lnpjax._checks import require
+from lnpjax.plot_style import Panel, add_legend, dress, new_figure, palette, saved
 from lnpjax.rows import Row, columns
 from lnpjax.runs import Run
 
@@ -25,38 +26,29 @@ if TYPE_CHECKING:
 EMA_FACTOR = 0.1  # Spectral Reach, C.1
 STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
 
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too faint for lines.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _COMPUTE = "training compute 6 N D (FLOPs)"
 
 
-class _Panel(NamedTuple):
-    column: str
-    title: str
-    caption: str
-    label: str
-
-
 _PANELS = (
-    _Panel(
+    Panel(
         "loss",
         "Training loss",
         "thin: every step; thick: exponential moving average (factor 0.1); dots: validation",
         "loss (nats)",
     ),
-    _Panel(
+    Panel(
         "chi_loss",
         r"Loss magnitude $\chi_\mathrm{loss}$",
         "squared size of the loss gradient at the outputs: how wrong the predictions still are",
         r"$\chi_\mathrm{loss}$ (nats$^2$ per output$^2$)",
     ),
-    _Panel(
+    Panel(
         "chi_net",
         r"Network magnitude $\chi_\mathrm{net}$",
         "trace of the eNTK: how strongly the outputs respond to the parameters",
         r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
     ),
-    _Panel(
+    Panel(
         "chi_pos",
         r"Spectral position $\chi_\mathrm{pos}$",
         "mean normalised eNTK eigenvalue that drives learning: lower is deeper in the spectrum",
@@ -170,9 +162,9 @@ def plot_components(
         4
     """
     rows_by_label = _rows_by_label(runs)
-    figure = _new_figure(figsize=(11, 8))
+    figure = new_figure(figsize=(11, 8))
     axes = dict(zip(_PANELS, figure.subplots(2, 2).flat, strict=True))
-    colours = _colours(len(rows_by_label))
+    colours = palette(len(rows_by_label))
     for (label, rows), colour in zip(rows_by_label.items(), colours, strict=True):
         measured = columns(rows, "lnp")
         for panel, ax in axes.items():
@@ -181,10 +173,10 @@ def plot_components(
             elif panel.column in measured:
                 _plot_measured(ax, measured, panel.column, label, colour)
     for panel, ax in axes.items():
-        _dress(ax, panel)
+        dress(ax, panel, xlabel=_COMPUTE)
     figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
-    _add_legend(figure, len(rows_by_label))
-    return _saved(figure, path)
+    add_legend(figure, len(rows_by_label))
+    return saved(figure, path)
 
 
 def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
@@ -207,9 +199,9 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
     measured = run.columns("lnp")
     groups = _group_names(measured)
     require(bool(groups), "run", expected='"lnp" rows that have groups', got=f"none in {run.path}")
-    figure = _new_figure(figsize=(11, 4.6))
+    figure = new_figure(figsize=(11, 4.6))
     position, share = figure.subplots(1, 2)
-    for group, colour in zip(groups, _colours(len(groups)), strict=True):
+    for group, colour in zip(groups, palette(len(groups)), strict=True):
         of_group = {name: measured[name] for name in ("step", "window", "flops")} | {
             "chi_pos": measured[f"groups/{group}/chi_pos"],
             "share": measured[f"groups/{group}/chi_net"] / measured["chi_net"],
@@ -218,13 +210,21 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
         _plot_measured(share, of_group, "share", group, colour)
     title = r"Spectral position $\chi_\mathrm{pos}$ of each group"
     caption = "mean normalised eNTK eigenvalue driving learning, in the group's own eNTK"
-    _dress(position, _Panel("chi_pos", title, caption, r"$\chi_\mathrm{pos}$ (dimensionless)"))
+    dress(
+        position,
+        Panel("chi_pos", title, caption, r"$\chi_\mathrm{pos}$ (dimensionless)"),
+        xlabel=_COMPUTE,
+    )
     title = r"Share of $\chi_\mathrm{net}$"
     caption = "how much of the network's response to its parameters is this group's"
-    _dress(share, _Panel("share", title, caption, r"group's $\chi_\mathrm{net}$ / whole"))
+    dress(
+        share,
+        Panel("share", title, caption, r"group's $\chi_\mathrm{net}$ / whole"),
+        xlabel=_COMPUTE,
+    )
     figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
-    _add_legend(figure, len(groups))
-    return _saved(figure, path)
+    add_legend(figure, len(groups))
+    return saved(figure, path)
 
 
 def plot_run(run: Run) -> Path:
@@ -296,50 +296,6 @@ def _sems_of_means(sems: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
     """The standard error of each mean of independent estimates: the root of sum(sem^2), over n."""
     known = [sems[part][~np.isnan(sems[part])] for part in parts]
     return np.array([math.hypot(*part) / part.size if part.size else math.nan for part in known])
-
-
-def _dress(ax: Axes, panel: _Panel) -> None:
-    ax.set(xscale="log", yscale="log", xlabel=_COMPUTE, ylabel=panel.label)
-    ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=18)
-    caption: dict[str, Any] = {
-        "fontsize": 7.5,
-        "color": "0.35",
-        "va": "bottom",
-        "transform": ax.transAxes,
-    }
-    ax.text(0, 1.015, panel.caption, **caption)
-    ax.grid(which="major", color="0.9", linewidth=0.6)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.set_axisbelow(True)
-
-
-def _new_figure(figsize: tuple[float, float]) -> Figure:
-    module = import_extra("matplotlib.figure", extra="run", purpose="drawing figures")
-    return module.Figure(figsize=figsize, layout="constrained")
-
-
-def _add_legend(figure: Figure, num_curves: int) -> None:
-    handles, labels = [], []
-    for ax in figure.axes:
-        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles.append(handle)
-                labels.append(label)
-    columns_shown = min(max(num_curves, 1), 4)
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns_shown, frameon=False)
-
-
-def _saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
-
-
-def _colours(count: int) -> list[Any]:
-    if count <= len(_COLOURS):
-        return list(_COLOURS[:count])
-    module = import_extra("matplotlib", extra="run", purpose="drawing figures")
-    return list(module.colormaps["cividis"](np.linspace(0, 0.95, count)))
 
 
 def _rows_by_label(

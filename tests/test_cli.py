@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from lnpjax import cli
+from lnpjax.commands import train
 from lnpjax.experiments.options import PretrainConfig
 from lnpjax.experiments.pretrain import Experiment, open_run
 from lnpjax.progress import Reporter
@@ -54,7 +55,7 @@ def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-@pytest.mark.parametrize("command", [cli.Train, cli.Plot])
+@pytest.mark.parametrize("command", [cli.Train, cli.Plot, cli.Validate])
 def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command.__name__.lower(), "--help"])
@@ -116,7 +117,7 @@ def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
     notes: list[str] = []
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "terminal_reporter", Interrupts)
+        patch.setattr(train, "terminal_reporter", Interrupts)
         assert cli.main(arguments(text, out="my run")) == 128 + signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
     assert notes[-1].endswith("of 40 steps, saved; go on with: lnpjax train --resume 'my run'")
@@ -128,7 +129,7 @@ def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
 
 
 def test_a_second_stop_signal_interrupts() -> None:
-    with cli._first_stop_signal() as caught:
+    with train._first_stop_signal() as caught:
         signal.raise_signal(signal.SIGTERM)
         assert caught == [signal.SIGTERM]
         with pytest.raises(KeyboardInterrupt):
@@ -253,7 +254,7 @@ def test_what_resume_and_plot_refuse(
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
-    monkeypatch.setattr(cli.PretrainConfig, "resolve", lambda *_, **__: int("seven"))
+    monkeypatch.setattr(train.PretrainConfig, "resolve", lambda *_, **__: int("seven"))
     with pytest.raises(ValueError, match="seven"):
         cli.main(arguments(text))
 

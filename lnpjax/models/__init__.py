@@ -8,11 +8,14 @@ from lnpjax.models.presets import (
     TINY_PRESETS,
     preset,
 )
+from lnpjax.models.vision import MLP, ConvNet
 
 __all__ = [
     "CIFAR5M_PRESETS",
+    "MLP",
     "SIMPLESTORIES_PRESETS",
     "TINY_PRESETS",
+    "ConvNet",
     "Llama",
     "LlamaConfig",
     "generate_greedy",

@@ -1,0 +1,38 @@
+"""`lnpjax plot`."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lnpjax._checks import require
+from lnpjax.commands.paths import shown
+from lnpjax.plotting import plot_components, plot_run
+from lnpjax.runs import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Plot:
+    """Draw the figures of a run again, or several runs in one figure.
+
+    Args:
+        runs: Run folders. The figures of a single run go into its own folder.
+        out: Where the figure of several runs goes; the suffix says in which format.
+    """
+
+    runs: tuple[str, ...]
+    out: str = "comparison.png"
+
+    def __call__(self) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status.
+        """
+        require(bool(self.runs), "RUN", expected="at least one run folder", got="none")
+        runs = [Run.open(folder) for folder in self.runs]
+        if len(runs) == 1:
+            print(shown(plot_run(runs[0])))
+        else:
+            plot_components(runs, self.out)
+            print(self.out)
+        return 0

@@ -1,0 +1,202 @@
+"""`lnpjax validate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from lnpjax._checks import import_extra, require
+from lnpjax._neural_tangents import import_neural_tangents
+from lnpjax.commands.paths import shown
+from lnpjax.experiments.subjects import ModelName, OutputSpace, Pair, run_checkpoint, small_network
+from lnpjax.experiments.validation import Validation, validate
+from lnpjax.kernel import Backend
+from lnpjax.mode_plots import plot_mode_steps, plot_modes
+from lnpjax.progress import Reporter, terminal_reporter
+from lnpjax.runs import Run
+
+DISAGREEMENT = 1
+HEADINGS = {"jax": "jax", "neural_tangents": "nt"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validate:
+    """Check every cheap number against the explicit eNTK, on a small network.
+
+    The cheap measurement (LNP components from gradients) is set beside the eigenmodes of the
+    explicit kernel, computed by this library and by neural-tangents, before and after training:
+    one row per quantity, with the largest relative difference and a verdict. The exit status is 1
+    where anything disagrees. The spectra are saved, and drawn as in Fig. 12 of the Spectral Reach
+    paper, together with how well the modes predict real gradient steps.
+
+    Args:
+        model: What to check.
+            - mlp, cnn: on scikit-learn's digits, all 10 outputs.
+            - llama, llama-tied: a small Llama on bytes of source code, with chosen outputs.
+        run: Check the last checkpoint of this run instead, and its initialisation.
+        checkpoint: Another checkpoint of that run, by its step.
+        steps: Steps of training between the two states of --model.
+        num_samples: Samples in each batch. None: 8, or 2 of a language model.
+        num_vocabulary: Vocabulary entries of a language model that are kept: the most frequent.
+        num_positions: Positions of a language model that are kept, evenly spread.
+        precision: Of everything, the network included.
+        neural_tangents: The second opinion: auto takes it where it is installed.
+        out: A folder for the results. None: validation/MODEL-N with the first free N, or the run.
+    """
+
+    model: ModelName = "mlp"
+    run: str | None = None
+    checkpoint: int | None = None
+    steps: int = 200
+    num_samples: int | None = None
+    num_vocabulary: int = 40
+    num_positions: int = 16
+    precision: Literal["double", "single"] = "double"
+    neural_tangents: Literal["auto", "require", "skip"] = "auto"
+    out: str | None = None
+
+    def __call__(self) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status.
+        """
+        self._check()
+        reporter = terminal_reporter()
+        backends = self._backends(reporter)
+        with jax.enable_x64(self.precision == "double"):
+            run, name, pair = self._networks()
+            outcomes = {}
+            for label, subject in (("initialisation", pair.before), (pair.label, pair.after)):
+                reporter.note(f"{name}, {label}: computing the kernels")
+                outcomes[label] = validate(subject, backends=backends)
+        for label, outcome in outcomes.items():
+            _print_tables(f"{name}, {label} ({self.precision} precision)", outcome, backends)
+        folder = self._folder(run)
+        _save(outcomes, folder, name)
+        print(f"results {shown(folder)}")
+        return 0 if all(outcome.agrees for outcome in outcomes.values()) else DISAGREEMENT
+
+    def _check(self) -> None:
+        require(self.steps >= 0, "--steps", expected="an integer >= 0", got=self.steps)
+        require(
+            self.checkpoint is None or self.run is not None,
+            "--checkpoint",
+            expected="--run RUN beside it",
+            got="--model",
+        )
+
+    def _backends(self, reporter: Reporter) -> list[Backend]:
+        if self.neural_tangents == "skip":
+            return ["jax"]
+        try:
+            import_neural_tangents()
+        except ImportError as error:
+            if self.neural_tangents == "require":
+                raise
+            reporter.note(f"without a second opinion: {error}")
+            return ["jax"]
+        return ["jax", "neural_tangents"]
+
+    def _networks(self) -> tuple[Run | None, str, Pair]:
+        usual = 8 if self.run is None and self.model in ("mlp", "cnn") else 2
+        space = OutputSpace(
+            usual if self.num_samples is None else self.num_samples,
+            self.num_vocabulary,
+            self.num_positions,
+        )
+        if self.run is None:
+            return None, self.model, small_network(self.model, steps=self.steps, space=space)
+        run, pair = run_checkpoint(self.run, step=self.checkpoint, space=space)
+        return run, run.path.name, pair
+
+    def _folder(self, run: Run | None) -> Path:
+        """A new folder; for a run, `validation` within it, where results replace older ones."""
+        if self.out is not None:
+            folder = Path(self.out)
+            folder.mkdir(parents=True, exist_ok=True)
+            return folder
+        if run is not None:
+            folder = run.path / "validation"
+            folder.mkdir(exist_ok=True)
+            return folder
+        for number in itertools.count(1):
+            folder = Path("validation") / f"{self.model}-{number}"
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            return folder
+        raise AssertionError("unreachable: there is always another number")
+
+
+def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) -> None:
+    console = import_extra("rich.console", extra="run", purpose="the table").Console()
+    findings = _table(title, ["cheap", *(HEADINGS[name] for name in backends), "off by", ""])
+    for finding in outcome.findings:
+        exact = [finding.exact.get(backend, math.nan) for backend in backends]
+        numbers = [_short(number) for number in (finding.cheap, *exact)]
+        verdict = "agrees" if finding.agrees else "DIFFERS"
+        findings.add_row(finding.quantity, *numbers, f"{finding.difference:.0e}", verdict)
+    legend = (
+        "cheap: from gradients alone\n"
+        "jax, nt: from the explicit kernel, by lnpjax and by neural-tangents\n"
+        "off by: largest difference, relative to the size of the quantity\n"
+        "across A, B: a step on batch A, seen on batch B\n"
+    )
+    console.print(findings)
+    console.print(legend, style="dim", highlight=False)
+    steps = _table(
+        "gradient steps along the chosen outputs' part of the gradient",
+        ["predicted fall", "fall (all outputs)", "outputs astray by"],
+    )
+    predicted = -np.sum(np.asarray(outcome.steps.predicted_loss_change), axis=1)
+    actual, astray = -np.asarray(outcome.steps.loss_change), np.asarray(outcome.steps.disagreement)
+    for fall, truth, error in zip(predicted, actual, astray, strict=True):
+        share = f"{fall / abs(outcome.loss):.0e} of the loss"
+        steps.add_row(share, _short(fall), _short(truth), f"{error:.0e}")
+    console.print(steps)
+
+
+def _short(number: float) -> str:
+    return "" if math.isnan(number) else f"{number:.4g}".replace("e+0", "e").replace("e-0", "e-")
+
+
+def _table(title: str, headings: Sequence[str]) -> Any:
+    rich = import_extra("rich.table", extra="run", purpose="the table")
+    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
+    table = rich.Table(
+        title=title, title_justify="left", title_style="bold", box=box, pad_edge=False
+    )
+    table.add_column("", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    return table
+
+
+def _save(outcomes: dict[str, Validation], folder: Path, name: str) -> None:
+    """`findings.json`, `spectra.npz`, and two figures."""
+    findings = {
+        label: [finding._asdict() | {"agrees": finding.agrees} for finding in outcome.findings]
+        for label, outcome in outcomes.items()
+    }
+    text = json.dumps(findings, indent=1).replace("NaN", "null")
+    (folder / "findings.json").write_text(text + "\n")
+    arrays: dict[str, Any] = {
+        f"{label}/{column}": np.asarray(getattr(outcome.modes, column))
+        for label, outcome in outcomes.items()
+        for column in ("eigenvalues", "p", "gamma2", "projections", "degenerate")
+    }
+    np.savez_compressed(folder / "spectra.npz", **arrays)
+    modes = {label: outcome.modes for label, outcome in outcomes.items()}
+    plot_modes(modes, folder / "eigenmodes.png", title=name)
+    steps = {label: outcome.steps for label, outcome in outcomes.items()}
+    plot_mode_steps(steps, folder / "steps.png", title=name)
