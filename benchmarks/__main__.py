@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import platform
 import jax
 
 import lnpjax
-from benchmarks import measured_step
+from benchmarks import kernel_cost, measured_step
 
 WORKLOADS = [("115K", 32, 64), ("115K", 32, 128), ("1.2M", 32, 64), ("1.2M", 32, 128)]
 
@@ -26,7 +27,7 @@ def environment():
     }
 
 
-def table(rows):
+def step_table(rows):
     lines = [f"{rows[0]['model']} parameters, batch {rows[0]['batch']}"]
     lines.append(f"{'':34}{'ms':>8}{'spread':>8}{'cost':>8}{'flops':>8}{'paper':>8}{'memory':>8}")
     for row in rows:
@@ -38,21 +39,51 @@ def table(rows):
     return "\n".join(lines)
 
 
+def kernel_table(rows):
+    lines = [f"{rows[0]['workload']}: {rows[0]['rows']} rows, {rows[0]['parameters']:,} parameters"]
+    lines.append(f"{'':32}{'s':>8}{'spread':>8}{'MB':>8}{'floor GF':>10}{'GF/s':>8}{'differs':>10}")
+    for row in rows:
+        name = f"{row['backend']}, {row['method']}{' (chosen)' if row['chosen'] else ''}"
+        lines.append(
+            f"{name:32}{row['seconds']:8.2f}{row['spread']:8.0%}{row['scratch_megabytes']:8.0f}"
+            f"{row['floor_gigaflop']:10.0f}{row['gigaflop_per_second']:8.0f}{row['difference']:10.0e}"
+        )
+    return "\n".join(lines)
+
+
+def benchmarks():
+    """Every benchmark by name: (a function of the number of rounds, how to show its rows)."""
+    steps = {
+        f"step-{model}-{length}": (
+            functools.partial(measured_step.run, model, batch_size, length),
+            step_table,
+        )
+        for model, batch_size, length in WORKLOADS
+    }
+    kernels = {
+        f"kernel-{name}": (functools.partial(kernel_cost.run, name), kernel_table)
+        for name in kernel_cost.WORKLOADS
+    }
+    return steps | kernels
+
+
 def main():
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Cost of one cross-batch LNP measurement, in plain training steps: measured "
-        "(cost), as the compiler counts operations (flops), what it adds to a run at the paper's "
-        "schedule (paper), and scratch memory against a plain step's (memory).",
+        description="step-*: cost of one cross-batch LNP measurement, in plain training steps: "
+        "measured (cost), as the compiler counts operations (flops), what it adds to a run at the "
+        "paper's schedule (paper), and scratch memory against a plain step's (memory). kernel-*: "
+        "the explicit eNTK by this library and by neural-tangents: seconds, scratch memory, the "
+        "operations that the method needs at least, and how far it is from the first row.",
     )
-    parser.add_argument("filter", nargs="?", default="", help="only workloads such as '1.2M-64'")
+    parser.add_argument("filter", nargs="?", default="", help="only names with this in them")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; medians are taken")
     parser.add_argument("--out", help="also write the rows as JSON to this file")
     arguments = parser.parse_args()
     results = {"environment": environment(), "rows": []}
-    for name, batch_size, length in WORKLOADS:
-        if arguments.filter in f"{name}-{length}":
-            rows = measured_step.run(name, batch_size, length, rounds=arguments.rounds)
+    for name, (run, table) in benchmarks().items():
+        if arguments.filter in name:
+            rows = run(rounds=arguments.rounds)
             print(table(rows) + "\n", flush=True)
             results["rows"] += rows
     if arguments.out:

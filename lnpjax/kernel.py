@@ -58,8 +58,10 @@ def entk(
             from that sample alone. "batch" assumes nothing about samples, at up to twice the cost
             of "products". "auto" takes the one with fewer operations; outside `jit` also "batch"
             where samples interact.
-        chunk_size: how many rows of J are alive at once; memory grows with it. `None` for as many
-            as 256 MB hold. Not for neural-tangents, which holds all of J when it contracts.
+        chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
+            four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
+            an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
+            all of J when it contracts.
         max_bytes: refuse a kernel that needs more, before anything is allocated; `None` for what
             the device has free.
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,62 @@ from lnpjax.assumptions import ApplyFn
 from lnpjax.costs import matmul_flops
 from lnpjax.jacobian import Linearization, linearize, linearize_samples
 
-CHUNK_BYTES = 2**28
-"""What the rows that are alive at once may take, where the caller does not say."""
+Index: TypeAlias = int | Int[Array, ""]
+
+STORED_CHUNKS = 4
+"""How many chunks of rows of J_1 a contraction keeps while it makes those of J_2 one by one."""
+
+
+MAX_UNROLLED = 8
+"""So many chunks are written out instead of looped over: on a CPU, a convolution within a loop is
+compiled to code that is several times slower."""
+
+
+class Chunking(NamedTuple):
+    """Rows of J in chunks of whole samples, or of some outputs of one sample.
+
+    Chunk q holds the outputs ``a * (q % pieces)`` and following of the samples
+    ``s * (q // pieces)`` and following, and repeats what lies past the end.
+    """
+
+    samples: int
+    outputs: int
+    num_samples: int
+    num_outputs: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], rows: int) -> Chunking:
+        """Chunks of about that many rows, as equal as can be."""
+        num_samples, num_outputs = shape
+        samples, outputs = max(1, rows // num_outputs), min(rows, num_outputs)
+        return cls(_even(num_samples, samples), _even(num_outputs, outputs), *shape)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many chunks the outputs of a sample are cut."""
+        return -(-self.num_outputs // self.outputs)
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.num_samples // self.samples) * self.pieces
+
+    @property
+    def rows(self) -> int:
+        """Rows in a chunk."""
+        return self.samples * self.outputs
+
+    def trim(self, padded: Float[Array, "padded ..."]) -> Float[Array, "rows ..."]:
+        """Drop what the last chunks hold past the end."""
+        rest = padded.shape[1:]
+        whole = padded[: self.num_chunks * self.rows]
+        whole = whole.reshape(-1, self.pieces * self.outputs, *rest)
+        return whole[: self.num_samples, : self.num_outputs].reshape(-1, *rest)
+
+
+def _even(total: int, most: int) -> int:
+    """The size of equal parts of at most that size."""
+    return -(-total // -(-total // min(most, total)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,17 +108,25 @@ class Side:
         """``B m``."""
         return self.shape[0] * self.shape[1]
 
-    def rows(self, indices: Int[Array, " row"]) -> PyTree:
-        """Rows of J, each from its own sample; a row past the end is zero."""
-        num_samples, num_outputs = self.shape
-        sample = jnp.minimum(indices // num_outputs, num_samples - 1)
-        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[sample], self.inputs)
+    def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
+        """A chunk of rows of J, each from its own sample, made once the number `after` is known.
+
+        Without that order XLA would make all chunks first and hold them all.
+        """
+        block, piece = index // chunking.pieces, index % chunking.pieces
+        samples = block * chunking.samples + jnp.arange(chunking.samples)
+        samples = jnp.minimum(samples, chunking.num_samples - 1)
+        if after is not None:  # changes nothing, but XLA cannot know
+            samples = jnp.minimum(samples, chunking.num_samples + jnp.isnan(after))
+        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[samples], self.inputs)
         linearization = linearize_samples(self.apply_fn, self.params, inputs, wrt=self.wrt)
         basis = jax.nn.one_hot(
-            indices % num_outputs, num_outputs, dtype=linearization.outputs.dtype
+            piece * chunking.outputs + jnp.arange(chunking.outputs),
+            chunking.num_outputs,
+            dtype=linearization.outputs.dtype,
         )
-        basis = jnp.where((indices < self.num_rows)[:, None], basis, 0)
-        return linearization.map_vjp(lambda vjp, cotangent: vjp(cotangent), basis)
+        rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
+        return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
 
     def linearization(self) -> Linearization:
         """The batch as one function."""
@@ -74,37 +136,80 @@ class Side:
 def contraction(
     left: Side, right: Side, *, weights: PyTree | None, chunk_size: int, symmetric: bool
 ) -> Float[Array, "n1_m n2_m"]:
-    """Rows of J_1 against rows of J_2 in chunks; of a symmetric kernel only the lower half."""
-    starts = [jnp.arange(0, side.num_rows, chunk_size) for side in (left, right)]
-    chunk = jnp.arange(chunk_size)
+    """Rows of J_1 against rows of J_2, block by block; of a symmetric kernel the lower half."""
+    rows = Chunking.of(left.shape, chunk_size)
+    columns = Chunking.of(right.shape, chunk_size)
+    stored = _even(rows.num_chunks, STORED_CHUNKS)
 
-    def block_row(row: Int[Array, ""]) -> Float[Array, "chunk columns"]:
-        left_rows = _weighted(left.rows(row + chunk), weights)
+    def block_row(first: Index, after: Array | None) -> Float[Array, "block columns"]:
+        parts: list[PyTree] = []
+        for offset in range(stored):
+            index = _at_most(first + offset, rows.num_chunks - 1)
+            parts.append(_weighted(left.rows(rows, index, after=after), weights))
+            after = jax.tree.leaves(parts[-1])[0].ravel()[0]
 
-        def block(column: Int[Array, ""]) -> Float[Array, "chunk chunk"]:
-            return _inner_products(left_rows, right.rows(column + chunk))
+        def contract(others: PyTree) -> Float[Array, "block chunk"]:
+            return jnp.concatenate([_inner_products(part, others) for part in parts])
 
-        def block_below_diagonal(column: Int[Array, ""]) -> Float[Array, "chunk chunk"]:
-            blank = jnp.zeros((chunk_size, chunk_size), parameters.accumulation_dtype())
-            return jax.lax.cond(column <= row, block, lambda _: blank, column)
+        def block(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
+            kept = _known(first) and _known(index) and 0 <= index - first < stored
+            if symmetric and kept and weights is None:
+                return contract(parts[index - first])
+            return contract(right.rows(columns, index, after=after))
 
-        blocks = jax.lax.map(block_below_diagonal if symmetric else block, starts[1])
-        return jnp.moveaxis(blocks, 0, 1).reshape(chunk_size, -1)
+        def block_below_diagonal(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
+            blank = jnp.zeros((stored * rows.rows, columns.rows), parameters.accumulation_dtype())
+            needed = index < first + stored
+            if isinstance(needed, bool):
+                return block(index, after) if needed else blank
+            return jax.lax.cond(needed, lambda i: block(i, None), lambda _: blank, index)
 
-    kernel = jax.lax.map(block_row, starts[0])
-    return kernel.reshape(-1, kernel.shape[-1])[: left.num_rows, : right.num_rows]
+        blocks = _map_chunks(
+            block_below_diagonal if symmetric else block, range(columns.num_chunks), after
+        )
+        return jnp.moveaxis(blocks, 0, 1).reshape(stored * rows.rows, -1)
+
+    kernel = _map_chunks(block_row, range(0, rows.num_chunks, stored))
+    kernel = rows.trim(kernel.reshape(-1, kernel.shape[-1]))
+    return columns.trim(kernel.T).T
+
+
+def _map_chunks(
+    function: Callable[[Index, Array | None], Array], indices: range, after: Array | None = None
+) -> Array:
+    """``stack([function(index, ...) for index in indices])``, as a loop where there are many.
+
+    Written out, each call is told an entry of the result before it, to be made `after` it.
+    """
+    if len(indices) > MAX_UNROLLED:
+        return jax.lax.map(lambda index: function(index, None), jnp.asarray(indices))
+    results = []
+    for index in indices:
+        results.append(function(index, after))
+        after = results[-1].ravel()[-1]
+    return jnp.stack(results)
+
+
+def _known(index: Index) -> bool:
+    return isinstance(index, int)
+
+
+def _at_most(index: Index, last: int) -> Index:
+    return min(index, last) if isinstance(index, int) else jnp.minimum(index, last)
 
 
 def products(
     left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
     """Column k as ``J_1 P (J_2^T e_k)``, with the row ``J_2^T e_k`` from its own sample."""
+    chunking = Chunking.of(right.shape, chunk_size)
     push = jax.vmap(left.linearization().jvp)
 
-    def columns(start: Int[Array, ""]) -> Float[Array, "chunk n1 m"]:
-        return push(_weighted(right.rows(start + jnp.arange(chunk_size)), weights))
+    def columns(index: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
+        return push(_weighted(right.rows(chunking, index, after=after), weights))
 
-    return _as_columns(columns, left, right, chunk_size)
+    kernel = _map_chunks(columns, range(chunking.num_chunks))
+    return _transposed(chunking.trim(kernel.reshape(-1, left.num_rows)))
 
 
 def batch_products(
@@ -113,20 +218,18 @@ def batch_products(
     """As `products`, with the whole batch pulled back: also right where samples interact."""
     pull, push = right.linearization(), jax.vmap(left.linearization().jvp)
 
-    def columns(start: Int[Array, ""]) -> Float[Array, "chunk n1 m"]:
+    def columns(start: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
+        del after
         indices = start + jnp.arange(chunk_size)
         basis = jax.nn.one_hot(indices, right.num_rows, dtype=pull.outputs.dtype)
         return push(_weighted(jax.vmap(pull.vjp)(basis.reshape(-1, *right.shape)), weights))
 
-    return _as_columns(columns, left, right, chunk_size)
+    kernel = _map_chunks(columns, range(0, right.num_rows, chunk_size))
+    return _transposed(kernel.reshape(-1, left.num_rows)[: right.num_rows])
 
 
-def _as_columns(
-    columns: Callable[[Int[Array, ""]], Array], left: Side, right: Side, chunk_size: int
-) -> Float[Array, "n1_m n2_m"]:
-    kernel = jax.lax.map(columns, jnp.arange(0, right.num_rows, chunk_size))
-    kernel = kernel.reshape(-1, left.num_rows)[: right.num_rows].T
-    return kernel.astype(parameters.accumulation_dtype())
+def _transposed(columns: Float[Array, "n2_m n1_m"]) -> Float[Array, "n1_m n2_m"]:
+    return columns.T.astype(parameters.accumulation_dtype())
 
 
 def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
@@ -158,7 +261,7 @@ class Plan(NamedTuple):
 
 
 def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmetric: bool) -> Plan:
-    """Choose the method with fewer operations, and as many rows at once as `CHUNK_BYTES` allow.
+    """Choose the method with fewer operations, and how many rows of J are made at once.
 
     Products inherit the precision of the network's outputs, so a network that computes in less than
     the kernel's precision is contracted.
@@ -167,34 +270,47 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
         left: the first batch.
         right: the second.
         method: "contraction", "products", "batch", or "auto".
-        chunk_size: rows alive at once; `None` to choose.
+        chunk_size: rows made at once; `None` to choose.
         symmetric: whether both batches are the same.
     """
     trainable, _ = parameters.partition(left.params, left.wrt)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    dtype = jax.eval_shape(left.apply_fn, left.params, left.inputs).dtype
+    sizes = _chunk_sizes(num_parameters * dtype.itemsize)
+    if chunk_size is not None:
+        sizes = dict.fromkeys(sizes, chunk_size)
+    most = max(left.num_rows, right.num_rows)
+    sizes = {name: min(size, most) for name, size in sizes.items()}
+
     one = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
         left.inputs,
     )
     forward = matmul_flops(left.apply_fn, left.params, one)
-    dtype = jax.eval_shape(left.apply_fn, left.params, left.inputs).dtype
-
-    def rows_at_once(alive: int) -> int:
-        fitting = CHUNK_BYTES // (alive * num_parameters * dtype.itemsize)
-        most = max(left.num_rows, right.num_rows) if alive == 2 else right.num_rows
-        return chunk_size or max(1, min(fitting, most))
-
-    rows_1, rows_2, chunk = left.num_rows, right.num_rows, rows_at_once(2)
-    remade = -(-rows_1 // chunk)
-    pairs = rows_2 * (remade * 3 * forward + 2 * rows_1 * num_parameters)
-    contracting = rows_1 * 3 * forward + (
-        pairs * (remade + 1) / (2 * remade) if symmetric else pairs
-    )
-    pushing = rows_2 * (3 + 2 * left.shape[0]) * forward
+    num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
+    num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
+    remade = (num_blocks - 1) / 2 if symmetric else num_blocks
+    halved = (num_blocks + 1) / (2 * num_blocks) if symmetric else 1
+    costs = {
+        "contraction": 3 * forward * (num_left + remade * num_right)
+        + 2 * num_left * num_right * num_parameters * halved,
+        "products": num_right * forward * (3 + 2 * num_samples),
+        "batch": num_right * forward * (2 * right.shape[0] + 2 * num_samples),
+    }
     if method == "auto":
         exact = dtype.itemsize >= parameters.accumulation_dtype().itemsize
-        method = "products" if exact and pushing < contracting else "contraction"
-    if method == "contraction":
-        return Plan(method, chunk, contracting)
-    per_row = 3 * right.shape[0] if method == "batch" else 3
-    return Plan(method, rows_at_once(1), rows_2 * (per_row + 2 * left.shape[0]) * forward)
+        cheaper = "products" if costs["products"] < costs["contraction"] else "contraction"
+        method = cheaper if exact else "contraction"
+    return Plan(method, sizes[method], costs[method])
+
+
+def _chunk_sizes(row_bytes: int) -> dict[str, int]:
+    """Rows of J made at once, by method.
+
+    Products are fastest with what fits into a CPU's caches: 64 MB, or 512 MB on an accelerator.
+    Matrix products between rows need a hundred or so of them: 128 rows, or what 256 MB hold.
+    """
+    pushed = (2**26 if jax.default_backend() == "cpu" else 2**29) // row_bytes
+    contracted = min(128, 2**28 // row_bytes)
+    sizes = {"contraction": contracted, "products": pushed, "batch": pushed}
+    return {name: max(1, size) for name, size in sizes.items()}

@@ -43,7 +43,8 @@ def test_readme_links_exist():
 def test_core_imports_nothing_from_the_extras():
     """`import lnpjax` works where only the core dependencies are installed."""
     extras = (
-        "tyro rich matplotlib orbax tokenizers pyarrow huggingface_hub sklearn tensorboardX wandb"
+        "tyro rich matplotlib orbax tokenizers pyarrow huggingface_hub sklearn tensorboardX wandb "
+        "neural_tangents frozendict nbclient nbformat"
     )
     script = (
         "import sys; import lnpjax, lnpjax.data, lnpjax.runs\n"
