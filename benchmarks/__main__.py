@@ -11,7 +11,7 @@ import platform
 import jax
 
 import lnpjax
-from benchmarks import kernel_cost, measured_step
+from benchmarks import kernel_cost, lanczos_cost, measured_step
 
 WORKLOADS = [("115K", 32, 64), ("115K", 32, 128), ("1.2M", 32, 64), ("1.2M", 32, 128)]
 
@@ -51,6 +51,16 @@ def kernel_table(rows):
     return "\n".join(lines)
 
 
+def lanczos_table(rows):
+    return "\n".join(
+        f"lanczos {row['workload']}: 32 products {row['seconds_for_32_products']:.2f} s, "
+        f"{row['gradients_per_product']:.2f} gradients each; scratch "
+        f"{row['scratch_megabytes']:.0f} MB (Krylov basis {row['basis_megabytes']:.0f}, "
+        f"a gradient's {row['gradient_megabytes']:.0f})"
+        for row in rows
+    )
+
+
 def benchmarks():
     """Every benchmark by name: (a function of the number of rounds, how to show its rows)."""
     steps = {
@@ -64,7 +74,11 @@ def benchmarks():
         f"kernel-{name}": (functools.partial(kernel_cost.run, name), kernel_table)
         for name in kernel_cost.WORKLOADS
     }
-    return steps | kernels
+    lanczos = {
+        f"lanczos-{name}": (functools.partial(lanczos_cost.run, name), lanczos_table)
+        for name in lanczos_cost.WORKLOADS
+    }
+    return steps | kernels | lanczos
 
 
 def main():
@@ -74,7 +88,8 @@ def main():
         "measured (cost), as the compiler counts operations (flops), what it adds to a run at the "
         "paper's schedule (paper), and scratch memory against a plain step's (memory). kernel-*: "
         "the explicit eNTK by this library and by neural-tangents: seconds, scratch memory, the "
-        "operations that the method needs at least, and how far it is from the first row.",
+        "operations that the method needs at least, and how far it is from the first row. "
+        "lanczos-*: spectral measures from 32 products with the eNTK.",
     )
     parser.add_argument("filter", nargs="?", default="", help="only names with this in them")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; medians are taken")

@@ -15,18 +15,27 @@ from lnpjax.alignment import (
     kernel_target_alignment,
     label_alignment,
 )
+from lnpjax.batch_average import average_over_batches
 from lnpjax.closed_forms import SplitModel
 from lnpjax.components import LNP, GroupLNP
 from lnpjax.decomposition import LNPMeasure, lnp
+from lnpjax.density import SpectralDensity, spectral_density
 from lnpjax.estimators import Exact, GlobalHutchinson, Hutchinson
+from lnpjax.frontier import Frontier, detect_frontier, frontier_displacement
 from lnpjax.jacobian import Linearization, linearize
 from lnpjax.kernel import entk, entk_groups
+from lnpjax.lanczos import SpectralMeasure, spectral_measure
 from lnpjax.mode_steps import ModeStep, project_update, step_along_gradient
 from lnpjax.modes import Modes, eigenmodes, mode_pairs
 from lnpjax.ntk_dynamics import adaptation_rate, trace_ratio
+from lnpjax.observables import observable, residual, token_surprisal
 from lnpjax.outputs import select_outputs
 from lnpjax.parameters import by_depth
+from lnpjax.position import PositionDistribution, position_distribution
 from lnpjax.schedule import Windows, log_windows
+from lnpjax.shell_balance import energy_balance_residual, renormalisability_ratio
+from lnpjax.shell_fluxes import ShellFluxes, shell_fluxes
+from lnpjax.shells import log_shells, shell_centers, shell_dissipation, shell_energies
 from lnpjax.spectrum import (
     PowerLaw,
     effective_rank,
@@ -54,6 +63,7 @@ __all__ = [
     "LNP",
     "Estimate",
     "Exact",
+    "Frontier",
     "GlobalHutchinson",
     "GroupLNP",
     "Hutchinson",
@@ -63,37 +73,57 @@ __all__ = [
     "Misalignment",
     "ModeStep",
     "Modes",
+    "PositionDistribution",
     "PowerLaw",
     "Record",
+    "ShellFluxes",
+    "SpectralDensity",
+    "SpectralMeasure",
     "SplitModel",
     "Status",
     "Windows",
     "__version__",
     "adaptation_rate",
+    "average_over_batches",
     "by_depth",
     "describe_status",
+    "detect_frontier",
     "effective_rank",
     "eigenmodes",
     "eigenvector_misalignment",
+    "energy_balance_residual",
     "entk",
     "entk_groups",
     "from_linen",
     "from_nnx",
+    "frontier_displacement",
     "instrument",
     "inverse_participation_ratio",
     "kernel_target_alignment",
     "label_alignment",
     "linearize",
     "lnp",
+    "log_shells",
     "log_windows",
     "mode_pairs",
     "normalized_kernel",
+    "observable",
     "participation_ratio",
+    "position_distribution",
     "power_law",
     "project_update",
+    "renormalisability_ratio",
+    "residual",
     "select_outputs",
+    "shell_centers",
+    "shell_dissipation",
+    "shell_energies",
+    "shell_fluxes",
+    "spectral_density",
+    "spectral_measure",
     "squared_jacobian_norm",
     "step_along_gradient",
+    "token_surprisal",
     "trace_outputs",
     "trace_ratio",
     "von_neumann_entropy",

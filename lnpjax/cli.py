@@ -11,6 +11,7 @@ from typing import Any
 
 from lnpjax._checks import import_extra
 from lnpjax.commands.plot import Plot
+from lnpjax.commands.spectrum import Spectrum
 from lnpjax.commands.train import Train
 from lnpjax.commands.validate import Validate
 
@@ -33,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
         command = tyro.cli(
-            Train | Validate | Plot,
+            Train | Plot | Validate | Spectrum,
             prog="lnpjax",
             description="Measure what a network is learning from, while it trains.",
             args=arguments,

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from lnpjax._checks import require
 from lnpjax.plot_style import Panel, add_legend, dress, new_figure, palette, saved
+from lnpjax.position_plots import plot_positions, positions_of
 from lnpjax.rows import Row, columns
 from lnpjax.runs import Run
 
@@ -228,7 +229,10 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
 
 
 def plot_run(run: Run) -> Path:
-    """Draw a run's figures into it: `figures/components.png`, and `groups.png` if it has groups.
+    """Draw a run's figures into it.
+
+    `figures/components.png`; `groups.png` if its rows have groups; `position.png` if it has saved
+    distributions of learning over the spectrum.
 
     Args:
         run: a run with "train" or "lnp" rows.
@@ -248,6 +252,9 @@ def plot_run(run: Run) -> Path:
     plot_components(run, path)
     if _group_names(run.columns("lnp")):
         plot_groups(run, run.figure_path("groups"))
+    positions = positions_of(run)
+    if len(positions) > 1:
+        plot_positions(positions, run.figure_path("position"), title=run.path.name)
     return path
 
 

@@ -313,7 +313,8 @@ class Run:
         return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
 
     def _discard_old_checkpoints(self) -> None:
-        for step in self.checkpoint_steps()[:-CHECKPOINTS_KEPT]:
+        kept = self.config.get("checkpoints_kept", CHECKPOINTS_KEPT)
+        for step in self.checkpoint_steps()[:-kept]:
             _discard(self._checkpoint_folder(step))
 
     def _checkpoint_folder(self, step: int) -> Path:

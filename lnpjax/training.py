@@ -30,7 +30,7 @@ class Record:
         step: the step, before the update.
         window: the index of its window, or -1.
         measurement: what the measure returned. Where the step was not measured: NaN for floating
-            numbers, zero for others, and `Status.NOT_MEASURED` in the field `status`, if any.
+            numbers, zero for others, and `Status.NOT_MEASURED` in the fields `status`, if any.
     """
 
     measured: Bool[Array, ""]
@@ -130,11 +130,7 @@ class InstrumentedStep:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return jnp.full(leaf.shape, jnp.nan if floating else 0, leaf.dtype)
 
-        blank = jax.tree.map(unknown, shapes)
-        if dataclasses.is_dataclass(blank) and hasattr(blank, "status"):
-            status = jnp.full_like(blank.status, Status.NOT_MEASURED)
-            return dataclasses.replace(blank, status=status)  # type: ignore[type-var]
-        return blank
+        return jax.tree.map(_not_measured, jax.tree.map(unknown, shapes), is_leaf=_has_status)
 
     def _record(self, step: Any, measured: Any, measurement: PyTree) -> Record:
         return Record(
@@ -143,6 +139,20 @@ class InstrumentedStep:
             window=jnp.asarray(self.windows.window(step), jnp.int32),
             measurement=measurement,
         )
+
+
+def _has_status(node: Any) -> bool:
+    return dataclasses.is_dataclass(node) and hasattr(node, "status")
+
+
+def _not_measured(node: Any) -> Any:
+    """A result whose statuses, and those of the results within it, say so."""
+    if not _has_status(node):
+        return node
+    fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+    inner = {name: _not_measured(value) for name, value in fields.items()}
+    inner["status"] = jnp.full_like(node.status, Status.NOT_MEASURED)
+    return dataclasses.replace(node, **inner)
 
 
 def _step_attribute(state: Any) -> Any:
@@ -174,8 +184,9 @@ def instrument(
 
     Args:
         train_step: any ``train_step(state, batch) -> (state, metrics)``.
-        measure: ``measure(params, batch_a, batch_b, key=key)``, such as `lnpjax.lnp` makes. It is
-            also given the keywords `gradient_a` and `params_after` if it has parameters so named.
+        measure: ``measure(params, batch_a, batch_b, key=key)``, such as `lnpjax.lnp` and
+            `lnpjax.position_distribution` make, or a function that calls several. It is also given
+            the keywords `gradient_a` and `params_after` if it has parameters so named.
         windows: the schedule, from `lnpjax.log_windows`.
         params_of: the parameters within a state.
         step_of: the number of updates that a state has seen; its attribute ``step`` by default.

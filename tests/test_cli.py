@@ -17,7 +17,8 @@ import pytest
 from lnpjax import cli
 from lnpjax.commands import train
 from lnpjax.experiments.options import PretrainConfig
-from lnpjax.experiments.pretrain import Experiment, open_run
+from lnpjax.experiments.pretrain import Experiment
+from lnpjax.experiments.run_folders import open_run
 from lnpjax.progress import Reporter
 from lnpjax.runs import Run
 
@@ -55,7 +56,7 @@ def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-@pytest.mark.parametrize("command", [cli.Train, cli.Plot, cli.Validate])
+@pytest.mark.parametrize("command", [cli.Train, cli.Plot, cli.Validate, cli.Spectrum])
 def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command.__name__.lower(), "--help"])

@@ -23,7 +23,8 @@ from lnpjax.experiments.options import (
     PretrainConfig,
     TrainingOptions,
 )
-from lnpjax.experiments.pretrain import Experiment, Outcome, create_run, open_run, pretrain
+from lnpjax.experiments.pretrain import Experiment, Outcome, pretrain
+from lnpjax.experiments.run_folders import create_run, open_run
 from lnpjax.plotting import plot_run
 from lnpjax.progress import Reporter, summary_table, terminal_reporter
 from lnpjax.runs import Run

@@ -40,6 +40,9 @@ LEARNING_RATES = {
 # fmt: on
 """By preset: those of Spectral Reach, B.2.1 and B.2.2, and ours for 115K."""
 
+ADDED_LATER = frozenset({"checkpoints_kept", "distribution"})
+"""Options that runs of version 0.1.0 do not have; they were as their defaults are."""
+
 STDLIB_CONTEXT_LENGTH = 64  # half the usual one: the default run is to end in a minute
 
 
@@ -188,6 +191,7 @@ class TrainingOptions:
             first and one after the last step.
         checkpoint_every: Steps from one checkpoint to the next; there is always one after the last
             step.
+        checkpoints_kept: How many of the latest checkpoints stay in the run.
     """
 
     steps: int = 1200
@@ -200,6 +204,7 @@ class TrainingOptions:
     log_every: int = 1
     validate_every: int = 100
     checkpoint_every: int = 500
+    checkpoints_kept: int = 2
 
     def check(self) -> None:
         """Refuse values that cannot be.
@@ -207,7 +212,8 @@ class TrainingOptions:
         Raises:
             ValueError: naming the option.
         """
-        for name in ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every"):
+        counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
+        for name in (*counts, "checkpoints_kept"):
             _require_whole(name, getattr(self, name), at_least=1)
         for name in ("warmup_steps", "seed", "data_seed"):
             _require_whole(name, getattr(self, name), at_least=0)
@@ -236,6 +242,8 @@ class MeasurementOptions:
             on it. None: all.
         normalization: Makes chi_loss and chi_net independent of the number of sequences, of the
             number of tokens, or of nothing; chi_pos is the same in all three.
+        distribution: Also measure, at the first step of each window, how learning is spread over
+            the spectrum: with so many products with the eNTK (16 will do), saved in RUN/spectra.
     """
 
     windows_per_decade: int = 5
@@ -244,6 +252,7 @@ class MeasurementOptions:
     num_probes: int = 1
     microbatch_size: int | None = None
     normalization: Literal["sample", "token", "none"] = "sample"
+    distribution: int = 0
 
     def check(self) -> None:
         """Refuse values that cannot be, alone or together.
@@ -253,6 +262,7 @@ class MeasurementOptions:
         """
         for name in ("windows_per_decade", "window_width", "num_probes"):
             _require_whole(name, getattr(self, name), at_least=1)
+        _require_whole("distribution", self.distribution, at_least=0)
         _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         _require_choice("normalization", self.normalization, ("sample", "token", "none"))
         require(
@@ -409,9 +419,11 @@ def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     found = sorted(names & set(values)) if isinstance(values, Mapping) else []
     expected = f"an object with {', '.join(sorted(names))}"
-    require(len(found) == len(names), section, expected=expected, got=found or repr(values))
+    require(
+        set(found) >= names - ADDED_LATER, section, expected=expected, got=found or repr(values)
+    )
     assert isinstance(values, Mapping)
-    return kind(**{name: values[name] for name in names})
+    return kind(**{name: values[name] for name in found})
 
 
 def _require_whole(argument: str, value: Any, *, at_least: int) -> None:

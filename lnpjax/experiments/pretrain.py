@@ -10,8 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
-import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -27,9 +25,10 @@ import lnpjax
 from lnpjax._checks import require
 from lnpjax.data import Batches, Dataset, validation_batch, validation_batches
 from lnpjax.decomposition import Batch
-from lnpjax.experiments.options import PretrainConfig
-from lnpjax.experiments.recording import NonFiniteLossError, Recorder
+from lnpjax.experiments.options import ADDED_LATER, PretrainConfig
+from lnpjax.experiments.recording import NonFiniteLossError, Recorder, save_distribution
 from lnpjax.models import Llama, split_llama
+from lnpjax.position import PositionDistribution
 from lnpjax.progress import Reporter
 from lnpjax.rows import flatten
 from lnpjax.runs import Checkpoint, Run
@@ -191,6 +190,18 @@ class Experiment:
         key = jax.random.fold_in(self._probe_key, state.step)
         return self.instrumented.measured(state, batch_a, batch_b, key)
 
+    def distribution(
+        self, params: PyTree, batch: Batch, step: Int[Array, ""]
+    ) -> PositionDistribution:
+        """How learning from a batch is spread over the spectrum, before the step's update."""
+        measure = lnpjax.position_distribution(
+            self.apply_fn,
+            cross_entropy,
+            num_matvecs=self.config.measurement.distribution,
+            estimator=self.config.measurement.make_estimator(),
+        )
+        return measure(params, batch, key=jax.random.fold_in(self._probe_key, step))
+
     def evaluate(
         self, params: PyTree, batch: Batch, mask: Bool[Array, " batch"]
     ) -> Float[Array, ""]:
@@ -220,13 +231,27 @@ class Compiled:
         self._validation_batches = functools.partial(validation_batches, experiment.dataset, size)
         self._num_validation = experiment.dataset.num_validation
         mask = np.ones(size, bool)
-        lowered = (
+        lowered = [
             jax.jit(experiment.measured, donate_argnums=0).lower(state, batch_a, batch_b),
             jax.jit(experiment.plain, donate_argnums=0).lower(state, batch_a),
             jax.jit(experiment.evaluate).lower(state.params, batch_a, mask),
-        )
+        ]
+        if experiment.config.measurement.distribution:
+            distribution = jax.jit(experiment.distribution)
+            lowered.append(distribution.lower(state.params, batch_a, state.step))
         with ThreadPoolExecutor(len(lowered)) as pool:  # XLA compiles without the interpreter lock
-            self.measured, self.plain, self._evaluate = pool.map(lambda low: low.compile(), lowered)
+            compiled = list(pool.map(lambda low: low.compile(), lowered))
+        self.measured, self.plain, self._evaluate = compiled[:3]
+        self._distribution = compiled[3] if len(compiled) > 3 else None
+        self._starts = frozenset(experiment.windows.starts)
+
+    def distribution(
+        self, state: TrainState, batch: Batch, step: int
+    ) -> PositionDistribution | None:
+        """The distribution of learning at the first step of each window, if it is asked for."""
+        if self._distribution is None or step not in self._starts:
+            return None
+        return self._distribution(state.params, batch, state.step)
 
     def validation_loss(self, params: PyTree) -> float:
         """The mean loss per token over the whole validation set, in nats."""
@@ -250,7 +275,7 @@ def pretrain(
 
     Args:
         experiment: what is run.
-        run: where it is recorded; see `create_run` and `open_run`.
+        run: where it is recorded; see `lnpjax.experiments.run_folders`.
         writers: get the same rows.
         reporter: is told about the progress; nobody, if None.
         should_stop: asked before every step; once it says true, the run is saved and left.
@@ -266,6 +291,7 @@ def pretrain(
         >>> import tempfile
         >>> from lnpjax.experiments.options import DataOptions, MeasurementOptions, ModelOptions
         >>> from lnpjax.experiments.options import TrainingOptions
+        >>> from lnpjax.experiments.run_folders import create_run
         >>> data = DataOptions(max_bytes=20_000, context_length=8, num_validation=4)
         >>> dataset = data.load()
         >>> config = PretrainConfig.resolve(
@@ -308,6 +334,8 @@ def pretrain(
                 status = "stopped"
                 break
             batch = experiment.batches.batch(step)
+            if (distribution := compiled.distribution(state, batch, step)) is not None:
+                save_distribution(run, step, distribution)
             if experiment.windows.active(step):
                 batch_b = experiment.validation_batch(step)
                 state, metrics, record = compiled.measured(state, batch, batch_b)
@@ -334,67 +362,11 @@ def pretrain(
     return Outcome(status, done, *recorder.speed(done - first))
 
 
-def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike[str]) -> Run:
-    """Start the folder of a run.
-
-    Args:
-        config: the configuration.
-        dataset: the data set that `config.data` loads.
-        path: a new or empty folder.
-
-    Returns:
-        The run, whose `config.json` holds the configuration and what identifies the data.
-
-    Raises:
-        FileExistsError: if the folder is not empty.
-    """
-    description = config.to_json()
-    description["data"] |= {
-        "name": dataset.name,
-        "num_train": dataset.num_train,
-        "fingerprint": dataset.fingerprint,
-    }
-    return Run.create(
-        path,
-        {
-            "lnpjax_version": lnpjax.__version__,
-            "run_id": uuid.uuid4().hex[:8],  # names the run to services that outlive this process
-            "num_parameters": config.model.num_parameters,
-            **description,
-        },
-    )
-
-
-def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset]:
-    """Open a run that `create_run` started, to go on with it.
-
-    Args:
-        path: its folder.
-
-    Returns:
-        The run, its configuration, and its data set, loaded again.
-
-    Raises:
-        ValueError: if the folder is corrupt, or the data are no longer what they were.
-        OSError, ImportError: if the run or its data cannot be read.
-    """
-    run = Run.open(path)
-    source = str(run.path / "config.json")
-    config = PretrainConfig.from_json(run.config, source=source)
-    dataset = config.data.load()
-    expected = run.config["data"].get("fingerprint")
-    require(
-        dataset.fingerprint == expected,
-        "data",
-        expected=f"the data that {run.path} was started with (fingerprint {expected})",
-        got=f"other data in {config.data.data} (fingerprint {dataset.fingerprint})",
-    )
-    return run, config, dataset
-
-
 def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run) -> None:
     old, new = flatten(saved.get("config", {})), flatten(given["config"])
     for name in old | new:
+        if name not in old and name.rpartition("/")[2] in ADDED_LATER:
+            continue
         was, now = old.get(name, "absent"), new.get(name, "absent")
         expected = f"that of the run's last checkpoint, where {name} is {was!r}"
         require(was == now, f"{run.path / 'config.json'}", expected=expected, got=repr(now))

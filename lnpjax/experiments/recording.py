@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from lnpjax.components import LNP
+from lnpjax.position import PositionDistribution
 from lnpjax.progress import Reporter
 from lnpjax.rows import training_flops
 from lnpjax.runs import Run
@@ -36,6 +37,20 @@ _LNP_SCALARS = (
     "loss_change",
     "linear_change",
     "nu",
+)
+
+POSITION_ARRAYS = (
+    "p",
+    "weights",
+    "chi_pos",
+    "chi_pos_sem",
+    "tenth",
+    "median",
+    "ninetieth",
+    "unresolved",
+    "trace",
+    "loss",
+    "status",
 )
 
 
@@ -169,6 +184,22 @@ class Recorder:
             for name, group in lnp.groups.items()
         }
         self.write("lnp", step, window=window, **scalars, groups=groups)
+
+
+def save_distribution(run: Run, step: int, distribution: PositionDistribution) -> None:
+    """Write how learning is spread over the spectrum to `spectra/position-STEP.npz`.
+
+    Args:
+        run: where.
+        step: of the measurement; also saved.
+        distribution: what was measured.
+    """
+    arrays = {name: np.asarray(getattr(distribution, name)) for name in POSITION_ARRAYS}
+    quality = {
+        name: np.asarray(getattr(distribution.measure, name))
+        for name in ("error_bounds", "num_nodes", "num_converged", "orthogonality_loss")
+    }
+    run.save_spectrum(f"position-{step:08d}", step=np.asarray(step), **arrays, **quality)
 
 
 class _Stopwatch:

@@ -1,0 +1,224 @@
+"""`lnpjax spectrum`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from lnpjax._checks import import_extra, require
+from lnpjax.assumptions import ApplyFn
+from lnpjax.commands.paths import shown
+from lnpjax.data import Batches, load_dataset, read_documents
+from lnpjax.decomposition import Batch
+from lnpjax.experiments.pretrain import Experiment, cross_entropy
+from lnpjax.experiments.run_folders import open_run
+from lnpjax.experiments.shell_profiles import (
+    Profile,
+    ProfileOptions,
+    measure_states,
+    profiles_of,
+)
+from lnpjax.models import split_llama
+from lnpjax.models.llama2c import Tokenizer, read_checkpoint
+from lnpjax.progress import terminal_reporter
+from lnpjax.shell_plots import plot_shell_profile, plot_shell_profiles
+
+
+class _Network(NamedTuple):
+    name: str
+    apply_fn: ApplyFn
+    states: dict[str, Callable[[], PyTree]]
+    batches: list[Batch]
+    folder: Path
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spectrum:
+    """Show in which spectral shells a language model's error lies, and from where it learns.
+
+    Lanczos runs from the error (each token's surprisal) and from the loss gradient, so no kernel is
+    ever formed. For every checkpoint: the energy of the error in logarithmic shells of eigenvalues,
+    its peak and cut-off, and the distribution of learning whose mean is chi_pos. Energies are means
+    over batches. One row per checkpoint is printed; figures and numbers go to RUN/shells.
+
+    Args:
+        run: A run folder: its initialisation and the checkpoints that it has kept.
+        llama2c: Instead of a run, a trained model in the format of llama2.c.
+        data: The text for it: as in lnpjax train.
+        tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: bytes.
+        num_batches: Batches that are averaged over (the paper: 50).
+        batch_size: Sequences in each.
+        context_length: Tokens of a sequence, for --llama2c.
+        num_matvecs: Products with the kernel for each batch and start vector.
+        ratio: From one shell's lower edge to the next's.
+        decades: How far below the largest eigenvalue shells reach.
+        seed: Of the random probes.
+        out: A folder for the results. None: RUN/shells, or spectrum/NAME.
+    """
+
+    run: str | None = None
+    llama2c: str | None = None
+    data: str = "stdlib"
+    tokenizer: str | None = None
+    num_batches: int = 4
+    batch_size: int = 4
+    context_length: int = 128
+    num_matvecs: int = 32
+    ratio: float = 2.0
+    decades: float = 5.0
+    seed: int = 0
+    out: str | None = None
+
+    def __call__(self) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status.
+        """
+        options = ProfileOptions(self.num_matvecs, self.ratio, self.decades)
+        options.check()
+        for name in ("num_batches", "batch_size", "context_length"):
+            value = getattr(self, name)
+            require(value >= 1, f"--{name}", expected="an integer >= 1", got=value)
+        require(
+            (self.run is None) != (self.llama2c is None),
+            "--run",
+            expected="either --run RUN or --llama2c FILE",
+            got="both" if self.run else "neither",
+        )
+        network = self._of_run() if self.run is not None else self._of_file()
+        measured = dict(
+            measure_states(
+                network.apply_fn,
+                cross_entropy,
+                network.states,
+                network.batches,
+                options,
+                key=jax.random.key(self.seed),
+                report=terminal_reporter().note,
+            )
+        )
+        profiles = profiles_of(measured, options)
+        folder = Path(self.out) if self.out is not None else network.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        _save(profiles, folder)
+        plot_shell_profile(profiles[-1], folder / "profile.png", title=network.name)
+        plot_shell_profiles(profiles, folder / "profiles.png", title=network.name)
+        _print_table(network.name, profiles)
+        print(f"results {shown(folder)}")
+        return 0
+
+    def _of_run(self) -> _Network:
+        assert self.run is not None
+        run, config, dataset = open_run(self.run)
+        experiment = Experiment(config, dataset)
+        states = {"initialisation": lambda: experiment.initial_state().params}
+        for step in run.checkpoint_steps():
+
+            def restored(step: int = step) -> PyTree:
+                checkpoint = run.read_checkpoint(experiment.abstract_state(), step=step)
+                assert checkpoint is not None
+                return checkpoint.state.params
+
+            states[f"step {step}"] = restored
+        batches = Batches(dataset, self.batch_size, seed=config.training.data_seed)
+        found = [batches.batch(index) for index in range(self.num_batches)]
+        return _Network(run.path.name, experiment.apply_fn, states, found, run.path / "shells")
+
+    def _of_file(self) -> _Network:
+        assert self.llama2c is not None
+        _, model = read_checkpoint(self.llama2c)
+        apply_fn, params = split_llama(model)
+        if self.tokenizer is not None and self.tokenizer.endswith(".bin"):
+            tokenizer = Tokenizer.from_file(self.tokenizer, model.config.vocab_size)
+            found = self._batches_of(tokenizer)
+        else:
+            dataset = load_dataset(
+                self.data,
+                tokenizer=self.tokenizer,
+                context_length=self.context_length,
+                num_validation=1,
+            )
+            require(
+                dataset.vocab_size <= model.config.vocab_size,
+                "--tokenizer",
+                expected=f"at most the model's {model.config.vocab_size} tokens",
+                got=dataset.vocab_size,
+            )
+            batches = Batches(dataset, self.batch_size, seed=0)
+            found = [batches.batch(index) for index in range(self.num_batches)]
+        name = Path(self.llama2c).stem
+        states = {"trained": lambda: params}
+        return _Network(name, apply_fn, states, found, Path("spectrum") / name)
+
+    def _batches_of(self, tokenizer: Tokenizer) -> list[Batch]:
+        """The beginning of the text, as its documents come."""
+        shape = (self.num_batches, self.batch_size, self.context_length + 1)
+        needed, ids = math.prod(shape), list[int]()
+        for document in read_documents(self.data):
+            ids += tokenizer.encode(document)
+            if len(ids) >= needed:
+                break
+        require(
+            len(ids) >= needed,
+            "--data",
+            expected=f"text of at least {needed:,} tokens",
+            got=f"{len(ids):,} in {self.data}",
+        )
+        tokens = np.array(ids[:needed], np.int32).reshape(shape)
+        return [(batch[:, :-1], batch[:, 1:]) for batch in tokens]
+
+
+def _save(profiles: list[Profile], folder: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for profile in profiles:
+        arrays |= {
+            f"{profile.label}/centers": np.asarray(profile.centers),
+            f"{profile.label}/energies": np.asarray(profile.energies.mean),
+            f"{profile.label}/energies_sem": np.asarray(profile.energies.sem),
+            f"{profile.label}/minima": np.asarray(profile.minima.mean),
+            f"{profile.label}/dissipation": np.asarray(profile.dissipation.mean),
+            f"{profile.label}/p": np.asarray(profile.position.p),
+            f"{profile.label}/gamma2": np.asarray(profile.position.weights),
+        }
+    np.savez_compressed(folder / "shells.npz", allow_pickle=False, **arrays)
+
+
+def _print_table(name: str, profiles: list[Profile]) -> None:
+    rich = import_extra("rich.table", extra="run", purpose="the table")
+    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
+    table = rich.Table(title=name, title_justify="left", title_style="bold", box=box)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    for heading in ("", "loss", "chi_pos", "median p", "10 %", "90 %", "peak", "cut-off", "slope"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for profile in profiles:
+        position, frontier = profile.position, profile.frontier
+        low, high = (
+            float(jnp.exp(jnp.mean(jnp.log(values))))
+            for values in (position.tenth, position.ninetieth)
+        )
+        table.add_row(
+            profile.label,
+            f"{float(jnp.mean(position.loss)):.3g}",
+            *(f"{p:.1e}" for p in (jnp.mean(position.chi_pos), profile.median, low, high)),
+            f"{float(frontier.peak):.2g}",
+            f"{float(frontier.cutoff):.2g}" if jnp.isfinite(frontier.cutoff) else "beyond",
+            f"{float(frontier.exponent):.2g}" if jnp.isfinite(frontier.exponent) else "-",
+        )
+    console = import_extra("rich.console", extra="run", purpose="the table").Console()
+    console.print(table)
+    console.print(
+        "chi_pos, p: strength of the eigenmodes that the loss gradient lies along (share of the "
+        "trace)\npeak, cut-off: eigenvalues where the error's energy per shell is largest, and "
+        "where it falls to 1 % of that\nslope: of the energy below the peak, in logarithms",
+        style="dim",
+        highlight=False,
+    )

@@ -1,0 +1,71 @@
+"""The folder of a pre-training run: how it starts, and how it is opened again."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+import lnpjax
+from lnpjax._checks import require
+from lnpjax.data import Dataset
+from lnpjax.experiments.options import PretrainConfig
+from lnpjax.runs import Run
+
+
+def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike[str]) -> Run:
+    """Start the folder of a run.
+
+    Args:
+        config: the configuration.
+        dataset: the data set that `config.data` loads.
+        path: a new or empty folder.
+
+    Returns:
+        The run, whose `config.json` holds the configuration and what identifies the data.
+
+    Raises:
+        FileExistsError: if the folder is not empty.
+    """
+    description = config.to_json()
+    description["data"] |= {
+        "name": dataset.name,
+        "num_train": dataset.num_train,
+        "fingerprint": dataset.fingerprint,
+    }
+    return Run.create(
+        path,
+        {
+            "lnpjax_version": lnpjax.__version__,
+            "run_id": uuid.uuid4().hex[:8],  # names the run to services that outlive this process
+            "num_parameters": config.model.num_parameters,
+            "checkpoints_kept": config.training.checkpoints_kept,
+            **description,
+        },
+    )
+
+
+def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset]:
+    """Open a run that `create_run` started, to go on with it.
+
+    Args:
+        path: its folder.
+
+    Returns:
+        The run, its configuration, and its data set, loaded again.
+
+    Raises:
+        ValueError: if the folder is corrupt, or the data are no longer what they were.
+        OSError, ImportError: if the run or its data cannot be read.
+    """
+    run = Run.open(path)
+    source = str(run.path / "config.json")
+    config = PretrainConfig.from_json(run.config, source=source)
+    dataset = config.data.load()
+    expected = run.config["data"].get("fingerprint")
+    require(
+        dataset.fingerprint == expected,
+        "data",
+        expected=f"the data that {run.path} was started with (fingerprint {expected})",
+        got=f"other data in {config.data.data} (fingerprint {dataset.fingerprint})",
+    )
+    return run, config, dataset

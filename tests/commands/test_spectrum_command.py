@@ -1,0 +1,69 @@
+"""`lnpjax spectrum`: shells and distributions of a run, and of a model from a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lnpjax import cli
+
+SIZES = ["--hidden-size", "8", "--intermediate-size", "8", "--num-layers", "1", "--num-heads", "2"]
+SIZES += ["--context-length", "8", "--batch-size", "4", "--steps", "12", "--num-validation", "6"]
+SIZES += ["--window-width", "2", "--checkpoint-every", "4", "--checkpoints-kept", "3"]
+
+
+@pytest.fixture(autouse=True)
+def _somewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+
+
+def test_every_checkpoint_of_a_run(tmp_path, capsys):
+    text = tmp_path / "counting.txt"
+    text.write_text(" ".join(str(number) for number in range(2000)))
+    assert cli.main(["train", "--data", str(text), *SIZES, "--out", "run"]) == 0
+    options = ["--num-batches", "2", "--batch-size", "2", "--num-matvecs", "6"]
+    assert cli.main(["spectrum", "--run", "run", *options]) == 0
+    out = capsys.readouterr().out
+    states = ["initialisation", "step 4", "step 8", "step 12"]
+    for heading in (*states, "chi_pos", "median p", "peak", "cut-off"):
+        assert heading in out
+    shells = np.load(tmp_path / "run" / "shells" / "shells.npz")
+    centers = shells["initialisation/centers"]
+    for state in states:
+        np.testing.assert_array_equal(shells[f"{state}/centers"], centers)
+        assert shells[f"{state}/energies"].sum() > 0
+        assert shells[f"{state}/p"].shape == (2, 6)
+    figures = {path.name for path in (tmp_path / "run" / "shells").glob("*.png")}
+    assert figures == {"profile.png", "profiles.png"}
+
+
+def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
+    """The trained stories260K on the kind of text that it was trained on: it predicts it well."""
+    folder = real_data / "stories260K"
+    text = next((real_data / "tinystories").glob("*.txt"))
+    options = ["--num-batches", "2", "--batch-size", "2", "--num-matvecs", "4"]
+    options += ["--context-length", "16", "--out", "shells"]
+    options += ["--data", str(text), "--tokenizer", str(folder / "tok512.bin")]
+    assert cli.main(["spectrum", "--llama2c", str(folder / "stories260K.bin"), *options]) == 0
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "trained" in line)
+    loss = float(row.split()[1])
+    assert 1 < loss < 2.2  # nats per token; chance is log(512) = 6.2
+    assert (tmp_path / "shells" / "profile.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--run: expected either --run RUN or --llama2c FILE, got neither"),
+        (["--run", "a", "--llama2c", "b"], "got both"),
+        (["--run", "a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
+        (["--run", "a", "--num-batches", "0"], "--num_batches: expected an integer >= 1"),
+        (["--run", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_end_in_one_line(options, message, capsys):
+    assert cli.main(["spectrum", *options]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
