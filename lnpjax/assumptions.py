@@ -62,14 +62,14 @@ def samples_interact(
     company = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
     together, alone = apply_fn(params, company), outputs[chosen]
     precision = max(
-        (jnp.finfo(dtype).eps for dtype in _floating_dtypes(apply_fn, params, company)), default=0.0
+        (jnp.finfo(dtype).eps for dtype in floating_dtypes(apply_fn, params, company)), default=0.0
     )
     known = jnp.isfinite(alone)
     tolerance = jnp.sqrt(precision) * jnp.max(jnp.where(known, jnp.abs(alone), 0))
     return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
 
 
-def _floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
+def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
     """The floating-point dtypes that a computation passes through."""
 
     def variables(jaxpr: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,31 @@ def _flops(jaxpr: Any) -> float:
     return total
 
 
+def largest_intermediate(function: Callable[..., PyTree], *arguments: PyTree) -> int:
+    """Bytes of the largest array that a function makes on its way.
+
+    Args:
+        function: traced, never run.
+        *arguments: arrays or `jax.ShapeDtypeStruct`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> largest_intermediate(lambda x: jnp.sum(jnp.outer(x, x)), jnp.ones(10))
+        400
+    """
+    return _largest(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _largest(jaxpr: Any) -> int:
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [_largest(body) for body in _inner_jaxprs(equation.params)]
+        for variable in equation.outvars:
+            if hasattr(variable.aval, "dtype"):
+                sizes.append(variable.aval.size * variable.aval.dtype.itemsize)
+    return max(sizes)
+
+
 def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
     leaves = jax.tree.leaves(tuple(params.values()), is_leaf=lambda value: hasattr(value, "eqns"))
     return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
@@ -66,8 +91,8 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def free_memory() -> int | None:
-    """Bytes that the default device can still give, or `None` where it does not say."""
-    device = jax.devices()[0]
+    """Bytes that this process's first device can still give, or `None` where it does not say."""
+    device = jax.local_devices()[0]
     if device.platform == "cpu":
         return _free_host_memory()
     stats = device.memory_stats() or {}
@@ -79,10 +104,21 @@ def _free_host_memory() -> int | None:
     if meminfo.exists():
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
+                return min([1024 * int(line.split()[1]), *_free_in_container()])
     if {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return None
+
+
+def _free_in_container() -> Iterator[int]:
+    """What a container's own limit leaves, where there is one (version 2 of control groups)."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        if limit != "max":
+            yield max(0, int(limit) - int((folder / "memory.current").read_text()))
+    except (OSError, ValueError):
+        return
 
 
 def check_fits(argument: str, num_bytes: int, max_bytes: int | None, *, advice: str) -> None:

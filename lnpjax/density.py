@@ -110,14 +110,17 @@ def spectral_density(
     """The eigenvalue density of the empirical NTK, without the kernel.
 
     The spectral measures of random sign vectors average to the density (stochastic Lanczos
-    quadrature). Standard errors come from the spread between probes. What the quadrature itself
-    leaves out falls geometrically with `num_matvecs` for smooth functions such as the entropy.
+    quadrature). Standard errors come from the spread between probes. They do not hold what the
+    quadrature leaves out, which falls with `num_matvecs`: there is none in the trace and in the sum
+    of squares, little in the entropy, and most in `SpectralDensity.counts`, since all probes place
+    their nodes alike. Ratios and exponentials of noisy means carry a bias of the order of the
+    squared relative error.
 
     Args:
         apply_fn: as in `lnpjax.linearize`.
         params: likewise.
         inputs: likewise.
-        num_matvecs: products with Theta for each probe.
+        num_matvecs: products with Theta for each probe, at least two.
         key: a `jax.random` key.
         num_probes: random vectors, at least two.
         outputs: which outputs of each sample to keep (`lnpjax.select_outputs`).
@@ -147,7 +150,9 @@ def spectral_density(
     """
     require(num_probes >= 2, "num_probes", expected="an integer >= 2", got=num_probes)
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)
-    linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)
+    require(num_matvecs >= 2, "num_matvecs", expected="an integer >= 2", got=num_matvecs)
+    with jax.default_matmul_precision("highest"):
+        linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)
     shape, dtype = linearization.outputs.shape, parameters.accumulation_dtype()
 
     def of_probe(probe_key: Key[Array, ""]) -> tuple[Array, Array, Array]:

@@ -13,7 +13,7 @@ from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
 from lnpjax.costs import check_fits
 from lnpjax.jacobian import linearize_samples
-from lnpjax.kernel_methods import Side
+from lnpjax.kernel_methods import Plan, Side
 from lnpjax.outputs import OutputSubset, restrict
 from lnpjax.status import Status, describe_status
 
@@ -55,9 +55,9 @@ def entk(
             neural-tangents, for a second opinion (the extra `neural-tangents`).
         method: how the matrix is filled (`lnpjax.kernel_methods`). "contraction" multiplies rows of
             J, "products" pushes each row forward through the network; both take each sample's rows
-            from that sample alone. "batch" assumes nothing about samples, at up to twice the cost
-            of "products". "auto" takes the one with fewer operations; outside `jit` also "batch"
-            where samples interact.
+            from that sample alone. "batch" assumes nothing about samples, at about ``1 + n2 / n1``
+            times the cost of "products". "auto" takes the one of the first two with fewer
+            operations; outside `jit`, "batch" where samples interact.
         chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
             four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
             an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
@@ -66,10 +66,10 @@ def entk(
             the device has free.
 
     Returns:
-        ``(n1 m, n2 m)``, in float32 (float64 under x64) whatever the network computes in (though
-        neural-tangents adds up in the network's own precision). Units: outputs squared per
-        parameter squared. NaN where, under `jit`, "contraction" or "products"
-        meet samples that interact.
+        ``(n1 m, n2 m)``, in float32 (float64 under x64). Units: outputs squared per parameter
+        squared. "contraction" also adds up in that precision whatever the network computes in; the
+        other methods, and neural-tangents, carry the network's own rounding. NaN where, under
+        `jit`, "contraction" or "products" meet samples that interact.
 
     Raises:
         TypeError, ValueError: for bad input, for a kernel that does not fit (the message names the
@@ -115,9 +115,14 @@ def entk(
         expected="None with backend='neural_tangents', which has none",
         got="one",
     )
-    _check_memory(left, right, max_bytes)
 
-    interact = samples_interact(network, params, inputs, _outputs_alone(left))
+    plan = kernel_methods.plan(
+        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
+    )
+    _check_memory(left, right, plan, max_bytes)
+    interact = _interact(left)
+    if not symmetric:  # a batch of one cannot tell, and either may
+        interact |= _interact(right)
     method, valid = _settle(method, interact)
     with jax.default_matmul_precision("highest"):
         if backend == "neural_tangents":
@@ -178,9 +183,10 @@ def entk_groups(
     return kernels
 
 
-def _outputs_alone(side: Side) -> Float[Array, "batch m"]:
-    """What each sample gives on its own."""
-    return linearize_samples(side.apply_fn, side.params, side.inputs, wrt=side.wrt).outputs
+def _interact(side: Side) -> Bool[Array, ""]:
+    """Whether samples give other outputs together than each on its own."""
+    alone = linearize_samples(side.apply_fn, side.params, side.inputs, wrt=side.wrt).outputs
+    return samples_interact(side.apply_fn, side.params, side.inputs, alone)
 
 
 def _settle(method: Method, interact: Bool[Array, ""]) -> tuple[Method, Bool[Array, ""] | bool]:
@@ -204,13 +210,14 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, argument, expected=f"one of {choices}", got=repr(value))
 
 
-def _check_memory(left: Side, right: Side, max_bytes: int | None) -> None:
+def _check_memory(left: Side, right: Side, plan: Plan, max_bytes: int | None) -> None:
     entries = left.num_rows * right.num_rows
+    kernels = 3 * entries * parameters.accumulation_dtype().itemsize  # itself, its mirror, the sum
     check_fits(
-        f"the {left.num_rows} x {right.num_rows} kernel",
-        3 * entries * parameters.accumulation_dtype().itemsize,  # itself, its mirror, their sum
+        f"the {left.num_rows} x {right.num_rows} kernel and the rows behind it",
+        kernels + plan.working_bytes,
         max_bytes,
-        advice="take fewer samples, or fewer outputs with outputs=",
+        advice="take fewer samples, fewer outputs with outputs=, or a smaller chunk_size",
     )
 
 

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
-from lnpjax.assumptions import ApplyFn
-from lnpjax.costs import matmul_flops
+from lnpjax.assumptions import ApplyFn, floating_dtypes
+from lnpjax.costs import largest_intermediate, matmul_flops
 from lnpjax.jacobian import Linearization, linearize, linearize_samples
 
 Index: TypeAlias = int | Int[Array, ""]
@@ -258,13 +258,14 @@ class Plan(NamedTuple):
     method: str
     chunk_size: int
     flops: float
+    working_bytes: int
 
 
 def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmetric: bool) -> Plan:
     """Choose the method with fewer operations, and how many rows of J are made at once.
 
-    Products inherit the precision of the network's outputs, so a network that computes in less than
-    the kernel's precision is contracted.
+    Products inherit the rounding of the network, so one that anywhere computes in less than the
+    kernel's precision is contracted.
 
     Args:
         left: the first batch.
@@ -275,17 +276,21 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
     """
     trainable, _ = parameters.partition(left.params, left.wrt)
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(trainable))
-    dtype = jax.eval_shape(left.apply_fn, left.params, left.inputs).dtype
-    sizes = _chunk_sizes(num_parameters * dtype.itemsize)
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
+        left.inputs,
+    )
+    row_bytes = sum(
+        jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(trainable)
+    )
+    passing = 2 * largest_intermediate(left.apply_fn, left.params, one)  # forward, and back
+    pushed_bytes = row_bytes + left.shape[0] * passing
+    sizes = _chunk_sizes(row_bytes + passing, pushed_bytes)
     if chunk_size is not None:
         sizes = dict.fromkeys(sizes, chunk_size)
     most = max(left.num_rows, right.num_rows)
     sizes = {name: min(size, most) for name, size in sizes.items()}
 
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
-        left.inputs,
-    )
     forward = matmul_flops(left.apply_fn, left.params, one)
     num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
     num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
@@ -298,19 +303,25 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
         "batch": num_right * forward * (2 * right.shape[0] + 2 * num_samples),
     }
     if method == "auto":
-        exact = dtype.itemsize >= parameters.accumulation_dtype().itemsize
+        coarsest = min(dtype.itemsize for dtype in floating_dtypes(left.apply_fn, left.params, one))
+        exact = coarsest >= parameters.accumulation_dtype().itemsize
         cheaper = "products" if costs["products"] < costs["contraction"] else "contraction"
         method = cheaper if exact else "contraction"
-    return Plan(method, sizes[method], costs[method])
+    alive = {
+        "contraction": (STORED_CHUNKS + 1) * row_bytes + passing,
+        "products": pushed_bytes,
+        "batch": pushed_bytes + right.shape[0] * passing,
+    }
+    return Plan(method, sizes[method], costs[method], sizes[method] * alive[method])
 
 
-def _chunk_sizes(row_bytes: int) -> dict[str, int]:
-    """Rows of J made at once, by method.
+def _chunk_sizes(row_bytes: int, pushed_bytes: int) -> dict[str, int]:
+    """Rows of J made at once, by method, from what one takes to make and to push forward.
 
     Products are fastest with what fits into a CPU's caches: 64 MB, or 512 MB on an accelerator.
     Matrix products between rows need a hundred or so of them: 128 rows, or what 256 MB hold.
     """
-    pushed = (2**26 if jax.default_backend() == "cpu" else 2**29) // row_bytes
+    pushed = (2**26 if jax.default_backend() == "cpu" else 2**29) // pushed_bytes
     contracted = min(128, 2**28 // row_bytes)
     sizes = {"contraction": contracted, "products": pushed, "batch": pushed}
     return {name: max(1, size) for name, size in sizes.items()}

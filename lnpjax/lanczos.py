@@ -31,17 +31,18 @@ from lnpjax.status import Status, flag
 class SpectralMeasure:
     """Gauss quadrature of a vector's spectral measure. A pytree; unpacks as ``nodes, weights``.
 
-    Where Lanczos stopped early (an invariant subspace), the nodes that do not exist are zero, and
-    so are their weights.
+    Where Lanczos stopped early, the nodes that do not exist are zero, and so are their weights. It
+    stops at an invariant subspace, up to rounding: what it leaves out is exact for an operator that
+    differs by at most ``10 k eps`` of the largest eigenvalue, with k the number of products. The
+    spectrum below that is not resolved, whatever k.
 
     Attributes:
         nodes: stand for eigenvalues lambda_k, descending.
         weights: stand for ``(q_k . v)^2 / |v|^2``; they add up to 1.
         total: ``|v|^2``.
         error_bounds: each node lies within this distance of an eigenvalue.
-        converged: which nodes do so within a hundredth of themselves.
-        num_nodes: how many nodes there are. Fewer than asked for if v lies in a smaller invariant
-            subspace: the measure is then exact.
+        converged: which nodes do so within a hundredth of themselves, or within rounding.
+        num_nodes: how many nodes there are: fewer than asked for if Lanczos stopped early.
         orthogonality_loss: largest deviation of the Lanczos vectors' Gram matrix from the identity.
         status: `lnpjax.Status` flags.
     """
@@ -119,13 +120,9 @@ def spectral_measure(
         >>> nodes.round(3), weights.round(3)
         (Array([9., 4., 1.], dtype=float32), Array([0.333, 0.333, 0.333], dtype=float32))
     """
-    linearization = linearize(
-        apply_fn if outputs is None else restrict(apply_fn, outputs),
-        params,
-        inputs,
-        wrt=wrt,
-        preconditioner=preconditioner,
-    )
+    network = apply_fn if outputs is None else restrict(apply_fn, outputs)
+    with jax.default_matmul_precision("highest"):
+        linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)
     check_floating("vector", vector)
     shape = linearization.outputs.shape
     require(
@@ -211,6 +208,7 @@ def _quadrature(
     order = jnp.argsort(jnp.where(ritz[0] ** 2 > 0, -ascending, jnp.inf))
     nodes, ritz = ascending[order], ritz[:, order]
     exists = jnp.arange(num_matvecs) < num_nodes
+    rounding = eps * scale
     weights = jnp.where(exists, ritz[0] ** 2, 0)
     last_link = jnp.nan_to_num(links[num_nodes - 1])
     bounds = jnp.where(exists, jnp.abs(last_link * ritz[num_nodes - 1]), 0)
@@ -223,12 +221,12 @@ def _quadrature(
         weights=weights * undefined,
         total=total,
         error_bounds=bounds,
-        converged=exists & (bounds <= jnp.abs(nodes) / 100),
+        converged=exists & (bounds <= jnp.maximum(jnp.abs(nodes) / 100, rounding)),
         num_nodes=num_nodes,
         orthogonality_loss=jnp.max(jnp.abs(gram - jnp.diag(alive.astype(gram.dtype)))),
         status=flag(total == 0, Status.ZERO_LOSS_GRADIENT)
-        | flag(~jnp.isfinite(total + diagonal[0]), Status.NON_FINITE)
-        | flag(scale == 0, Status.ZERO_JACOBIAN),
+        | flag((total > 0) & ~jnp.isfinite(total + diagonal[0]), Status.NON_FINITE)
+        | flag((total > 0) & (diagonal[0] == 0), Status.ZERO_JACOBIAN),
     )
 
 
@@ -271,10 +269,12 @@ def quantiles(
     """Quantiles of a measure from its quadrature.
 
     Half of a node's weight counts as below it; in between, logarithms are interpolated. With few
-    nodes that is a summary, within the bounds of `cumulative`.
+    nodes that is a summary: a quantile lies between the nodes before and after the one in whose
+    weight its level falls (see `cumulative`).
 
     Args:
-        nodes: of a Gauss quadrature; those that are not positive count as below all others.
+        nodes: of a Gauss quadrature. Those that are not positive beyond rounding are taken as zero,
+            and so are the quantiles at levels within their weight.
         weights: likewise.
         levels: shares between 0 and 1.
 
@@ -299,6 +299,12 @@ def quantiles(
     order = jnp.argsort(nodes)
     ascending, share = nodes[order], weights[order] / jnp.sum(weights)
     middle = jnp.cumsum(share) - share / 2
-    smallest = jnp.min(jnp.where(nodes > 0, nodes, jnp.inf))
-    logarithms = jnp.log(jnp.maximum(ascending, smallest))
-    return jnp.exp(jnp.interp(jnp.asarray(levels), middle, logarithms))
+    rounding = len(nodes) * jnp.finfo(share.dtype).eps * jnp.max(ascending)
+    positive = ascending > rounding
+    at_zero = jnp.sum(jnp.where(positive, 0, share))
+    smallest = jnp.min(jnp.where(positive, ascending, jnp.inf))
+    first = jnp.min(jnp.where(positive, middle, jnp.inf))
+    places = jnp.where(positive, middle, first)  # zeros take no part in the interpolation
+    logarithms = jnp.log(jnp.where(positive, ascending, smallest))
+    found = jnp.exp(jnp.interp(jnp.asarray(levels), places, logarithms))
+    return jnp.where(jnp.asarray(levels) <= at_zero, jnp.where(at_zero > 0, 0, found), found)

@@ -80,7 +80,7 @@ def step_along_gradient(
     Raises:
         ValueError: if the modes do not belong to that many outputs.
 
-    Cost: a gradient, and a forward pass for every learning rate.
+    Cost: 4/3 gradients, and a forward pass for every learning rate.
 
     Example:
         >>> from lnpjax import eigenmodes, entk
@@ -92,16 +92,18 @@ def step_along_gradient(
         (0.0, -0.4375)
     """
     inputs, targets = batch
-    linearization = linearize(restrict(apply_fn, outputs), params, inputs, wrt=wrt)
-    before = linearization.outputs
-    _check_modes(modes, before.size)
     trainable, frozen = parameters.partition(params, wrt)
 
     def full_outputs(subset: PyTree) -> Array:
         return apply_fn(parameters.combine(subset, frozen), inputs)
 
-    loss_before, loss_grad = jax.value_and_grad(loss_fn)(full_outputs(trainable), targets)
-    gradient = linearization.vjp(select_outputs(loss_grad, outputs))
+    with jax.default_matmul_precision("highest"):
+        linearization = linearize(restrict(apply_fn, outputs), params, inputs, wrt=wrt)
+        before = linearization.outputs
+        _check_modes(modes, before.size)
+        whole = full_outputs(trainable)
+        loss_before, loss_grad = jax.value_and_grad(loss_fn)(whole, targets)
+        gradient = linearization.vjp(select_outputs(loss_grad, outputs))
 
     def step(learning_rate: Float[Array, ""]) -> ModeStep:
         moved = jax.tree.map(
@@ -164,7 +166,7 @@ def project_update(
     Raises:
         ValueError: if structures or numbers of modes disagree.
 
-    Cost: 4/3 gradient, and two products with the eigenvectors.
+    Cost: 5/3 gradients, and two products with the eigenvectors.
 
     Example:
         >>> from lnpjax import eigenmodes, entk
@@ -175,7 +177,8 @@ def project_update(
         >>> project_update(model, w, x, jnp.array([[3.0], [5.0]]), modes, first).ravel()
         Array([3., 0.], dtype=float32)
     """
-    linearization = linearize(restrict(apply_fn, outputs), params, inputs, wrt=wrt)
+    with jax.default_matmul_precision("highest"):
+        linearization = linearize(restrict(apply_fn, outputs), params, inputs, wrt=wrt)
     num_outputs = linearization.outputs.size
     _check_modes(modes, num_outputs)
     trainable, _ = parameters.partition(params, wrt)

@@ -31,8 +31,10 @@ class PositionDistribution:
         tenth: 10 % of the squared loss gradient lies at smaller p.
         median: 50 %: the median spectral position.
         ninetieth: 90 %.
-        unresolved: the weight of the smallest node, which stands for all of the spectrum from there
-            down: quantiles at lower levels are upper bounds. Zero where the measure is exact.
+        unresolved: the weight of nodes that have not converged to eigenvalues. Lanczos resolves the
+            spectrum from its top, so these stand for all of it from there down, and quantiles at
+            levels below this are known by their order of magnitude at best; they go on falling as
+            products are added.
         trace: ``Tr(Theta)``, estimated.
         loss: on the batch.
         measure: the quadrature in eigenvalues, with its quality.
@@ -84,7 +86,9 @@ class PositionMeasure:
         """
         del batch_b
         inputs, targets = batch_a
-        loss, gradient = jax.value_and_grad(self.loss_fn)(self.apply_fn(params, inputs), targets)
+        with jax.default_matmul_precision("highest"):
+            outputs = self.apply_fn(params, inputs)
+        loss, gradient = jax.value_and_grad(self.loss_fn)(outputs, targets)
         measure = spectral_measure(
             self.apply_fn,
             params,
@@ -107,7 +111,7 @@ class PositionMeasure:
             tenth=tenth,
             median=median,
             ninetieth=ninetieth,
-            unresolved=jnp.where(measure.num_nodes < self.num_matvecs, 0, measure.weights[-1]),
+            unresolved=jnp.sum(jnp.where(measure.converged, 0, measure.weights)),
             trace=trace.value,
             loss=loss.astype(p.dtype),
             measure=measure,

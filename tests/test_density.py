@@ -91,3 +91,5 @@ def test_a_single_probe_is_refused():
         density_of(case, num_probes=1)
     with pytest.raises(ValueError, match="num_matvecs: expected an integer from 1 to 12"):
         density_of(case, num_matvecs=20)
+    with pytest.raises(ValueError, match="num_matvecs: expected an integer >= 2, got 1"):
+        density_of(case, num_matvecs=1)

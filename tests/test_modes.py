@@ -11,6 +11,10 @@ import zoo
 import lnpjax
 from lnpjax import Status, eigenmodes, entk, mode_pairs
 
+AWKWARD = [
+    name for name in zoo.MODELS if name not in ("mlp", "llama", "rematerialised_scan", "one_sample")
+]
+
 
 def kernel_of(case, inputs, inputs2=None, outputs=None):
     @jax.jit
@@ -41,7 +45,7 @@ def measured(case, batch_b=None, **options):
     return jax.jit(measure)(case.params, case.batch_a, batch_b)
 
 
-@pytest.mark.parametrize("name", zoo.MODELS)
+@pytest.mark.parametrize("name", AWKWARD)
 def test_cheap_components_are_sums_over_modes(x64, name):
     """Equations 6, 7, 9, 21 and 22."""
     case = zoo.build(name)
@@ -54,7 +58,7 @@ def test_cheap_components_are_sums_over_modes(x64, name):
     np.testing.assert_allclose(jnp.sum(modes.p), 1, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["mlp", "llama_tied", "convolution_and_norm", "one_output"])
+@pytest.mark.parametrize("name", ["mlp", "tied_embeddings", "one_output"])
 def test_mode_pairs_add_up_to_the_cross_batch_position(x64, name):
     """Equations 24 and 25."""
     case = zoo.build(name)

@@ -73,7 +73,7 @@ class Spectrum:
     context_length: int = 128
     num_matvecs: int = 32
     ratio: float = 2.0
-    decades: float = 5.0
+    decades: float = 4.0
     seed: int = 0
     out: str | None = None
 

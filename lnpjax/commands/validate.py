@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -142,8 +141,9 @@ def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) 
     console = import_extra("rich.console", extra="run", purpose="the table").Console()
     findings = _table(title, ["cheap", *(HEADINGS[name] for name in backends), "off by", ""])
     for finding in outcome.findings:
-        exact = [finding.exact.get(backend, math.nan) for backend in backends]
-        numbers = [_short(number) for number in (finding.cheap, *exact)]
+        exact = [finding.exact.get(backend) for backend in backends]
+        cheap = "" if finding.cheap is None else _short(finding.cheap)
+        numbers = [cheap, *("" if number is None else _short(number) for number in exact)]
         verdict = "agrees" if finding.agrees else "DIFFERS"
         findings.add_row(finding.quantity, *numbers, f"{finding.difference:.0e}", verdict)
     legend = (
@@ -167,7 +167,7 @@ def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) 
 
 
 def _short(number: float) -> str:
-    return "" if math.isnan(number) else f"{number:.4g}".replace("e+0", "e").replace("e-0", "e-")
+    return f"{number:.4g}".replace("e+0", "e").replace("e-0", "e-")
 
 
 def _table(title: str, headings: Sequence[str]) -> Any:

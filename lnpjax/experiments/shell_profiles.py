@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import lnpjax
@@ -39,12 +40,13 @@ class ProfileOptions:
     Attributes:
         num_matvecs: products with the kernel for each batch.
         ratio: q, of the shells' edges.
-        decades: how far below the largest eigenvalue shells reach.
+        decades: how far below the largest eigenvalue shells reach; beyond 4, single precision does
+            not tell eigenvalues from rounding.
     """
 
     num_matvecs: int = 32
     ratio: float = 2.0
-    decades: float = 5.0
+    decades: float = 4.0
 
     def check(self) -> None:
         """Refuse values that cannot be.
@@ -152,7 +154,14 @@ def profiles_of(measured: dict[str, Measured], options: ProfileOptions) -> list[
     Returns:
         A profile for each state, in order.
     """
-    top = max(float(jnp.max(found.error.nodes)) for found in measured.values())
+    tops = np.array([float(jnp.max(found.error.nodes)) for found in measured.values()])
+    require(
+        bool(np.all(np.isfinite(tops))),
+        "params",
+        expected="states whose outputs are finite",
+        got=f"NaN in {[name for name, t in zip(measured, tops, strict=True) if t != t]}",
+    )
+    top = float(tops.max())
     edges = log_shells(top * 10**-options.decades, 1.001 * top, ratio=options.ratio)
     return [_profile(label, found, edges) for label, found in measured.items()]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +40,7 @@ def test_both_backends_agree_with_what_is_cheap(x64, name):
     for quantity in ("delta_loss", "chi_net", "chi_pos across A, B", "effective rank"):
         assert set(findings[quantity].exact) == {"jax", "neural_tangents"}
         assert findings[quantity].tolerance == 1e-9
-    assert math.isnan(findings["effective rank"].cheap)
+    assert findings["effective rank"].cheap is None
     assert isinstance(validation.modes, Modes)
 
 
@@ -88,6 +87,18 @@ def test_nan_never_agrees(x64):
     )  # fmt: skip
     with pytest.raises(ValueError, match="finite"):
         validate(broken)
+
+
+def test_a_cheap_number_that_is_nan_does_not_agree(x64, monkeypatch):
+    original = lnpjax.LNPMeasure.__call__
+    monkeypatch.setattr(
+        lnpjax.LNPMeasure,
+        "__call__",
+        lambda *a, **k: jax.tree.map(lambda leaf: leaf * jnp.nan, original(*a, **k)),
+    )
+    findings = by_name(validate(subject_of("mlp")))
+    assert not findings["chi_pos"].agrees
+    assert findings["effective rank"].agrees
 
 
 def test_chosen_outputs_are_the_frequent_targets():
