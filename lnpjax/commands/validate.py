@@ -148,8 +148,9 @@ def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) 
         findings.add_row(finding.quantity, *numbers, f"{finding.difference:.0e}", verdict)
     legend = (
         "cheap: from gradients alone\n"
-        "jax, nt: from the explicit kernel, by lnpjax and by neural-tangents\n"
-        "off by: largest difference, relative to the size of the quantity\n"
+        "jax: from the explicit kernel"
+        + ("; nt: the same by neural-tangents\n" if len(backends) > 1 else "\n")
+        + "off by: largest difference, relative to the size of the quantity\n"
         "across A, B: a step on batch A, seen on batch B\n"
     )
     console.print(findings)

@@ -135,8 +135,8 @@ def run_checkpoint(
         The run, and both states, in the precision that jax is set to.
 
     Raises:
-        ValueError, OSError, ImportError: as `lnpjax.experiments.pretrain.open_run`; also if there
-            is no such checkpoint.
+        ValueError, OSError, ImportError: as `lnpjax.experiments.run_folders.open_run`; also if
+            there is no such checkpoint.
     """
     space = space or OutputSpace()
     space.check()

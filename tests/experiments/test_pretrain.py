@@ -22,14 +22,8 @@ from lnpjax.experiments.options import (
     PretrainConfig,
     TrainingOptions,
 )
-from lnpjax.experiments.pretrain import (
-    Experiment,
-    Outcome,
-    create_run,
-    cross_entropy,
-    open_run,
-    pretrain,
-)
+from lnpjax.experiments.pretrain import Experiment, Outcome, cross_entropy, pretrain
+from lnpjax.experiments.run_folders import create_run, open_run
 from lnpjax.progress import Reporter
 from lnpjax.rows import LnpRow, TrainRow, ValidationRow
 from lnpjax.runs import Run
@@ -304,3 +298,12 @@ def test_every_preset_has_a_learning_rate() -> None:
 def test_options_refuse_what_cannot_be(check: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check()
+
+
+def test_a_run_from_before_an_option_existed_still_opens(experiment: Experiment) -> None:
+    written = experiment.config.to_json()
+    del written["training"]["checkpoints_kept"], written["measurement"]["distribution"]
+    assert PretrainConfig.from_json(written, source="test") == experiment.config
+    del written["training"]["steps"]
+    with pytest.raises(ValueError, match="training: expected an object with"):
+        PretrainConfig.from_json(written, source="test")
