@@ -21,6 +21,7 @@ from lnpjax.decomposition import Batch
 from lnpjax.experiments.pretrain import Experiment, cross_entropy
 from lnpjax.experiments.run_folders import open_run
 from lnpjax.experiments.shell_profiles import (
+    Measured,
     Profile,
     ProfileOptions,
     measure_states,
@@ -50,7 +51,8 @@ class Spectrum:
     over batches. One row per checkpoint is printed; figures and numbers go to RUN/shells.
 
     Args:
-        run: A run folder: its initialisation and the checkpoints that it has kept.
+        runs: Run folders. Of a single run, its initialisation and the checkpoints that it has kept;
+            of several, the last checkpoint of each.
         llama2c: Instead of a run, a trained model in the format of llama2.c.
         data: The text for it: as in lnpjax train.
         tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: bytes.
@@ -64,7 +66,7 @@ class Spectrum:
         out: A folder for the results. None: RUN/shells, or spectrum/NAME.
     """
 
-    run: str | None = None
+    runs: tuple[str, ...]
     llama2c: str | None = None
     data: str = "stdlib"
     tokenizer: str | None = None
@@ -89,14 +91,15 @@ class Spectrum:
             value = getattr(self, name)
             require(value >= 1, f"--{name}", expected="an integer >= 1", got=value)
         require(
-            (self.run is None) != (self.llama2c is None),
-            "--run",
-            expected="either --run RUN or --llama2c FILE",
-            got="both" if self.run else "neither",
+            bool(self.runs) != (self.llama2c is not None),
+            "RUN",
+            expected="either run folders or --llama2c FILE",
+            got="both" if self.runs else "neither",
         )
-        network = self._of_run() if self.run is not None else self._of_file()
-        measured = dict(
-            measure_states(
+        networks = self._networks()
+        measured: dict[str, Measured] = {}
+        for network in networks:
+            measured |= measure_states(
                 network.apply_fn,
                 cross_entropy,
                 network.states,
@@ -105,30 +108,38 @@ class Spectrum:
                 key=jax.random.key(self.seed),
                 report=terminal_reporter().note,
             )
-        )
         profiles = profiles_of(measured, options)
-        folder = Path(self.out) if self.out is not None else network.folder
+        name = " and ".join(network.name for network in networks)
+        folder = networks[0].folder if len(networks) == 1 else Path("spectrum") / "comparison"
+        folder = folder if self.out is None else Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         _save(profiles, folder)
-        plot_shell_profile(profiles[-1], folder / "profile.png", title=network.name)
-        plot_shell_profiles(profiles, folder / "profiles.png", title=network.name)
-        _print_table(network.name, profiles)
+        plot_shell_profile(profiles[-1], folder / "profile.png", title=name)
+        plot_shell_profiles(profiles, folder / "profiles.png", title=name)
+        _print_table(name, profiles)
         print(f"results {shown(folder)}")
         return 0
 
-    def _of_run(self) -> _Network:
-        assert self.run is not None
-        run, config, dataset = open_run(self.run)
+    def _networks(self) -> list[_Network]:
+        if self.llama2c is not None:
+            return [self._of_file()]
+        return [self._of_run(run, alone=len(self.runs) == 1) for run in self.runs]
+
+    def _of_run(self, folder: str, *, alone: bool) -> _Network:
+        run, config, dataset = open_run(folder)
         experiment = Experiment(config, dataset)
-        states = {"initialisation": lambda: experiment.initial_state().params}
-        for step in run.checkpoint_steps():
+        steps, states = run.checkpoint_steps(), {}
+        require(bool(steps), "RUN", expected="a run with a checkpoint", got=f"none in {run.path}")
+        if alone:
+            states["initialisation"] = lambda: experiment.initial_state().params
+        for step in steps if alone else steps[-1:]:
 
             def restored(step: int = step) -> PyTree:
                 checkpoint = run.read_checkpoint(experiment.abstract_state(), step=step)
                 assert checkpoint is not None
                 return checkpoint.state.params
 
-            states[f"step {step}"] = restored
+            states[f"step {step}" if alone else f"{run.path.name}, step {step}"] = restored
         batches = Batches(dataset, self.batch_size, seed=config.training.data_seed)
         found = [batches.batch(index) for index in range(self.num_batches)]
         return _Network(run.path.name, experiment.apply_fn, states, found, run.path / "shells")

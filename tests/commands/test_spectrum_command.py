@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -23,7 +25,7 @@ def test_every_checkpoint_of_a_run(tmp_path, capsys):
     text.write_text(" ".join(str(number) for number in range(2000)))
     assert cli.main(["train", "--data", str(text), *SIZES, "--out", "run"]) == 0
     options = ["--num-batches", "2", "--batch-size", "2", "--num-matvecs", "6"]
-    assert cli.main(["spectrum", "--run", "run", *options]) == 0
+    assert cli.main(["spectrum", "run", *options]) == 0
     out = capsys.readouterr().out
     states = ["initialisation", "step 4", "step 8", "step 12"]
     for heading in (*states, "chi_pos", "median p", "peak", "cut-off"):
@@ -36,6 +38,13 @@ def test_every_checkpoint_of_a_run(tmp_path, capsys):
         assert shells[f"{state}/p"].shape == (2, 6)
     figures = {path.name for path in (tmp_path / "run" / "shells").glob("*.png")}
     assert figures == {"profile.png", "profiles.png"}
+
+    shutil.copytree("run", "other")
+    capsys.readouterr()
+    assert cli.main(["spectrum", "run", "other", *options, "--out", "both"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "step 12" in line]
+    assert [row.split(",")[0].strip() for row in rows] == ["run", "other"]
+    assert rows[0].split()[3:] == rows[1].split()[3:]
 
 
 def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
@@ -55,11 +64,11 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "--run: expected either --run RUN or --llama2c FILE, got neither"),
-        (["--run", "a", "--llama2c", "b"], "got both"),
-        (["--run", "a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
-        (["--run", "a", "--num-batches", "0"], "--num_batches: expected an integer >= 1"),
-        (["--run", "nowhere"], "nowhere"),
+        ([], "RUN: expected either run folders or --llama2c FILE, got neither"),
+        (["a", "--llama2c", "b"], "got both"),
+        (["a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
+        (["a", "--num-batches", "0"], "--num_batches: expected an integer >= 1"),
+        (["nowhere"], "nowhere"),
     ],
 )
 def test_bad_options_end_in_one_line(options, message, capsys):
