@@ -299,7 +299,7 @@ def quantiles(
     order = jnp.argsort(nodes)
     ascending, share = nodes[order], weights[order] / jnp.sum(weights)
     middle = jnp.cumsum(share) - share / 2
-    rounding = len(nodes) * jnp.finfo(share.dtype).eps * jnp.max(ascending)
+    rounding = jnp.finfo(share.dtype).eps * jnp.max(ascending)
     positive = ascending > rounding
     at_zero = jnp.sum(jnp.where(positive, 0, share))
     smallest = jnp.min(jnp.where(positive, ascending, jnp.inf))
