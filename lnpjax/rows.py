@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
+from io import FileIO
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -157,7 +160,7 @@ def encode(value: Any, where: str) -> Any:
 
 
 def decode(line: bytes, where: str) -> dict[str, Any]:
-    """A line of `metrics.jsonl` as a row; `where` names it in the message if it is none."""
+    """A line of such a file as a row; `where` names it in the message if it is none."""
     try:
         row = json.loads(line, object_hook=_null_to_nan, parse_constant=_refuse_constant)
         require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
@@ -166,6 +169,28 @@ def decode(line: bytes, where: str) -> dict[str, Any]:
             f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
         ) from error
     return row
+
+
+def require_kind(row: Row) -> None:
+    """Refuse a row that does not say what it is."""
+    has_kind = isinstance(row.get("kind"), str)
+    require(has_kind, "row", expected='a text under "kind"', got=dict(row))
+
+
+def append_line(file: FileIO, row: Row) -> None:
+    """Append a row to a file in one unbuffered write, whole or not at all."""
+    line = (json.dumps(encode(row, "row"), allow_nan=False) + "\n").encode()
+    length = os.fstat(file.fileno()).st_size
+    if os.write(file.fileno(), line) != len(line):
+        os.ftruncate(file.fileno(), length)
+        raise OSError(f"{os.fsdecode(file.name)}: no room for another row")
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file; none where there is no file."""
+    content = file.read_bytes() if file.exists() else b""
+    lines = content.split(b"\n")[:-1]  # what follows the last newline is a torn write
+    return [decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
 def _null_to_nan(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     config.json       what was run; written once
     metrics.jsonl     one row (a JSON object) per event; strict JSON: null for a non-finite number
+    sessions.jsonl    one row per process that went on with the run: what it did, and how fast
     spectra/*.npz     arrays measured at some step
     checkpoints/      the last complete checkpoints, a folder per step; the arrays are Orbax's
     figures/*.png     drawn from the rows
@@ -34,6 +35,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._checks import require
+from lnpjax._files import discard, sync, write_atomically
 from lnpjax.checkpoints import (
     check_same_leaves,
     describe,
@@ -44,7 +46,15 @@ from lnpjax.checkpoints import (
     to_leaf,
     write_arrays,
 )
-from lnpjax.rows import Row, columns, decode, encode, flatten, strict_json
+from lnpjax.rows import (
+    Row,
+    append_line,
+    columns,
+    flatten,
+    read_lines,
+    require_kind,
+    strict_json,
+)
 
 CHECKPOINTS_KEPT = 2
 
@@ -116,7 +126,7 @@ class Run:
         require(empty, "path", expected=expected, got=found, error=FileExistsError)
         run = cls(folder, json.loads(text))
         run._acquire()
-        _write_atomically(folder / "config.json", text)
+        write_atomically(folder / "config.json", text)
         return run
 
     @classmethod
@@ -169,14 +179,8 @@ class Run:
             ValueError: there is no "kind".
             RuntimeError: another process is writing to the run.
         """
-        has_kind = isinstance(row.get("kind"), str)
-        require(has_kind, "row", expected='a text under "kind"', got=dict(row))
-        line = (json.dumps(encode(row, "row"), allow_nan=False) + "\n").encode()
-        metrics = self._open_metrics().fileno()
-        length = os.fstat(metrics).st_size
-        if os.write(metrics, line) != len(line):
-            os.ftruncate(metrics, length)
-            raise OSError(f"{self.path / 'metrics.jsonl'}: no room for another row")
+        require_kind(row)
+        append_line(self._open_metrics(), row)
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
         """The rows in the order they were appended.
@@ -190,15 +194,38 @@ class Run:
         Raises:
             ValueError: a row is corrupt; names file and line.
         """
-        file = self.path / "metrics.jsonl"
-        content = file.read_bytes() if file.exists() else b""
-        lines = content.split(b"\n")[:-1]  # what follows the last newline is a torn write
-        rows = [decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
+        rows = read_lines(self.path / "metrics.jsonl")
         return [row for row in rows if kind is None or row["kind"] == kind]
 
     def columns(self, kind: str) -> dict[str, np.ndarray]:
         """The rows of one kind as arrays over the rows: `lnpjax.runs.columns` of `rows`."""
         return columns(self.rows(), kind)
+
+    def append_session(self, row: Row) -> None:
+        """Append a row to `sessions.jsonl`: what a process did for the run, and how fast.
+
+        Apart from the metrics, because no two processes take equally long: a run that was killed
+        and resumed has the same metrics as one that was not.
+
+        Args:
+            row: as of `append`.
+
+        Raises:
+            TypeError, ValueError: as `append`.
+            RuntimeError: another process is writing to the run.
+        """
+        require_kind(row)
+        self._acquire()
+        with FileIO(self.path / "sessions.jsonl", "a") as file:
+            append_line(file, row)
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """The rows of `sessions.jsonl`, one per process that ended in its own way.
+
+        Raises:
+            ValueError: a row is corrupt; names file and line.
+        """
+        return read_lines(self.path / "sessions.jsonl")
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint that accounts for every row so far; it is on disk when this returns.
@@ -236,12 +263,12 @@ class Run:
         temporary.mkdir(parents=True)
         arrays = {str(i): to_array(leaf) for i, leaf in enumerate(leaves.values())}
         write_arrays(temporary / "arrays", arrays)
-        _write_atomically(temporary / "checkpoint.json", strict_json(metadata, "extra"))
-        _sync(temporary, *temporary.rglob("*"))
+        write_atomically(temporary / "checkpoint.json", strict_json(metadata, "extra"))
+        sync(temporary, *temporary.rglob("*"))
         if self._checkpoint_folder(step).exists():
-            _discard(self._checkpoint_folder(step))
+            discard(self._checkpoint_folder(step))
         os.rename(temporary, self._checkpoint_folder(step))
-        _sync(temporary.parent)
+        sync(temporary.parent)
         self._discard_old_checkpoints()
 
     def restore(self, abstract_state: PyTree) -> Checkpoint | None:
@@ -315,7 +342,7 @@ class Run:
     def _discard_old_checkpoints(self) -> None:
         kept = self.config.get("checkpoints_kept", CHECKPOINTS_KEPT)
         for step in self.checkpoint_steps()[:-kept]:
-            _discard(self._checkpoint_folder(step))
+            discard(self._checkpoint_folder(step))
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.path / "checkpoints" / f"{step:010d}"
@@ -424,27 +451,3 @@ def _check_same_config(saved: Row, given: Row, folder: Path) -> None:
         was, now = old.get(name, "absent"), new.get(name, "absent")
         expected = f"that of the existing run {folder}, where {name} is {was!r}"
         require(was == now, "config", expected=expected, got=repr(now))
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text)
-    _sync(temporary)
-    os.replace(temporary, file)
-    _sync(file.parent)
-
-
-def _sync(*paths: Path) -> None:
-    """Have files and folders written out, so that what is renamed next outlives a power cut too."""
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-
-def _discard(checkpoint: Path) -> None:
-    """Remove a checkpoint under another name, so that half of one never looks complete."""
-    discarded = checkpoint.with_name(".discarded")
-    shutil.rmtree(discarded, ignore_errors=True)
-    os.rename(checkpoint, discarded)
-    shutil.rmtree(discarded)

@@ -138,8 +138,10 @@ def test_death_between_any_two_changes_of_the_disk(
 
     clock = SimpleNamespace(calls_left=0)
     changes = {"write", "ftruncate", "rename", "replace"}
-    monkeypatch.setattr(lnpjax.runs, "os", DyingModule(os, changes, clock))
-    monkeypatch.setattr(lnpjax.runs, "shutil", DyingModule(shutil, {"rmtree"}, clock))
+    for module in (lnpjax.runs, lnpjax.rows, lnpjax._files):
+        monkeypatch.setattr(module, "os", DyingModule(os, changes, clock))
+    for module in (lnpjax.runs, lnpjax._files):
+        monkeypatch.setattr(module, "shutil", DyingModule(shutil, {"rmtree"}, clock))
 
     def finishes(path: Path, *, dies_at: int) -> bool:
         run = None
@@ -505,3 +507,16 @@ def test_spectra_round_trip(tmp_path: Path) -> None:
 if __name__ == "__main__":
     with Run.open(sys.argv[1]) as the_run:
         toy_loop(the_run, NUM_STEPS, SAVE_EVERY, pause=0.01)
+
+
+def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
+    with Run.create(tmp_path, CONFIG) as run:
+        run.append({"kind": "train", "step": 0})
+        run.append_session({"kind": "session", "seconds": 2.0, "plain_tokens_per_second": math.nan})
+        with pytest.raises(ValueError, match='a text under "kind"'):
+            run.append_session({"seconds": 2.0})
+        run.restore({})  # cuts every row, since there is no checkpoint
+        assert run.rows() == []
+        (session,) = Run.open(tmp_path).sessions()
+    assert session["seconds"] == 2.0
+    assert math.isnan(session["plain_tokens_per_second"])
