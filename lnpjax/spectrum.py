@@ -6,18 +6,17 @@ look at its eigenvalues. Pure, and at home under `jit` and `vmap`.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from lnpjax._checks import check_floating, check_kernel, concrete, require
 from lnpjax.parameters import accumulation_dtype
-from lnpjax.status import Status, flag
+from lnpjax.power_laws import PowerLaw as PowerLaw
+from lnpjax.power_laws import power_law as power_law
 
 
 def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
@@ -269,121 +268,3 @@ def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Ar
         rows // num_outputs, num_outputs, columns // num_outputs, num_outputs
     )
     return jnp.trace(blocks, axis1=1, axis2=3)
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PowerLaw:
-    """A fitted power law, ``value ~ amplitude * rank^(-exponent)``; made by `power_law`.
-
-    For several windows every field has one entry per window.
-
-    Attributes:
-        exponent: how fast the values fall; positive for a decaying spectrum.
-        amplitude: the fitted value at rank 1, in the units of the values.
-        r_squared: share of the variance of ``ln value`` within the window that the fit explains;
-            NaN where the values are equal and nothing is to be explained.
-        num_points: values that were used.
-        num_left_out: values of the window that were not: zero, negative, infinite or NaN.
-        status: `lnpjax.Status` flags: `TOO_FEW_POINTS` where fewer than three values were left;
-            the numbers are then NaN.
-    """
-
-    exponent: Float[Array, "*window"]
-    amplitude: Float[Array, "*window"]
-    r_squared: Float[Array, "*window"]
-    num_points: Int[Array, "*window"]
-    num_left_out: Int[Array, "*window"]
-    status: Int[Array, "*window"]
-
-
-def power_law(
-    values: Float[Array, " k"], ranks: tuple[int, int] | Sequence[tuple[int, int]]
-) -> PowerLaw:
-    """Fit a power law to values by rank: least squares of ``ln value`` on ``ln rank``.
-
-    Spectral Lens, equation 2, with its bank of rank windows (equation 3). Every rank has the same
-    weight, so the many high ranks of a wide window dominate its fit.
-
-    Args:
-        values: the value at rank 1, 2, ..., as eigenvalues in descending order.
-        ranks: the window ``(first, last)``, counted from 1 and with both ends inside, or a sequence
-            of windows.
-
-    Returns:
-        A `PowerLaw`; for a sequence of windows, with a leading axis on every field. Values without
-        a logarithm are left out and counted.
-
-    Raises:
-        TypeError: if `values` is no array of real floating-point numbers.
-        ValueError: if `values` is not a vector, or a window is not within it.
-
-    Example:
-        >>> fit = power_law(5 * jnp.arange(1.0, 101.0) ** -2, (10, 100))
-        >>> print(f"{fit.exponent:.3f} {fit.amplitude:.3f} {fit.r_squared:.3f} {fit.num_points}")
-        2.000 5.000 1.000 91
-    """
-    check_floating("values", values)
-    require(values.ndim == 1, "values", expected="a vector", got=f"shape {values.shape}")
-    windows = _rank_windows(ranks, len(values))
-    rank = np.arange(1, len(values) + 1)
-    inside = (windows[..., :1] <= rank) & (rank <= windows[..., 1:])
-
-    dtype = accumulation_dtype()
-    values = jnp.asarray(values, dtype)
-    has_logarithm = jnp.isfinite(values) & (values > 0)
-    used = inside & has_logarithm
-    num_points = jnp.sum(used, axis=-1, dtype=jnp.int32)
-    too_few = flag(num_points < 3, Status.TOO_FEW_POINTS)
-
-    def mean(terms: Array) -> Array:
-        return jnp.sum(jnp.where(used, terms, 0), axis=-1, keepdims=True) / num_points[..., None]
-
-    x = jnp.log(jnp.asarray(rank, dtype))
-    y = jnp.log(jnp.where(has_logarithm, values, 1))
-    dx, dy = x - mean(x), y - mean(y)
-    slope = mean(dx * dy) / mean(dx**2)
-    intercept = mean(y) - slope * mean(x)
-    variance, residual = mean(dy**2), mean((dy - slope * dx) ** 2)
-    # Equal values have a variance of their rounding errors, not of zero.
-    rounding = jnp.finfo(dtype).eps * jnp.max(jnp.where(used, jnp.abs(y), 0), -1, keepdims=True)
-    r_squared = jnp.where(variance > (4 * rounding) ** 2, 1 - residual / variance, jnp.nan)
-
-    def where_enough(numbers: Array) -> Array:
-        return jnp.where(too_few == 0, numbers[..., 0], jnp.nan)
-
-    return PowerLaw(
-        exponent=where_enough(-slope),
-        amplitude=where_enough(jnp.exp(intercept)),
-        r_squared=where_enough(r_squared),
-        num_points=num_points,
-        num_left_out=jnp.sum(inside & ~has_logarithm, axis=-1, dtype=jnp.int32),
-        status=too_few,
-    )
-
-
-def _rank_windows(ranks: Any, num_values: int) -> Int[np.ndarray, "*window 2"]:
-    """The windows as an array, checked."""
-    try:
-        windows = concrete(ranks)
-    except ValueError:  # windows of unequal length make no array
-        windows = None
-    require(
-        windows is not None
-        and np.issubdtype(windows.dtype, np.integer)
-        and windows.ndim in (1, 2)
-        and windows.shape[-1] == 2
-        and windows.size > 0,
-        "ranks",
-        expected="a window (first, last) of integers known outside of jit, or several",
-        got=ranks,
-    )
-    assert windows is not None
-    first, last = windows[..., 0], windows[..., 1]
-    require(
-        bool(np.all((first >= 1) & (first <= last) & (last <= num_values))),
-        "ranks",
-        expected=f"windows with 1 <= first <= last <= {num_values}, the number of values",
-        got=ranks,
-    )
-    return windows

@@ -29,6 +29,7 @@ class Status(enum.IntFlag):
     NEGATIVE_EIGENVALUES = 64
     DEGENERATE_SPECTRUM = 128
     NOT_SYMMETRIC = 256
+    VANISHING_EIGENVALUES = 512
 
 
 _EXPLANATIONS = {
@@ -48,8 +49,9 @@ _EXPLANATIONS = {
     ),
     Status.NOT_MEASURED: "this step was not scheduled to be measured",
     Status.TOO_FEW_POINTS: (
-        "fewer than three usable points to fit: values that are zero, negative, infinite or NaN "
-        "are left out (is the window of ranks too narrow, or beyond the rank of the kernel?)"
+        "fewer than three usable points to fit: values that are zero, negative, lost in "
+        "rounding, infinite or NaN are left out (is the window of ranks too narrow, or beyond the "
+        "rank of the kernel?)"
     ),
     Status.NEGATIVE_EIGENVALUES: (
         "an eigenvalue is negative beyond rounding: this is no kernel J J^T"
@@ -59,6 +61,11 @@ _EXPLANATIONS = {
         "share of each"
     ),
     Status.NOT_SYMMETRIC: "the kernel is not symmetric, so that it has no orthogonal eigenmodes",
+    Status.VANISHING_EIGENVALUES: (
+        "eigenvalues of the window are zero or lost in rounding, and were left out of the fit: an "
+        "exponent from the rest describes only part of the window (move it to lower ranks, or take "
+        "more samples or float64)"
+    ),
 }
 
 
