@@ -17,6 +17,8 @@ from lnpjax import parameters
 from lnpjax._checks import require
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
+LossFn: TypeAlias = Callable[[Array, PyTree], Array]
+Batch: TypeAlias = tuple[PyTree, PyTree]
 
 
 def samples_interact(
@@ -153,6 +155,59 @@ def check_batch(
         "outputs",
         expected="a real floating-point array",
         got=f"dtype {outputs.dtype}",
+        error=TypeError,
+    )
+    return num_samples
+
+
+def check_training_batch(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Any, *, argument: str = "batch"
+) -> int:
+    """Refuse a batch or a loss that does not fit the model, before anything is computed.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets)``, a mean over samples.
+        params: the parameters.
+        batch: ``(inputs, targets)``.
+        argument: what the batch is called in messages.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        TypeError: if the loss is no floating-point scalar; as `check_batch`.
+        ValueError: if `batch` is no pair, or not all targets have a row per sample; as
+            `check_batch`.
+
+    Example:
+        >>> check_training_batch(jnp.multiply, lambda outputs, _: outputs.sum(), 1.0, jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: batch: expected a pair (inputs, targets), got ArrayImpl of 3
+    """
+    require(
+        isinstance(batch, tuple | list) and len(batch) == 2,
+        argument,
+        expected="a pair (inputs, targets)",
+        got=f"{type(batch).__name__}" + (f" of {len(batch)}" if hasattr(batch, "__len__") else ""),
+    )
+    inputs, targets = batch
+    num_samples = check_batch(apply_fn, params, inputs, argument=f"{argument}/inputs")
+    for path, leaf in zip(parameters.paths(targets), jax.tree.leaves(targets), strict=True):
+        require(
+            jnp.shape(leaf)[:1] == (num_samples,),
+            f"{argument}/targets/{path}".rstrip("/"),
+            expected=f"a first axis of {num_samples}, the number of samples in inputs",
+            got=f"shape {jnp.shape(leaf)}",
+        )
+    outputs = jax.eval_shape(apply_fn, params, inputs)
+    loss = jax.eval_shape(loss_fn, outputs, targets)
+    require(
+        getattr(loss, "shape", None) == () and jnp.issubdtype(loss.dtype, jnp.floating),
+        "loss_fn",
+        expected="a floating-point scalar, the mean over samples",
+        got=loss,
         error=TypeError,
     )
     return num_samples

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import jax
@@ -18,7 +17,13 @@ from jaxtyping import Array, Bool, Float, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
+from lnpjax.assumptions import (
+    ApplyFn,
+    Batch,
+    LossFn,
+    check_training_batch,
+    check_tree_like,
+)
 from lnpjax.components import LNP, Side, components, with_status
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
 from lnpjax.trace import (
@@ -27,8 +32,6 @@ from lnpjax.trace import (
     interaction_flag,
 )
 
-LossFn: TypeAlias = Callable[[Array, PyTree], Array]
-Batch: TypeAlias = tuple[PyTree, PyTree]
 Normalization: TypeAlias = Literal["sample", "token"] | None
 
 
@@ -83,11 +86,11 @@ class LNPMeasure:
         members = parameters.group_leaves(trainable, self.groups)
         if self.estimator.stochastic:
             required_key(self.estimator, key)
-        self._check(params, batch_a, "batch_a", mask_a)
+        self._check(params, batch_a, "a", mask_a)
         if batch_b is None:
             require(mask_b is None, "mask_b", expected="None where batch_b is None", got="a mask")
         else:
-            self._check(params, batch_b, "batch_b", mask_b)
+            self._check(params, batch_b, "b", mask_b)
         if gradient_a is not None:
             check_tree_like("gradient_a", gradient_a, params)
             gradient_a, _ = parameters.partition(gradient_a, self.wrt)
@@ -136,34 +139,12 @@ class LNPMeasure:
         )
 
     def _check(
-        self, params: PyTree, batch: Batch, name: str, mask: Bool[Array, " batch"] | None
+        self, params: PyTree, batch: Batch, side: str, mask: Bool[Array, " batch"] | None
     ) -> None:
-        require(
-            isinstance(batch, tuple | list) and len(batch) == 2,
-            name,
-            expected="a pair (inputs, targets)",
-            got=f"{type(batch).__name__}"
-            + (f" of {len(batch)}" if hasattr(batch, "__len__") else ""),
+        num_samples = check_training_batch(
+            self.apply_fn, self.loss_fn, params, batch, argument=f"batch_{side}"
         )
-        inputs, targets = batch
-        num_samples = check_batch(self.apply_fn, params, inputs, argument=f"{name}/inputs")
-        for path, leaf in zip(parameters.paths(targets), jax.tree.leaves(targets), strict=True):
-            require(
-                jnp.shape(leaf)[:1] == (num_samples,),
-                f"{name}/targets/{path}".rstrip("/"),
-                expected=f"a first axis of {num_samples}, the number of samples in inputs",
-                got=f"shape {jnp.shape(leaf)}",
-            )
-        check_mask(name.replace("batch", "mask"), mask, num_samples)
-        outputs = jax.eval_shape(self.apply_fn, params, inputs)
-        loss = jax.eval_shape(self.loss_fn, outputs, targets)
-        require(
-            getattr(loss, "shape", None) == () and jnp.issubdtype(loss.dtype, jnp.floating),
-            "loss_fn",
-            expected="a floating-point scalar, the mean over samples",
-            got=loss,
-            error=TypeError,
-        )
+        check_mask(f"mask_{side}", mask, num_samples)
 
     def _side(
         self,

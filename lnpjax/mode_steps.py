@@ -10,8 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_tree_like
-from lnpjax.decomposition import Batch, LossFn
+from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_tree_like
 from lnpjax.jacobian import linearize
 from lnpjax.modes import Modes
 from lnpjax.outputs import OutputSubset, restrict, select_outputs

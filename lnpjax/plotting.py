@@ -15,16 +15,17 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lnpjax._checks import require
+from lnpjax.lens_plots import plot_lens
 from lnpjax.plot_style import Panel, add_legend, dress, new_figure, palette, saved
 from lnpjax.position_plots import plot_positions, positions_of
 from lnpjax.rows import Row, columns
 from lnpjax.runs import Run
+from lnpjax.smoothing import exponential_moving_average
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-EMA_FACTOR = 0.1  # Spectral Reach, C.1
 STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
 
 _COMPUTE = "training compute 6 N D (FLOPs)"
@@ -56,42 +57,6 @@ _PANELS = (
         r"$\chi_\mathrm{pos}$ (dimensionless)",
     ),
 )
-
-
-def exponential_moving_average(
-    values: Float[np.ndarray, " n"], factor: float = EMA_FACTOR
-) -> Float[np.ndarray, " n"]:
-    """A running mean whose weights fall off by `1 - factor` per step.
-
-    `y_t = sum_i (1 - factor)^i x_{t-i} / sum_i (1 - factor)^i`, i from 0 to t: the weights are
-    normalised, so that the first values are not pulled to where the average starts. Spectral Reach
-    (C.1) smooths its loss curves so.
-
-    Args:
-        values: x, in order; a NaN has no weight.
-        factor: the weight of the newest value in the long run, in (0, 1].
-
-    Returns:
-        y; NaN before the first value that is not.
-
-    Raises:
-        ValueError: `factor` outside (0, 1], or `values` not one-dimensional.
-
-    Example:
-        >>> exponential_moving_average(np.array([1.0, 0.0, 0.0]), 0.5)
-        array([1.        , 0.33333333, 0.14285714])
-    """
-    values = np.asarray(values, np.float64)
-    require(0 < factor <= 1, "factor", expected="a number in (0, 1]", got=factor)
-    require(values.ndim == 1, "values", expected="one dimension", got=f"shape {values.shape}")
-    averages = np.full(values.shape, math.nan)
-    total = weight = 0.0
-    for t, value in enumerate(values):
-        known = not math.isnan(value)
-        total = (1 - factor) * total + (value if known else 0.0)
-        weight = (1 - factor) * weight + known
-        averages[t] = total / weight if weight else math.nan
-    return averages
 
 
 def window_average(
@@ -232,7 +197,8 @@ def plot_run(run: Run) -> Path:
     """Draw a run's figures into it.
 
     `figures/components.png`; `groups.png` if its rows have groups; `position.png` if it has saved
-    distributions of learning over the spectrum.
+    distributions of learning over the spectrum; `lens.png` if it has spectra of activations and
+    gradients.
 
     Args:
         run: a run with "train" or "lnp" rows.
@@ -255,6 +221,8 @@ def plot_run(run: Run) -> Path:
     positions = positions_of(run)
     if len(positions) > 1:
         plot_positions(positions, run.figure_path("position"), title=run.path.name)
+    if run.rows("spectra"):
+        plot_lens(run, run.figure_path("lens"))
     return path
 
 

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax.assumptions import ApplyFn
-from lnpjax.decomposition import Batch, LossFn
+from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator
 from lnpjax.lanczos import SpectralMeasure, quantiles, spectral_measure
 from lnpjax.trace import squared_jacobian_norm

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from lnpjax._checks import import_extra
-from lnpjax.plotting import exponential_moving_average
 from lnpjax.rows import Row, columns
+from lnpjax.smoothing import exponential_moving_average
 
 if TYPE_CHECKING:
     from rich.table import Table

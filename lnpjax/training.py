@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from lnpjax._checks import require
-from lnpjax.decomposition import Batch
+from lnpjax.assumptions import Batch
 from lnpjax.schedule import Windows
 from lnpjax.status import Status
 

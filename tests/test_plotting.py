@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from lnpjax.plotting import (
-    exponential_moving_average,
     plot_components,
     plot_groups,
     plot_run,
@@ -62,22 +61,6 @@ def longest_curve(ax):
     return max(ax.get_lines(), key=lambda line: len(line.get_xdata()))
 
 
-@pytest.mark.parametrize("factor", [0.1, 0.5, 1.0])
-def test_exponential_moving_average_of_a_step_is_a_geometric_series(factor):
-    """From 0 to 1 at t = 3: y_t = (1 - q^(t-2)) / (1 - q^(t+1)), q = 1 - factor."""
-    t = np.arange(10)
-    q = 1 - factor
-    expected = np.where(t < 3, 0, (1 - q ** np.maximum(t - 2, 0)) / (1 - q ** (t + 1.0)))
-    averages = exponential_moving_average((t >= 3).astype(float), factor)
-    np.testing.assert_allclose(averages, expected, rtol=1e-12)
-
-
-def test_exponential_moving_average_gives_no_weight_to_what_is_unknown():
-    known = exponential_moving_average(np.array([4.0, math.nan, 4.0]), 0.3)
-    np.testing.assert_allclose(known, 4.0)
-    assert np.isnan(exponential_moving_average(np.array([math.nan, 1.0]), 0.3)[0])
-
-
 def test_window_average_shows_the_first_steps_singly_and_then_means():
     steps = np.array([0, 1, 2, 10, 11, 20])
     windows = np.array([0, 0, 0, 1, 1, 2])
@@ -90,8 +73,6 @@ def test_window_average_shows_the_first_steps_singly_and_then_means():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: exponential_moving_average(np.ones(2), 0.0), "factor: expected"),
-        (lambda: exponential_moving_average(np.ones((2, 2))), "values: expected one dimension"),
         (lambda: window_average(np.arange(2), np.zeros(3), np.ones(2)), "values: expected"),
         (lambda: window_average(np.zeros(2), np.zeros(2), np.ones(2)), "steps: expected"),
         (lambda: plot_components({}), "runs: expected"),
