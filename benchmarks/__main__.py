@@ -11,7 +11,7 @@ import platform
 import jax
 
 import lnpjax
-from benchmarks import kernel_cost, lanczos_cost, measured_step
+from benchmarks import kernel_cost, lanczos_cost, lens_cost, measured_step
 
 WORKLOADS = [("115K", 32, 64), ("115K", 32, 128), ("1.2M", 32, 64), ("1.2M", 32, 128)]
 
@@ -61,6 +61,18 @@ def lanczos_table(rows):
     )
 
 
+def lens_table(rows):
+    lines = [f"{rows[0]['workload']}: G has {rows[0]['stacked_gradients_megabytes']:.0f} MB"]
+    lines.append(f"{'':34}{'s':>8}{'spread':>8}{'cost':>8}{'pool':>8}{'MB':>8}")
+    for row in rows:
+        lines.append(
+            f"{row['variant']:34}{row['seconds']:8.2f}{row['spread']:8.0%}"
+            f"{row['cost_in_plain_steps']:8.2f}{row['cost_in_steps_on_the_pool']:8.2f}"
+            f"{row['scratch_megabytes']:8.0f}"
+        )
+    return "\n".join(lines)
+
+
 def benchmarks():
     """Every benchmark by name: (a function of the number of rounds, how to show its rows)."""
     steps = {
@@ -78,7 +90,8 @@ def benchmarks():
         f"lanczos-{name}": (functools.partial(lanczos_cost.run, name), lanczos_table)
         for name in lanczos_cost.WORKLOADS
     }
-    return steps | kernels | lanczos
+    lens = {f"lens-{lens_cost.MODEL}": (lens_cost.run, lens_table)}
+    return steps | kernels | lanczos | lens
 
 
 def main():
@@ -89,7 +102,9 @@ def main():
         "paper's schedule (paper), and scratch memory against a plain step's (memory). kernel-*: "
         "the explicit eNTK by this library and by neural-tangents: seconds, scratch memory, the "
         "operations that the method needs at least, and how far it is from the first row. "
-        "lanczos-*: spectral measures from 32 products with the eNTK.",
+        "lanczos-*: spectral measures from 32 products with the eNTK. lens-*: spectra of "
+        "activations and of per-sample gradients over 512 sequences, in plain steps (cost) and in "
+        "steps on as many sequences (pool), and scratch memory.",
     )
     parser.add_argument("filter", nargs="?", default="", help="only names with this in them")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; medians are taken")
