@@ -1,0 +1,253 @@
+"""`lnpjax compare`."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from lnpjax._checks import import_extra, require
+from lnpjax.commands.paths import shown
+from lnpjax.comparison import Comparison, ComparisonOptions, Transition, compare, family_name
+from lnpjax.comparison_plots import correlation_text, matched_text, plot_comparison, run_label
+from lnpjax.lens_plots import brief
+from lnpjax.run_comparison import differences, incomparable
+from lnpjax.run_summary import read_run
+from lnpjax.runs import Run
+from lnpjax.taxonomy import KINDS
+
+FAR = 1.25  # a match that is off by more than this factor in tokens is pointed out
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """Compare runs: how fast each learned, and what its spectra looked like at an equal point.
+
+    Runs that differ in no more than batch size, learning rate, seeds, steps and warm-up are one
+    family. Printed are the tokens that each run took to a target loss, relative to the best of its
+    family; the spectra where runs are compared; what each change from run to run brought, in tokens
+    and in speed, and how it did (Spectral Lens, section 4); and, for families of three runs or
+    more, how well an early spectrum foretold the tokens to the target.
+
+    Args:
+        runs: Run folders, in the order in which changes are to be read.
+        target: Loss to reach, on the validation set. None: the lowest that all runs reach.
+        at: What is equal where spectra are compared: loss (the target), tokens, or fraction (of
+            each run's own length).
+        tokens: For --at tokens. None: as many as the shortest run has.
+        fraction: How early the early exponents are read: this part of the tokens that the fastest
+            run of a family takes to the target. For --at fraction, where spectra are compared.
+        crossing: How tokens to the target are counted: interpolated between validation losses, or
+            up to the first checkpoint that meets it, as the paper does.
+        out: Where the figure goes; the suffix says in which format.
+    """
+
+    runs: tuple[str, ...]
+    target: float | None = None
+    at: Literal["loss", "tokens", "fraction"] = "loss"
+    tokens: float | None = None
+    fraction: float = 0.2
+    crossing: Literal["interpolated", "checkpoint"] = "interpolated"
+    out: str = "comparison.png"
+
+    def __call__(self) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status.
+        """
+        options = ComparisonOptions(
+            at=self.at,
+            target=self.target,
+            tokens=self.tokens,
+            fraction=self.fraction,
+            crossing=self.crossing,
+        )
+        options.check()
+        several = len(self.runs) >= 2
+        require(several, "RUN", expected="at least two run folders", got=len(self.runs))
+        comparison = compare([read_run(Run.open(folder)) for folder in self.runs], options)
+        out = Path(self.out).absolute()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        plot_comparison(comparison, out)
+        _print(comparison)
+        print(f"figure {shown(out)}")
+        return 0
+
+
+def _print(comparison: Comparison) -> None:
+    console = import_extra("rich.console", extra="run", purpose="the table").Console()
+    for line in _introduction(comparison):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(_runs_table(comparison))
+    if any(comparison.matches):
+        console.print(_spectra_table(comparison))
+    console.print(_transitions_table(comparison))
+    for line in (*_reasons(comparison), *_correlations(comparison), *_warnings(comparison)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _table(title: str, *headings: str) -> Any:
+    rich = import_extra("rich.table", extra="run", purpose="the table")
+    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
+    table = rich.Table(title=title, title_justify="left", title_style="bold", box=box)
+    table.pad_edge, table.padding = False, (0, 1, 0, 0)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    return table
+
+
+def _introduction(comparison: Comparison) -> list[str]:
+    found = comparison.options.target is None
+    why = "the lowest that all runs reach" if found else "given"
+    lines = [f"target: a validation loss of {comparison.target:.4g} ({why})"]
+    if len(comparison.families) > 1:
+        first = [comparison.runs[members[0]] for members in comparison.families]
+        names = [family_name(number) for number in range(len(first))]
+        for option, values in differences(first).items():
+            of = ", ".join(f"{name} {value}" for name, value in zip(names, values, strict=True))
+            lines.append(f"families differ in {option}: {of}")
+    return lines
+
+
+def _where(comparison: Comparison) -> str:
+    return matched_text(comparison).removeprefix("at ").removeprefix("after ")
+
+
+def _runs_table(comparison: Comparison) -> Any:
+    headings = ("run", "family", "batch", "tokens to target", "of best", "tokens/s")
+    table = _table("Speed", *headings)
+    for i, run in enumerate(comparison.runs):
+        table.add_row(
+            run.name,
+            comparison.family_of(i),
+            "-" if run.batch_size is None else str(run.batch_size),
+            _tokens(comparison.tokens[i]),
+            _text(comparison.efficiencies[i], ".2f"),
+            _tokens(comparison.throughput[i]),
+        )
+    return table
+
+
+def _spectra_table(comparison: Comparison) -> Any:
+    headings = ("run", "RankMe", "α head", "α tail", "gradient RankMe", "tokens", "loss")
+    table = _table(f"Spectra measured nearest to {_where(comparison)}", *headings)
+    for run, found in zip(comparison.runs, comparison.matches, strict=True):
+        if found is None:
+            table.add_row(run.name, *["-"] * 6)
+            continue
+        number = found.spectra.number
+        table.add_row(
+            run.name,
+            _text(number("activations", "rank_me"), ".1f"),
+            _text(number("activations", "alpha_head"), ".2f"),
+            _text(number("activations", "alpha_tail"), ".2f"),
+            _text(number("gradients", "rank_me"), ".1f"),
+            brief(found.spectra.tokens),
+            f"{found.loss:.3f}",
+        )
+    return table
+
+
+def _transitions_table(comparison: Comparison) -> Any:
+    table = _table(
+        "Changes",
+        *("from → to", "TokGain", "ThrGain", "activations", "gradients", "label"),
+    )
+    for step in comparison.transitions:
+        before, after = (run_label(comparison, run) for run in (step.before, step.after))
+        table.add_row(
+            f"{before} → {after}",
+            _text(100 * step.gains.token, "+.1f", " %"),
+            _text(100 * step.gains.throughput, "+.1f", " %"),
+            *_moved(step),
+            step.verdict.label,
+        )
+    return table
+
+
+def _moved(step: Transition) -> list[str]:
+    return [
+        "-" if math.isnan(moved.size) else f"{moved.size:.1f} ({moved.exponent_change:+.2f})"
+        for moved in (step.moved[kind] for kind in KINDS)
+    ]
+
+
+def _reasons(comparison: Comparison) -> list[str]:
+    verdicts = dict.fromkeys(step.verdict for step in comparison.transitions)
+    lines = [f"{verdict.label}: {verdict.reason}" for verdict in verdicts]
+    moved = [one for step in comparison.transitions for one in step.moved.values()]
+    units = {one.unit for one in moved if not math.isnan(one.size)}
+    noise = {
+        "seeds": "its spread over seeds",
+        "fits": "standard errors of the fits (seeds would give a better unit: repeat a run)",
+    }
+    what = "activations, gradients: how far their head exponent moved, as it is in brackets, in"
+    lines += [f"{what} {noise[unit]}" for unit in sorted(units)]
+    return lines
+
+
+def _correlations(comparison: Comparison) -> list[str]:
+    found = comparison.correlations
+    if found is None:
+        return []
+    lines = [
+        f"early α tail (at {comparison.options.fraction:.0%} of the fastest run's tokens) against "
+        "tokens to the target, Spearman's rho (p: share of all orders at least as extreme)"
+    ]
+    within = iter(found.within)
+    for number, early in enumerate(comparison.early):
+        if early is None:
+            continue
+        layers = early.over_layers
+        lines.append(f"  family {family_name(number)}: {correlation_text(next(within))}")
+        if not math.isnan(layers.late_advantage):
+            late = f"{layers.late_advantage:+.2f}"
+            lines.append(f"    last layer less the mean of the first two: {late}")
+    if found.num_families > 1:
+        lines.append(f"  mean of {found.num_families} families: {correlation_text(found.mean)}")
+        lines.append(f"  pooled, scaled within families: {correlation_text(found.pooled)}")
+    return lines
+
+
+def _warnings(comparison: Comparison) -> list[str]:
+    runs, lines = comparison.runs, []
+
+    def named(indices: Any) -> str:
+        return ", ".join(runs[i].name for i in indices)
+
+    if options := incomparable(runs):
+        lines.append(f"careful: runs differ in {', '.join(options)}: equal losses are not equal")
+    if unmet := np.flatnonzero(np.isnan(comparison.tokens)).tolist():
+        lines.append(f"the target is never reached by {named(unmet)}")
+    if bare := [i for i, run in enumerate(runs) if not run.spectra]:
+        lines.append(f"no spectra in {named(bare)}: record them with lnpjax train --spectra N")
+    far = [
+        i
+        for i, found in enumerate(comparison.matches)
+        if found is not None and abs(math.log(found.token_ratio)) > math.log(FAR)
+    ]
+    if far:
+        off = ", ".join(
+            f"{runs[i].name} (x{found.token_ratio:.2f})"
+            for i in far
+            if (found := comparison.matches[i])
+        )
+        lines.append(f"spectra measured far, in tokens, from where they are compared: {off}")
+    slow = np.flatnonzero(np.isnan(comparison.throughput)).tolist()
+    if slow:
+        lines.append(f"no record of tokens per second in {named(slow)} (runs of older versions)")
+    elif not comparison.throughput_is_plain:
+        lines.append("tokens/s include the time that measurements took")
+    return lines
+
+
+def _text(number: float, form: str, unit: str = "") -> str:
+    return "-" if math.isnan(number) else f"{number:{form}}{unit}"
+
+
+def _tokens(number: float) -> str:
+    return "-" if math.isnan(number) else brief(number)
