@@ -1,0 +1,65 @@
+"""`lnpjax reproduce`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lnpjax._checks import import_extra, require
+from lnpjax.commands.paths import shown
+from lnpjax.experiments import spectral_lens_toy
+from lnpjax.experiments.claims import claims_table
+from lnpjax.experiments.reproduction import Experiment, reproduce
+from lnpjax.experiments.sweep_progress import terminal_progress
+
+EXPERIMENTS: Mapping[str, Experiment[Any]] = {
+    experiment.name: experiment for experiment in (spectral_lens_toy.EXPERIMENT,)
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduce:
+    """Run an experiment of a paper again, and set what it claims beside what was measured.
+
+    Every claim is judged by a rule that is written down with it: holds, does not hold, or cannot
+    tell. A run that was stopped continues where it was when it is started again. Figures, rows and
+    the claims go to the folder that --out names.
+
+    Args:
+        experiment: spectral-lens-toy (modular arithmetic; Spectral Lens, Figs. 4 and 11).
+        preset: smoke ends in seconds and shows that it works; cpu in minutes on two cores, smaller
+            than the paper; paper has the paper's sizes.
+        data: A folder of data, for experiments that need one.
+        out: A folder for the results. None: reproductions/EXPERIMENT-PRESET.
+    """
+
+    experiment: str
+    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    data: str | None = None
+    out: str | None = None
+
+    def __call__(self) -> int:
+        """Run the command.
+
+        Returns:
+            The exit status.
+        """
+        known = ", ".join(EXPERIMENTS)
+        require(
+            self.experiment in EXPERIMENTS,
+            "EXPERIMENT",
+            expected=f"one of {known}",
+            got=repr(self.experiment),
+        )
+        experiment = EXPERIMENTS[self.experiment]
+        name = f"{self.experiment}-{self.preset}"
+        folder = Path("reproductions") / name if self.out is None else Path(self.out)
+        found = reproduce(
+            experiment, self.preset, folder, data=self.data, progress=terminal_progress()
+        )
+        console = import_extra("rich.console", extra="run", purpose="the table of claims").Console()
+        console.print(claims_table(f"{experiment.title}, preset {self.preset}", found.claims))
+        print(f"results {shown(found.folder)}")
+        return 0
