@@ -8,6 +8,7 @@ import warnings as _warnings
 import jaxlib as _jaxlib
 
 from lnpjax._version import __version__
+from lnpjax.activations import activation_spectra, stream_covariances
 from lnpjax.adapters import from_linen, from_nnx
 from lnpjax.alignment import (
     Misalignment,
@@ -18,10 +19,29 @@ from lnpjax.alignment import (
 from lnpjax.batch_average import average_over_batches
 from lnpjax.closed_forms import SplitModel
 from lnpjax.components import LNP, GroupLNP
+from lnpjax.covariance import (
+    Covariance,
+    CovarianceState,
+    covariance_finalize,
+    covariance_float64,
+    covariance_init,
+    covariance_merge,
+    covariance_spectrum,
+    covariance_update,
+)
 from lnpjax.decomposition import LNPMeasure, lnp
 from lnpjax.density import SpectralDensity, spectral_density
 from lnpjax.estimators import Exact, GlobalHutchinson, Hutchinson
 from lnpjax.frontier import Frontier, detect_frontier, frontier_displacement
+from lnpjax.gradients import (
+    attention_probes,
+    gradient_gram,
+    gradient_singular_values,
+    gradient_spectra,
+    per_sample_gradients,
+    weight_spectra,
+)
+from lnpjax.hidden_states import linen_hidden_states, nnx_hidden_states
 from lnpjax.jacobian import Linearization, linearize
 from lnpjax.kernel import entk, entk_groups
 from lnpjax.lanczos import SpectralMeasure, spectral_measure
@@ -46,6 +66,15 @@ from lnpjax.spectrum import (
     trace_outputs,
     von_neumann_entropy,
 )
+from lnpjax.spectrum_summary import (
+    SpectrumSummary,
+    cumulative_variance,
+    effective_dimension,
+    jensen_shannon_divergence,
+    spectral_resolution,
+    summarize_spectrum,
+    tail_window,
+)
 from lnpjax.status import Status, describe_status
 from lnpjax.trace import Estimate, squared_jacobian_norm
 from lnpjax.training import InstrumentedStep, Record, instrument
@@ -61,6 +90,8 @@ if _jaxlib.__version__ == "0.10.2":
 
 __all__ = [
     "LNP",
+    "Covariance",
+    "CovarianceState",
     "Estimate",
     "Exact",
     "Frontier",
@@ -79,15 +110,26 @@ __all__ = [
     "ShellFluxes",
     "SpectralDensity",
     "SpectralMeasure",
+    "SpectrumSummary",
     "SplitModel",
     "Status",
     "Windows",
     "__version__",
+    "activation_spectra",
     "adaptation_rate",
+    "attention_probes",
     "average_over_batches",
     "by_depth",
+    "covariance_finalize",
+    "covariance_float64",
+    "covariance_init",
+    "covariance_merge",
+    "covariance_spectrum",
+    "covariance_update",
+    "cumulative_variance",
     "describe_status",
     "detect_frontier",
+    "effective_dimension",
     "effective_rank",
     "eigenmodes",
     "eigenvector_misalignment",
@@ -97,18 +139,25 @@ __all__ = [
     "from_linen",
     "from_nnx",
     "frontier_displacement",
+    "gradient_gram",
+    "gradient_singular_values",
+    "gradient_spectra",
     "instrument",
     "inverse_participation_ratio",
+    "jensen_shannon_divergence",
     "kernel_target_alignment",
     "label_alignment",
     "linearize",
+    "linen_hidden_states",
     "lnp",
     "log_shells",
     "log_windows",
     "mode_pairs",
+    "nnx_hidden_states",
     "normalized_kernel",
     "observable",
     "participation_ratio",
+    "per_sample_gradients",
     "position_distribution",
     "power_law",
     "project_update",
@@ -121,10 +170,15 @@ __all__ = [
     "shell_fluxes",
     "spectral_density",
     "spectral_measure",
+    "spectral_resolution",
     "squared_jacobian_norm",
     "step_along_gradient",
+    "stream_covariances",
+    "summarize_spectrum",
+    "tail_window",
     "token_surprisal",
     "trace_outputs",
     "trace_ratio",
     "von_neumann_entropy",
+    "weight_spectra",
 ]

@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a file that never holds half of the text, not even after a power cut."""
+def write_atomically(file: Path, content: str | bytes) -> None:
+    """Write a file that never holds half of the content, not even after a power cut."""
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text)
+    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     sync(temporary)
     os.replace(temporary, file)
     sync(file.parent)

@@ -10,7 +10,9 @@ from types import TracebackType
 from typing import Any
 
 from lnpjax._checks import import_extra
+from lnpjax.commands.compare import Compare
 from lnpjax.commands.plot import Plot
+from lnpjax.commands.reproduce import Reproduce
 from lnpjax.commands.spectrum import Spectrum
 from lnpjax.commands.train import Train
 from lnpjax.commands.validate import Validate
@@ -34,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
         command = tyro.cli(
-            Train | Plot | Validate | Spectrum,
+            Train | Plot | Compare | Spectrum | Validate | Reproduce,
             prog="lnpjax",
             description="Measure what a network is learning from, while it trains.",
             args=arguments,

@@ -74,6 +74,42 @@ class ValidationRow(TypedDict):
     loss: float
 
 
+class SpectrumNumbers(TypedDict):
+    """What is read off one spectrum (`lnpjax.spectrum_summary.SpectrumSummary`).
+
+    Exponents come with their standard errors and the share of the variance that the fit explains.
+    """
+
+    rank_me: float
+    effective_dimension: int
+    trace: float
+    alpha_head: float
+    alpha_head_sem: float
+    alpha_head_r_squared: float
+    alpha_tail: float
+    alpha_tail_sem: float
+    alpha_tail_r_squared: float
+    status: int
+
+
+class SpectraRow(TypedDict):
+    """Spectra over a pool of held-out sequences, before the update of `step`.
+
+    Of activations by layer, in the order of depth, and of per-sample gradients and weights by the
+    path of the weight; `loss` is the validation loss at the same parameters. The eigenvalues are in
+    `spectra/lens-STEP.npz`.
+    """
+
+    kind: Literal["spectra"]
+    step: int
+    tokens: int
+    flops: float
+    loss: float
+    activations: dict[str, SpectrumNumbers]
+    gradients: dict[str, SpectrumNumbers]
+    weights: dict[str, SpectrumNumbers]
+
+
 class RunConfig(TypedDict):
     """What the `config.json` of a training run holds at least."""
 
@@ -122,6 +158,25 @@ def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def differences(saved: Row, given: Row) -> list[tuple[str, Any, Any]]:
+    """Where two configurations differ.
+
+    Args:
+        saved: one, nested or not.
+        given: the other.
+
+    Returns:
+        For each value that differs, its joined key and both values; "absent" where there is none.
+
+    Example:
+        >>> differences({"model": {"width": 2}}, {"model": {"width": 3}})
+        [('model/width', 2, 3)]
+    """
+    old, new = flatten(saved), flatten(given)
+    pairs = ((name, old.get(name, "absent"), new.get(name, "absent")) for name in old | new)
+    return [(name, was, now) for name, was, now in pairs if was != now]
+
+
 def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
     """The rows of one kind as columns, nested keys joined with "/".
 
@@ -162,7 +217,7 @@ def encode(value: Any, where: str) -> Any:
 def decode(line: bytes, where: str) -> dict[str, Any]:
     """A line of such a file as a row; `where` names it in the message if it is none."""
     try:
-        row = json.loads(line, object_hook=_null_to_nan, parse_constant=_refuse_constant)
+        row = json.loads(line, object_hook=null_to_nan, parse_constant=_refuse_constant)
         require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
     except ValueError as error:
         raise ValueError(
@@ -193,7 +248,8 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return [decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
 
 
-def _null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
+def null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
+    """Undoes, as an `object_hook` of `json`, what `encode` makes of a number that is not finite."""
     return {key: math.nan if value is None else value for key, value in values.items()}
 
 

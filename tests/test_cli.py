@@ -16,8 +16,8 @@ import pytest
 
 from lnpjax import cli
 from lnpjax.commands import train
+from lnpjax.experiments.experiment import Experiment
 from lnpjax.experiments.options import PretrainConfig
-from lnpjax.experiments.pretrain import Experiment
 from lnpjax.experiments.run_folders import open_run
 from lnpjax.progress import Reporter
 from lnpjax.runs import Run

@@ -14,11 +14,10 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._checks import import_extra, require
-from lnpjax.assumptions import ApplyFn
+from lnpjax.assumptions import ApplyFn, Batch
 from lnpjax.commands.paths import shown
 from lnpjax.data import Batches, load_dataset, read_documents
-from lnpjax.decomposition import Batch
-from lnpjax.experiments.pretrain import Experiment, cross_entropy
+from lnpjax.experiments.experiment import Experiment, cross_entropy
 from lnpjax.experiments.run_folders import open_run
 from lnpjax.experiments.shell_profiles import (
     Measured,

@@ -16,6 +16,7 @@ from typing import Any
 from lnpjax._checks import import_extra, require
 from lnpjax.commands.paths import shown
 from lnpjax.data import KNOWN_DATA
+from lnpjax.experiments.experiment import Experiment
 from lnpjax.experiments.options import (
     DataOptions,
     MeasurementOptions,
@@ -23,7 +24,7 @@ from lnpjax.experiments.options import (
     PretrainConfig,
     TrainingOptions,
 )
-from lnpjax.experiments.pretrain import Experiment, Outcome, pretrain
+from lnpjax.experiments.pretrain import Outcome, pretrain
 from lnpjax.experiments.run_folders import create_run, open_run
 from lnpjax.plotting import plot_run
 from lnpjax.progress import Reporter, summary_table, terminal_reporter

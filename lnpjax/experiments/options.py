@@ -40,7 +40,7 @@ LEARNING_RATES = {
 # fmt: on
 """By preset: those of Spectral Reach, B.2.1 and B.2.2, and ours for 115K."""
 
-ADDED_LATER = frozenset({"checkpoints_kept", "distribution"})
+ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "spectra"})
 """Options that runs of version 0.1.0 do not have; they were as their defaults are."""
 
 STDLIB_CONTEXT_LENGTH = 64  # half the usual one: the default run is to end in a minute
@@ -244,6 +244,9 @@ class MeasurementOptions:
             number of tokens, or of nothing; chi_pos is the same in all three.
         distribution: Also measure, at the first step of each window, how learning is spread over
             the spectrum: with so many products with the eNTK (16 will do), saved in RUN/spectra.
+        spectra: Also measure, at the first step of each window and at the last step, the spectra of
+            each block's activations and of per-sample gradients in the last block, over so many
+            held-out sequences (64 will do), saved in RUN/spectra.
     """
 
     windows_per_decade: int = 5
@@ -253,6 +256,7 @@ class MeasurementOptions:
     microbatch_size: int | None = None
     normalization: Literal["sample", "token", "none"] = "sample"
     distribution: int = 0
+    spectra: int = 0
 
     def check(self) -> None:
         """Refuse values that cannot be, alone or together.
@@ -262,7 +266,9 @@ class MeasurementOptions:
         """
         for name in ("windows_per_decade", "window_width", "num_probes"):
             _require_whole(name, getattr(self, name), at_least=1)
-        _require_whole("distribution", self.distribution, at_least=0)
+        for name in ("distribution", "spectra"):
+            _require_whole(name, getattr(self, name), at_least=0)
+        require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
         _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         _require_choice("normalization", self.normalization, ("sample", "token", "none"))
         require(

@@ -6,12 +6,13 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from lnpjax.components import LNP
+from lnpjax.experiments.lens_spectra import LensSpectra, lens_row, save_lens
 from lnpjax.position import PositionDistribution
 from lnpjax.progress import Reporter
 from lnpjax.rows import training_flops
@@ -52,6 +53,25 @@ POSITION_ARRAYS = (
     "loss",
     "status",
 )
+
+
+class Speed(NamedTuple):
+    """How fast a session trained, compilation left out.
+
+    Attributes:
+        tokens: trained on.
+        seconds: from the first step to the last, measurements and all.
+        tokens_per_second: their ratio; NaN where there was no step.
+        plain_tokens_per_second: of the steps without a measurement alone; NaN where there was none.
+        measuring_share: the fraction of the steps' time that went into measuring the LNP
+            components; NaN where there was no step without, to compare with.
+    """
+
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    plain_tokens_per_second: float
+    measuring_share: float
 
 
 class NonFiniteLossError(Exception):
@@ -144,15 +164,33 @@ class Recorder:
         for writer in self._writers:
             writer.write(step, flatten_row(row))
 
-    def speed(self, steps: int) -> tuple[float, float]:
-        """Tokens per second, and the share of the time that went into measuring.
+    def write_spectra(self, step: int, spectra: LensSpectra, loss: float) -> None:
+        """Append a "spectra" row, and save the spectra themselves to `spectra/lens-STEP.npz`.
 
         Args:
-            steps: how many steps this recorder has seen.
+            step: before whose update they were measured.
+            spectra: what was measured.
+            loss: the validation loss at the same parameters.
+        """
+        spectra = jax.device_get(spectra)
+        save_lens(self._run, step, spectra)
+        self.write("spectra", step, loss=loss, **lens_row(spectra))
+
+    def speed(self, steps: int) -> Speed:
+        """How fast this recorder's steps were.
+
+        Args:
+            steps: how many steps it has seen.
         """
         tokens = steps * self._tokens_per_step
         seconds = self._stopwatch.seconds_since_start()
-        return tokens / seconds if seconds else math.nan, self._stopwatch.measuring_share()
+        return Speed(
+            tokens=tokens,
+            seconds=seconds,
+            tokens_per_second=tokens / seconds if seconds else math.nan,
+            plain_tokens_per_second=self._tokens_per_step / self._stopwatch.plain_step(),
+            measuring_share=self._stopwatch.measuring_share(),
+        )
 
     def _write_oldest(self) -> None:
         step, metrics, record = self._pending.popleft()
@@ -233,10 +271,14 @@ class _Stopwatch:
     def seconds_since_start(self) -> float:
         return 0.0 if self._started is None else perf_counter() - self._started
 
+    def plain_step(self) -> float:
+        """The mean time of a step without a measurement; NaN where there is none."""
+        laps = self._laps[False]
+        return self._seconds[False] / laps if laps else math.nan
+
     def measuring_share(self) -> float:
         """What measured steps took beyond as many plain ones, over the time of all steps."""
-        total = sum(self._seconds.values())
-        if not self._laps[False] or not total:
+        total, plain = sum(self._seconds.values()), self.plain_step()
+        if math.isnan(plain) or not total:
             return math.nan
-        plain = self._seconds[False] / self._laps[False]
         return max(0.0, self._seconds[True] - self._laps[True] * plain) / total

@@ -17,9 +17,8 @@ from jaxtyping import Array, Float, PyTree
 
 import lnpjax
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn
+from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.batch_average import BatchAverage, average_over_batches
-from lnpjax.decomposition import Batch, LossFn
 from lnpjax.frontier import Frontier, detect_frontier
 from lnpjax.lanczos import SpectralMeasure
 from lnpjax.observables import observable, token_surprisal

@@ -16,9 +16,9 @@ from jaxtyping import Float, Int, PyTree
 
 import lnpjax
 from lnpjax._checks import import_extra, require
+from lnpjax.assumptions import Batch
 from lnpjax.data import Batches, load_dataset, validation_batch
-from lnpjax.decomposition import Batch
-from lnpjax.experiments.pretrain import Experiment, cross_entropy
+from lnpjax.experiments.experiment import Experiment, cross_entropy
 from lnpjax.experiments.run_folders import open_run
 from lnpjax.experiments.validation import Subject
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig

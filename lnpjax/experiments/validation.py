@@ -17,8 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import lnpjax
-from lnpjax.assumptions import ApplyFn
-from lnpjax.decomposition import Batch, LossFn
+from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.kernel import Backend
 from lnpjax.mode_steps import ModeStep
 from lnpjax.modes import Modes

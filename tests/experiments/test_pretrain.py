@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from lnpjax.data import Dataset
+from lnpjax.experiments.experiment import Experiment, cross_entropy
 from lnpjax.experiments.options import (
     LEARNING_RATES,
     PRESETS,
@@ -22,10 +23,10 @@ from lnpjax.experiments.options import (
     PretrainConfig,
     TrainingOptions,
 )
-from lnpjax.experiments.pretrain import Experiment, Outcome, cross_entropy, pretrain
+from lnpjax.experiments.pretrain import Outcome, pretrain
 from lnpjax.experiments.run_folders import create_run, open_run
 from lnpjax.progress import Reporter
-from lnpjax.rows import LnpRow, TrainRow, ValidationRow
+from lnpjax.rows import LnpRow, SpectraRow, SpectrumNumbers, TrainRow, ValidationRow
 from lnpjax.runs import Run
 
 STEPS = 23
@@ -35,7 +36,13 @@ TRAINING = TrainingOptions(
     steps=STEPS, batch_size=4, learning_rate=0.05, warmup_steps=5, validate_every=10,
     checkpoint_every=7,
 )  # fmt: skip
-MEASUREMENT = MeasurementOptions(window_width=3)
+FORMS = {
+    "train": TrainRow,
+    "lnp": LnpRow,
+    "validation": ValidationRow,
+    "spectra": SpectraRow,
+}
+MEASUREMENT = MeasurementOptions(window_width=3, spectra=5)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +99,11 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
     assert [row["step"] for row in rows if row["kind"] == "train"] == list(range(STEPS))
     assert [row["step"] for row in rows if row["kind"] == "lnp"] == windows.steps.tolist()
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [0, 9, 19, STEPS - 1]
-    order = {"train": 0, "lnp": 1, "validation": 2}
+    assert [row["step"] for row in rows if row["kind"] == "spectra"] == [*windows.starts, STEPS - 1]
+    order = {"spectra": 0, "train": 1, "lnp": 2, "validation": 3}
     keys = [(row["step"], order[row["kind"]]) for row in rows]
     assert keys == sorted(keys)
-    for kind, form in (("train", TrainRow), ("lnp", LnpRow), ("validation", ValidationRow)):
+    for kind, form in FORMS.items():
         assert {frozenset(row) for row in run.rows(kind)} == {frozenset(get_type_hints(form))}
     for row in rows:
         assert row["tokens"] == (row["step"] + 1) * 4 * 8
@@ -109,6 +117,48 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
         assert row["nu"] == pytest.approx(row["loss_change"] - row["linear_change"], abs=1e-6)
         total = sum(group["delta_loss"] for group in row["groups"].values())
         assert total == pytest.approx(row["delta_loss"], rel=1e-4)
+
+
+def test_spectra_are_recorded_as_the_measures_return_them(
+    finished: Path, experiment: Experiment
+) -> None:
+    run = Run.open(finished)
+    row = run.rows("spectra")[0]
+    params = experiment.initial_state().params
+    gate = "layers/0/attention/output/kernel"
+    assert list(row["activations"]) == ["layers/0"]
+    assert gate in row["gradients"]
+    assert row["gradients"].keys() == row["weights"].keys()
+    numbers = [summary for view in ("activations", "gradients", "weights") for summary in row[view]]
+    assert len(numbers) == 1 + 4 + 4
+    assert row["gradients"][gate].keys() == get_type_hints(SpectrumNumbers).keys()
+
+    inputs, targets = experiment.pool
+    rows = np.stack(
+        [
+            jax.grad(lambda p, x=x, y=y: cross_entropy(experiment.apply_fn(p, x[None]), y[None]))(
+                params
+            )["layers"][0]["attention"]["output"]["kernel"][...].ravel()
+            for x, y in zip(inputs, targets, strict=True)
+        ]
+    )
+    eigenvalues = np.linalg.svd(rows, compute_uv=False) ** 2
+    saved = run.spectrum("lens-00000000")
+    np.testing.assert_allclose(saved[f"gradients/{gate}"], eigenvalues, rtol=2e-4, atol=1e-12)
+    assert row["gradients"][gate]["trace"] == pytest.approx(eigenvalues.sum(), rel=1e-4)
+    kernel = params["layers"][0]["attention"]["output"]["kernel"][...]
+    np.testing.assert_allclose(
+        saved[f"weights/{gate}"], np.linalg.svd(kernel, compute_uv=False) ** 2, rtol=1e-4
+    )
+    loss = np.mean([cross_entropy(experiment.apply_fn(params, inputs), targets)])
+    assert row["loss"] == pytest.approx(loss, abs=0.05)  # the same loss over other sequences
+
+
+def test_more_sequences_of_spectra_than_are_held_out_are_refused(dataset: Dataset) -> None:
+    config = resolve(dataset)
+    measurement = dataclasses.replace(config.measurement, spectra=7)
+    with pytest.raises(ValueError, match="spectra: expected at most the 6 sequences"):
+        Experiment(dataclasses.replace(config, measurement=measurement), dataset)
 
 
 def test_training_lowers_the_loss(finished: Path) -> None:
@@ -303,7 +353,10 @@ def test_options_refuse_what_cannot_be(check: Callable[[], Any], message: str) -
 def test_a_run_from_before_an_option_existed_still_opens(experiment: Experiment) -> None:
     written = experiment.config.to_json()
     del written["training"]["checkpoints_kept"], written["measurement"]["distribution"]
-    assert PretrainConfig.from_json(written, source="test") == experiment.config
+    del written["measurement"]["spectra"]
+    measurement = dataclasses.replace(MEASUREMENT, spectra=0)
+    old = dataclasses.replace(experiment.config, measurement=measurement)
+    assert PretrainConfig.from_json(written, source="test") == old
     del written["training"]["steps"]
     with pytest.raises(ValueError, match="training: expected an object with"):
         PretrainConfig.from_json(written, source="test")

@@ -129,6 +129,7 @@ def test_the_share_of_measuring_is_the_time_beyond_plain_steps(
     timed.push(1, metrics(1.0))
     timed.push(2, metrics(1.0), record())
     timed.flush()  # laps of 1, 1 and, measured, 4
-    tokens_per_second, share = timed.speed(3)
-    assert share == pytest.approx(3 / 6)
-    assert tokens_per_second == pytest.approx(30 / 8)
+    speed = timed.speed(3)
+    assert speed.measuring_share == pytest.approx(3 / 6)
+    assert speed.tokens_per_second == pytest.approx(30 / 8)
+    assert speed.plain_tokens_per_second == pytest.approx(10 / 1)
