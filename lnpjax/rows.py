@@ -232,6 +232,16 @@ def require_kind(row: Row) -> None:
     require(has_kind, "row", expected='a text under "kind"', got=dict(row))
 
 
+def open_lines(file: Path) -> FileIO:
+    """Open a file of rows to append to it, without the torn line that a kill may have left."""
+    opened = FileIO(file, "a")
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):  # it would spoil the row after it
+        os.ftruncate(opened.fileno(), whole)
+    return opened
+
+
 def append_line(file: FileIO, row: Row) -> None:
     """Append a row to a file in one unbuffered write, whole or not at all."""
     line = (json.dumps(encode(row, "row"), allow_nan=False) + "\n").encode()

@@ -51,6 +51,7 @@ from lnpjax.rows import (
     append_line,
     columns,
     differences,
+    open_lines,
     read_lines,
     require_kind,
     strict_json,
@@ -216,7 +217,7 @@ class Run:
         """
         require_kind(row)
         self._acquire()
-        with FileIO(self.path / "sessions.jsonl", "a") as file:
+        with open_lines(self.path / "sessions.jsonl") as file:
             append_line(file, row)
 
     def sessions(self) -> list[dict[str, Any]]:
@@ -427,12 +428,7 @@ class Run:
     def _open_metrics(self) -> FileIO:
         if self._metrics is None:
             self._acquire()
-            file = self.path / "metrics.jsonl"
-            self._metrics = FileIO(file, "a")
-            content = file.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):  # a line that a kill tore would spoil the row after it
-                os.ftruncate(self._metrics.fileno(), whole)
+            self._metrics = open_lines(self.path / "metrics.jsonl")
         return self._metrics
 
 

@@ -227,6 +227,8 @@ def test_what_resume_and_plot_refuse(
     assert "nowhere, which is no folder" in refused(["train", "--resume", "nowhere"], capsys)
     assert "nowhere, which is no folder" in refused(["plot", "nowhere"], capsys)
     assert "RUN: expected at least one run folder" in refused(["plot"], capsys)
+    assert "RUN: expected at least two run folders" in refused(["compare", "nowhere"], capsys)
+    assert "EXPERIMENT: expected one of" in refused(["reproduce", "nothing"], capsys)
 
     run = shutil.copytree(finished, tmp_path / "run")
     resume = ["train", "--resume", str(run)]

@@ -518,5 +518,9 @@ def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
         run.restore({})  # cuts every row, since there is no checkpoint
         assert run.rows() == []
         (session,) = Run.open(tmp_path).sessions()
-    assert session["seconds"] == 2.0
-    assert math.isnan(session["plain_tokens_per_second"])
+        assert session["seconds"] == 2.0
+        assert math.isnan(session["plain_tokens_per_second"])
+        with (tmp_path / "sessions.jsonl").open("a") as file:
+            file.write('{"kind": "sess')  # a kill in mid-write
+        run.append_session({"kind": "session", "seconds": 3.0})
+        assert [row["seconds"] for row in run.sessions()] == [2.0, 3.0]

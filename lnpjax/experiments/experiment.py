@@ -22,6 +22,7 @@ from lnpjax.experiments.lens_spectra import Lens, LensSpectra
 from lnpjax.experiments.options import PretrainConfig
 from lnpjax.models import Llama, split_llama
 from lnpjax.position import PositionDistribution
+from lnpjax.spectrum_summary import tail_window
 from lnpjax.training import InstrumentedStep, Record
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
@@ -85,13 +86,22 @@ class Experiment:
             expected=f"at most the {dataset.num_validation} sequences of --num-validation",
             got=config.measurement.spectra,
         )
+        positions = config.measurement.spectra * (dataset.context_length or 1)
+        enough = tail_window(model.hidden_size)[1] + 1
+        require(
+            config.measurement.spectra == 0 or positions >= enough,
+            "spectra",
+            expected=f"at least {-(-enough // (dataset.context_length or 1))} sequences, whose "
+            f"positions resolve the spectrum of {model.hidden_size} features",
+            got=config.measurement.spectra,
+        )
         self.config = config
         self.dataset = dataset
         self.batches = Batches(dataset, training.batch_size, seed=training.data_seed)
         self.windows = config.measurement.windows(training.steps)
         self._init_key, self._probe_key = jax.random.split(jax.random.key(training.seed))
         # Only the structure of the model is made here; its arrays come with `initial_state`.
-        model = nnx.eval_shape(self._model)
+        model = nnx.eval_shape(self.model)
         self.apply_fn, _ = split_llama(model)
         self.lens = Lens(model, self.apply_fn, cross_entropy, microbatch_size=training.batch_size)
         self._optimizer = optax.adamw(
@@ -129,10 +139,11 @@ class Experiment:
         return jax.eval_shape(self._initial_state)
 
     def _initial_state(self) -> TrainState:
-        params = nnx.state(self._model(), nnx.Param)
+        params = nnx.state(self.model(), nnx.Param)
         return TrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
 
-    def _model(self) -> Llama:
+    def model(self) -> Llama:
+        """The model with its initial parameters."""
         return Llama(self.config.model, rngs=nnx.Rngs(self._init_key))
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:

@@ -87,12 +87,14 @@ def save_lens(run: Run, step: int, spectra: LensSpectra) -> None:
         step: before whose update they were measured; also saved.
         spectra: what was measured, on the host.
     """
-    arrays: dict[str, Any] = {"step": np.asarray(step), "head_window": np.asarray(HEAD_WINDOW)}
+    arrays: dict[str, Any] = {"step": np.asarray(step)}
     for view, summaries in spectra._asdict().items():
         for name, summary in summaries.items():
             arrays[f"{view}/{name}"] = summary.eigenvalues
-            window = tail_window(len(summary.eigenvalues))
-            arrays[f"tail_window/{view}/{name}"] = np.asarray(window)
+            size = len(summary.eigenvalues)
+            head = HEAD_WINDOW[0], min(HEAD_WINDOW[1], size)
+            arrays[f"head_window/{view}/{name}"] = np.asarray(head)
+            arrays[f"tail_window/{view}/{name}"] = np.asarray(tail_window(size))
     run.save_spectrum(f"lens-{step:08d}", **arrays)
 
 

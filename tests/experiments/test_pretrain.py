@@ -25,6 +25,7 @@ from lnpjax.experiments.options import (
 )
 from lnpjax.experiments.pretrain import Outcome, pretrain
 from lnpjax.experiments.run_folders import create_run, open_run
+from lnpjax.hidden_states import nnx_hidden_states
 from lnpjax.progress import Reporter
 from lnpjax.rows import LnpRow, SpectraRow, SpectrumNumbers, TrainRow, ValidationRow
 from lnpjax.runs import Run
@@ -150,8 +151,47 @@ def test_spectra_are_recorded_as_the_measures_return_them(
     np.testing.assert_allclose(
         saved[f"weights/{gate}"], np.linalg.svd(kernel, compute_uv=False) ** 2, rtol=1e-4
     )
-    loss = np.mean([cross_entropy(experiment.apply_fn(params, inputs), targets)])
-    assert row["loss"] == pytest.approx(loss, abs=0.05)  # the same loss over other sequences
+    hidden_states, _ = nnx_hidden_states(experiment.model(), ["layers/0"])
+    hidden = hidden_states(params, inputs)["layers/0"]
+    covariance = np.cov(np.asarray(hidden, np.float64).reshape(-1, 8), rowvar=False)
+    np.testing.assert_allclose(
+        saved["activations/layers/0"], np.linalg.eigvalsh(covariance)[::-1], rtol=1e-4
+    )
+
+
+def test_spectra_and_their_loss_are_of_before_the_update(
+    finished: Path, experiment: Experiment
+) -> None:
+    run = Run.open(finished)
+    after_update = {row["step"]: row["loss"] for row in run.rows("validation")}
+    later = {row["step"]: row["loss"] for row in run.rows("spectra")}
+    assert later[1] == after_update[0]
+
+    state = experiment.initial_state()
+    state, _ = experiment.compiled.plain(state, experiment.batches.batch(0))
+    kernel = state.params["layers"][0]["attention"]["output"]["kernel"][...]
+    np.testing.assert_allclose(
+        run.spectrum("lens-00000001")["weights/layers/0/attention/output/kernel"],
+        np.linalg.svd(kernel, compute_uv=False) ** 2,
+        rtol=1e-4,
+    )
+
+
+def test_a_process_leaves_its_speed(finished: Path) -> None:
+    (session,) = Run.open(finished).sessions()
+    assert session["status"] == "finished"
+    assert (session["first_step"], session["last_step"]) == (0, STEPS - 1)
+    assert session["tokens"] == STEPS * 4 * 8
+    assert session["tokens_per_second"] == pytest.approx(session["tokens"] / session["seconds"])
+    assert session["plain_tokens_per_second"] > 0
+
+
+def test_spectra_of_too_few_positions_are_refused_before_there_is_a_run(dataset: Dataset) -> None:
+    config = resolve(dataset)
+    model = dataclasses.replace(config.model, hidden_size=128)
+    measurement = dataclasses.replace(config.measurement, spectra=4)
+    with pytest.raises(ValueError, match="spectra: expected at least 5 sequences"):
+        Experiment(dataclasses.replace(config, model=model, measurement=measurement), dataset)
 
 
 def test_more_sequences_of_spectra_than_are_held_out_are_refused(dataset: Dataset) -> None:
