@@ -106,9 +106,13 @@ def plot_spectrum(
     window = spectra.arrays.get(f"tail_window/{kind}/{spectra.probe(kind)}")
     if window is None or not math.isfinite(exponent):
         return
-    inside = ranks[int(window[0]) - 1 : int(window[1])]
+    # What the fit left out (lost in rounding) comes last, and is not of the line.
+    used = spectra.number(kind, "alpha_tail_points")
+    first, last = int(window[0]), int(window[1])
+    last = first + int(used) - 1 if math.isfinite(used) else last
+    inside = ranks[first - 1 : last]
     # A least-squares line passes through the means of both logarithms.
-    middle = np.nanmean(np.log(shares[inside - 1])) + exponent * np.mean(np.log(inside))
+    middle = np.mean(np.log(shares[inside - 1])) + exponent * np.mean(np.log(inside))
     wider = np.geomspace(inside[0] / 1.6, min(inside[-1] * 1.6, len(shares)), 20)
     ax.plot(wider, np.exp(middle) * wider**-exponent, "--", color="0.15", linewidth=1)
 

@@ -77,7 +77,8 @@ class ValidationRow(TypedDict):
 class SpectrumNumbers(TypedDict):
     """What is read off one spectrum (`lnpjax.spectrum_summary.SpectrumSummary`).
 
-    Exponents come with their standard errors and the share of the variance that the fit explains.
+    Exponents come with their standard errors, the share of the variance that the fit explains, and
+    the number of eigenvalues that it used.
     """
 
     rank_me: float
@@ -86,9 +87,11 @@ class SpectrumNumbers(TypedDict):
     alpha_head: float
     alpha_head_sem: float
     alpha_head_r_squared: float
+    alpha_head_points: int
     alpha_tail: float
     alpha_tail_sem: float
     alpha_tail_r_squared: float
+    alpha_tail_points: int
     status: int
 
 

@@ -26,7 +26,7 @@ class MeasuredSpectra:
     Attributes:
         step: the step.
         tokens: seen up to and including the step; the spectra are those before its update.
-        loss: on the pool that the spectra were measured on.
+        loss: the validation loss at the same parameters.
         summaries: numbers by kind ("activations", "gradients", "weights"), name and quantity
             ("rank_me", "alpha_head", "alpha_head_sem", ...); names by depth, the deepest last.
         arrays: eigenvalues by "KIND/NAME", descending, and rank windows; empty where the file of

@@ -11,7 +11,8 @@ from lens_runs import LAYERS, TAIL, TARGET, WIDTH, config, make_run
 
 from lnpjax.comparison import ComparisonOptions, compare
 from lnpjax.comparison_plots import plot_comparison
-from lnpjax.lens_plots import brief, plot_lens
+from lnpjax.lens_plots import brief, plot_lens, plot_spectrum
+from lnpjax.plot_style import new_figure
 from lnpjax.run_summary import read_run
 from lnpjax.status import Status, describe_status
 
@@ -37,6 +38,27 @@ def curve(ax, label):
 
 def words(figure):
     return figure.get_supxlabel()
+
+
+def test_the_drawn_tail_is_the_fit_of_what_rounding_left(family):
+    """Ranks beyond 8 are a floor of noise, which the fit left out; so does the line."""
+    (axes,) = new_figure((4, 3)).subplots(1, 1, squeeze=False)[0]
+    first, measured = TAIL[0], family[0]
+    spectra = read_run(measured).spectra[0]
+    name = LAYERS[-1]
+    eigenvalues = np.maximum(np.arange(1, WIDTH + 1.0) ** -6, (first + 4.0) ** -6)
+    numbers = dict(spectra.summaries["activations"][name]) | {
+        "alpha_tail": 6.0,
+        "alpha_tail_points": 5,
+    }
+    spectra = dataclasses.replace(
+        spectra,
+        summaries={"activations": {name: numbers}},
+        arrays={**spectra.arrays, f"activations/{name}": eigenvalues},
+    )
+    plot_spectrum(axes, spectra, "activations", "k", "all")
+    x, y = next(line for line in axes.get_lines() if line.get_linestyle() == "--").get_data()
+    np.testing.assert_allclose(y, x**-6 / eigenvalues.sum(), rtol=1e-10)
 
 
 def test_the_figure_of_one_run(family, tmp_path):

@@ -117,8 +117,10 @@ def _numbers(summary: SpectrumSummary) -> SpectrumNumbers:
         "alpha_head": float(head.exponent),
         "alpha_head_sem": float(head.exponent_sem),
         "alpha_head_r_squared": float(head.r_squared),
+        "alpha_head_points": int(head.num_points),
         "alpha_tail": float(tail.exponent),
         "alpha_tail_sem": float(tail.exponent_sem),
         "alpha_tail_r_squared": float(tail.r_squared),
+        "alpha_tail_points": int(tail.num_points),
         "status": int(summary.status),
     }
