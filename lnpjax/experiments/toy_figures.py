@@ -172,6 +172,8 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     )
     dress(jumps, panel, xlabel="share of the run", **_linear())
     jumps.set_xticks(places, [f"{100 * fraction:g} %" for fraction in JUMP_FRACTIONS])
+    bottom, top = jumps.get_ylim()
+    jumps.set_ylim(bottom, top + 0.35 * (top - bottom))  # room for the legend
     _legend(jumps)
 
     bands = np.arange(len(config.bands))
