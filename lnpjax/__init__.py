@@ -26,9 +26,9 @@ from lnpjax.covariance import (
     covariance_float64,
     covariance_init,
     covariance_merge,
-    covariance_spectrum,
     covariance_update,
 )
+from lnpjax.covariance_spectra import covariance_spectrum
 from lnpjax.decomposition import LNPMeasure, lnp
 from lnpjax.density import SpectralDensity, spectral_density
 from lnpjax.estimators import Exact, GlobalHutchinson, Hutchinson

@@ -10,23 +10,31 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Key, PyTree
+from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._checks import check_floating, require
-from lnpjax.assumptions import Batch
+from lnpjax._checks import check_floating, concrete, require
+from lnpjax.assumptions import (
+    Batch,
+    check_pair,
+    checked_layers,
+    interaction_flags,
+    measured_batch,
+    refuse_interaction,
+)
 from lnpjax.covariance import Covariance as Covariance
 from lnpjax.covariance import CovarianceState as CovarianceState
 from lnpjax.covariance import covariance_finalize as covariance_finalize
 from lnpjax.covariance import covariance_float64 as covariance_float64
 from lnpjax.covariance import covariance_init as covariance_init
 from lnpjax.covariance import covariance_merge as covariance_merge
-from lnpjax.covariance import covariance_spectrum as covariance_spectrum
 from lnpjax.covariance import covariance_update as covariance_update
+from lnpjax.covariance_spectra import covariance_spectrum as covariance_spectrum
 from lnpjax.progress import Reporter
 from lnpjax.spectrum_summary import (
     SpectrumSummary,
@@ -34,6 +42,7 @@ from lnpjax.spectrum_summary import (
     check_window,
     tail_window,
 )
+from lnpjax.status import Status
 
 HiddenFn: TypeAlias = Callable[[PyTree, PyTree], Mapping[str, Array]]
 MaskFn: TypeAlias = Callable[[PyTree], Bool[Array, "..."]]
@@ -72,17 +81,22 @@ class ActivationSpectra:
             A `SpectrumSummary` for each layer.
 
         Raises:
-            TypeError, ValueError: as `activation_spectra`.
+            TypeError, ValueError: as `activation_spectra`; also, outside of `jit`, if hidden states
+                are infinite or NaN, or samples interact.
         """
         del key
-        batch = next(given for given in (self.pool, batch_b, batch_a) if given is not None)
-        inputs = _inputs_of("batch", batch)
+        inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes)
+        interact = _interaction(self.hidden_states, params, inputs, tuple(shapes))
+        refuse_interaction("hidden_states", interact)
         states = self._covariances(params, inputs, shapes)
         return {
             layer: covariance_spectrum(
-                states[layer], head=self.head, tail=self.tail, resolution=self.resolution
+                _with_status(layer, states[layer], interact[layer]),
+                head=self.head,
+                tail=self.tail,
+                resolution=self.resolution,
             )
             for layer in shapes
         }
@@ -147,7 +161,7 @@ def activation_spectra(
         microbatch_size: samples whose hidden states are held at a time; `None` for all.
         layers: which layers, in this order; `None` for all that `hidden_states` returns.
         mask: ``mask(inputs)`` is False for positions that only pad, of the shape ``(B, ...)`` of
-            the hidden states without their features, or of its leading axes.
+            the hidden states without their features, or of its leading axes, in every layer.
         head: window of ranks of the head exponent; `None` for `HEAD_WINDOW` cut to the width.
         tail: window of the tail exponent; `None` for `tail_window` of each layer's width.
         resolution: as in `lnpjax.spectrum_summary.summarize_spectrum`.
@@ -155,16 +169,20 @@ def activation_spectra(
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key=None)``, which gives a
         `SpectrumSummary` for each layer, and goes into `jit`, `scan` and `lnpjax.instrument`. (JAX
-        sorts the keys of a dict that leaves `jit`: `layers` keeps their order.)
+        sorts the keys of a dict that leaves `jit`: `layers` keeps their order.) A few samples are
+        also passed one by one, where the model takes them so: `Status.SAMPLES_INTERACT` tells that
+        it makes a difference, as with batch normalisation or dropout in training mode.
 
     Raises:
         TypeError: if a layer is no array of real floating-point numbers; `hidden_states` returns
             no dict.
         ValueError: if `microbatch_size` is not an integer >= 1; when called, before anything is
-            computed: if a layer is unknown (the message lists those there are), or a window reaches
-            beyond the width or the number of samples less one.
+            computed: if a layer is unknown (the message lists those there are), a window reaches
+            beyond the width or the number of samples less one, or the mask has more axes than the
+            positions of a layer.
 
-    Cost: a forward pass, ``4 d^2`` operations per position and layer, and an eigendecomposition.
+    Cost: a forward pass and that of eight samples, ``4 d^2`` operations per position and layer, and
+    an eigendecomposition.
 
     Example:
         >>> def hidden_states(params, inputs):
@@ -177,7 +195,7 @@ def activation_spectra(
     """
     _check_size("microbatch_size", microbatch_size)
     if pool is not None:
-        _num_samples(_inputs_of("pool", pool))
+        _num_samples(check_pair("pool", pool)[0])
     for name, window in (("head", head), ("tail", tail)):
         if window is not None:
             check_window(name, window, 2**31 - 1, of="ranks there can be")
@@ -185,7 +203,7 @@ def activation_spectra(
         hidden_states=hidden_states,
         pool=pool,
         microbatch_size=microbatch_size,
-        layers=None if layers is None else tuple(layers),
+        layers=checked_layers(layers),
         mask=mask,
         head=head,
         tail=tail,
@@ -220,7 +238,7 @@ def stream_covariances(
 
     Raises:
         TypeError, ValueError: as `activation_spectra`.
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or samples of the first one interact.
 
     Example:
         >>> def hidden_states(scale, inputs):
@@ -230,7 +248,7 @@ def stream_covariances(
         >>> covariance_float64(states["scaled"]).matrix[0].round(6)
         array([1.333333, 1.333333, 1.333333])
     """
-    chosen = None if layers is None else tuple(layers)
+    chosen = checked_layers(layers)
     add = jax.jit(_Accumulate(hidden_states, chosen, mask))
     states: dict[str, CovarianceState] = {}
     order: tuple[str, ...] = ()
@@ -240,6 +258,8 @@ def stream_covariances(
         if not states:
             shapes = _shapes(hidden_states, params, inputs, chosen)
             order = tuple(shapes)
+            check = jax.jit(partial(_interaction, hidden_states, layers=order))
+            refuse_interaction("hidden_states", check(params, inputs))
             states = {layer: covariance_init(shape.shape[-1]) for layer, shape in shapes.items()}
         states = add(params, states, inputs, jnp.ones(num_samples, bool))
         done += 1
@@ -267,11 +287,50 @@ class _Accumulate:
         hidden = _chosen(self.hidden_states(params, inputs), self.layers, len(valid))
         if self.mask is not None:
             counts = jnp.asarray(self.mask(inputs))
+            for layer, values in hidden.items():
+                require(
+                    counts.ndim < values.ndim,
+                    "mask",
+                    expected=f"at most the axes {values.shape[:-1]} of the positions of {layer!r} "
+                    "(measure layers with fewer axes apart, each kind with layers= and its mask)",
+                    got=f"shape {counts.shape}",
+                )
             valid = counts & valid.reshape(valid.shape + (1,) * (counts.ndim - 1))
         return {
-            layer: covariance_update(states[layer], values, mask=valid)
+            layer: covariance_update(
+                states[layer], values, mask=valid, argument=f"hidden_states/{layer}"
+            )
             for layer, values in hidden.items()
         }
+
+
+def _interaction(
+    hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...]
+) -> dict[str, Int[Array, ""]]:
+    """For each layer, whether the hidden states of a sample depend on its company."""
+
+    def rows(params: PyTree, inputs: PyTree) -> dict[str, Array]:
+        return _chosen(hidden_states(params, inputs), layers, _num_samples(inputs))
+
+    try:
+        flags: dict[str, Int[Array, ""]] = interaction_flags(rows, params, inputs)
+    except Exception:
+        # A model that takes no batches but its own (of a size that divides, sharded over devices)
+        # raises whatever it likes. There is then no telling.
+        flags = {layer: jnp.int32(Status.OK) for layer in layers}
+    return flags
+
+
+def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> CovarianceState:
+    """The state with further flags; refused where samples are known not to be finite."""
+    known = concrete(state.status)
+    require(
+        known is None or not known & Status.NON_FINITE,
+        f"hidden_states/{layer}",
+        expected="finite samples",
+        got="infinite or NaN entries",
+    )
+    return dataclasses.replace(state, status=state.status | status)
 
 
 def _chosen(hidden: Any, layers: tuple[str, ...] | None, num_samples: int) -> dict[str, Any]:
@@ -316,16 +375,6 @@ def _shapes(
 
     shapes = jax.eval_shape(look, params, inputs)
     return {layer: shapes[layer] for layer in order}  # JAX sorts dicts
-
-
-def _inputs_of(argument: str, batch: Any) -> PyTree:
-    require(
-        isinstance(batch, tuple | list) and len(batch) == 2,
-        argument,
-        expected="a pair (inputs, targets)",
-        got=type(batch).__name__,
-    )
-    return batch[0]
 
 
 def _num_samples(inputs: PyTree) -> int:

@@ -6,15 +6,17 @@ and a sample's row depends on that sample alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
+from lnpjax._checks import concrete, require
+from lnpjax.status import Status, describe_status, flag
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 LossFn: TypeAlias = Callable[[Array, PyTree], Array]
@@ -22,13 +24,13 @@ Batch: TypeAlias = tuple[PyTree, PyTree]
 
 
 def samples_interact(
-    apply_fn: ApplyFn,
+    apply_fn: Callable[[PyTree, PyTree], PyTree],
     params: PyTree,
     inputs: PyTree,
-    outputs: Float[Array, "batch ..."],
+    outputs: PyTree[Float[Array, "batch ..."]],
     *,
     num_together: int | None = None,
-) -> Bool[Array, ""]:
+) -> PyTree[Bool[Array, ""]]:
     """Whether a sample's output depends on its company in the batch.
 
     Per-sample Jacobians presume that it does not; batch normalisation in training mode,
@@ -36,7 +38,7 @@ def samples_interact(
     with what each gave alone, up to rounding.
 
     Args:
-        apply_fn: as in `lnpjax.linearize`.
+        apply_fn: as in `lnpjax.linearize`, or a function that returns a pytree of such outputs.
         params: likewise.
         inputs: likewise.
         outputs: what each sample gives alone, ``(B, ...)``, from `linearize_samples`.
@@ -44,8 +46,8 @@ def samples_interact(
             for all of them.
 
     Returns:
-        A boolean array of shape (). False for a batch of one. Rows that are not finite alone say
-        nothing.
+        A boolean array of shape () for each array of outputs. False for a batch of one. Rows that
+        are not finite alone say nothing.
 
     Cost: a forward pass of `num_together` samples.
 
@@ -56,19 +58,85 @@ def samples_interact(
         >>> bool(samples_interact(centred, 1.0, inputs, alone))
         True
     """
-    num_samples = len(outputs)
+    num_samples = len(jax.tree.leaves(outputs)[0])
     if num_samples == 1:
-        return jnp.zeros((), bool)
+        return jax.tree.map(lambda _: jnp.zeros((), bool), outputs)
     num_together = num_samples if num_together is None else min(num_together, num_samples)
     chosen = jnp.linspace(0, num_samples - 1, num_together).round().astype(int)
     company = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
-    together, alone = apply_fn(params, company), outputs[chosen]
+    together = apply_fn(params, company)
     precision = max(
         (jnp.finfo(dtype).eps for dtype in floating_dtypes(apply_fn, params, company)), default=0.0
     )
-    known = jnp.isfinite(alone)
-    tolerance = jnp.sqrt(precision) * jnp.max(jnp.where(known, jnp.abs(alone), 0))
-    return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
+
+    def differ(together: Array, every: Array) -> Bool[Array, ""]:
+        alone = every[chosen]
+        known = jnp.isfinite(alone)
+        tolerance = jnp.sqrt(precision) * jnp.max(jnp.where(known, jnp.abs(alone), 0))
+        return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
+
+    return jax.tree.map(differ, together, outputs)
+
+
+def interaction_flags(
+    function: Callable[[PyTree, PyTree], PyTree],
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    num_samples: int = 4,
+) -> PyTree[Int[Array, ""]]:
+    """`Status.SAMPLES_INTERACT` where they do, by a few samples together and one by one.
+
+    Args:
+        function: ``function(params, inputs)`` gives an array with a row per sample, or a pytree
+            of such arrays.
+        params: its parameters.
+        inputs: of a batch.
+        num_samples: how many are tried, evenly spread over the batch.
+
+    Returns:
+        Flags for each array.
+
+    Cost: a forward pass of ``2 num_samples`` samples.
+
+    Example:
+        >>> both = lambda w, x: {"centred": x - x.mean(0), "scaled": w * x}
+        >>> flags = interaction_flags(both, 2.0, jnp.arange(8.0)[:, None])
+        >>> {name: int(flag) for name, flag in flags.items()}
+        {'centred': 8, 'scaled': 0}
+    """
+    batch_size = len(jax.tree.leaves(inputs)[0])
+    chosen = np.linspace(0, batch_size - 1, min(batch_size, num_samples)).round().astype(int)
+    few = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
+
+    def alone(one: PyTree) -> PyTree:
+        outputs = function(params, jax.tree.map(lambda leaf: leaf[None], one))
+        return jax.tree.map(lambda rows: rows[0], outputs)
+
+    interact = samples_interact(function, params, few, jax.vmap(alone)(few))
+    return jax.tree.map(lambda found: flag(found, Status.SAMPLES_INTERACT), interact)
+
+
+def refuse_interaction(argument: str, flags: PyTree[Int[Array, ""]]) -> None:
+    """Refuse samples that interact, where that is known.
+
+    Args:
+        argument: the name of the function that they interact in.
+        flags: from `interaction_flags`.
+
+    Raises:
+        ValueError: outside of `jit`, naming the array of outputs.
+
+    Example:
+        >>> refuse_interaction("hidden_states", {"norm": jnp.int32(8)})
+        Traceback (most recent call last):
+            ...
+        ValueError: hidden_states/norm: a sample's output depends on the rest of the batch, ...
+    """
+    for path, found in jax.tree_util.tree_flatten_with_path(flags)[0]:
+        if concrete(found):
+            name = f"{argument}/{parameters.path_of(path)}".rstrip("/")
+            raise ValueError(f"{name}: {describe_status(Status.SAMPLES_INTERACT)}")
 
 
 def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
@@ -160,6 +228,59 @@ def check_batch(
     return num_samples
 
 
+def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:
+    """The batch that a measurement looks at: the pool, without one B, without B A.
+
+    Example:
+        >>> measured_batch(None, ("a", None), ("b", None))
+        ('b', None)
+    """
+    return next(batch for batch in (pool, batch_b, batch_a) if batch is not None)
+
+
+def check_pair(argument: str, batch: Any) -> Batch:
+    """Refuse a batch that is not a pair.
+
+    Args:
+        argument: what the batch is called in messages.
+        batch: ``(inputs, targets)``.
+
+    Returns:
+        The pair.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> check_pair("pool", jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: pool: expected a pair (inputs, targets), got ArrayImpl of 3
+    """
+    require(
+        isinstance(batch, tuple | list) and len(batch) == 2,
+        argument,
+        expected="a pair (inputs, targets)",
+        got=f"{type(batch).__name__}" + (f" of {len(batch)}" if hasattr(batch, "__len__") else ""),
+    )
+    inputs, targets = batch
+    return inputs, targets
+
+
+def checked_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of layers as a tuple, `None` as it is.
+
+    Raises:
+        ValueError: if it is one name, which would count as a sequence of letters.
+
+    Example:
+        >>> checked_layers(["layers/1", "norm"])
+        ('layers/1', 'norm')
+    """
+    require(not isinstance(layers, str), "layers", expected="a sequence of names", got=repr(layers))
+    return None if layers is None else tuple(layers)
+
+
 def check_training_batch(
     apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Any, *, argument: str = "batch"
 ) -> int:
@@ -186,13 +307,7 @@ def check_training_batch(
             ...
         ValueError: batch: expected a pair (inputs, targets), got ArrayImpl of 3
     """
-    require(
-        isinstance(batch, tuple | list) and len(batch) == 2,
-        argument,
-        expected="a pair (inputs, targets)",
-        got=f"{type(batch).__name__}" + (f" of {len(batch)}" if hasattr(batch, "__len__") else ""),
-    )
-    inputs, targets = batch
+    inputs, targets = check_pair(argument, batch)
     num_samples = check_batch(apply_fn, params, inputs, argument=f"{argument}/inputs")
     for path, leaf in zip(parameters.paths(targets), jax.tree.leaves(targets), strict=True):
         require(

@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
 from lnpjax.parameters import accumulation_dtype
-from lnpjax.spectrum_summary import SpectrumSummary, Window, summarize_spectrum
 from lnpjax.status import Status, describe_status, flag
 
 LEADING_BITS = 8
@@ -73,12 +72,15 @@ class CovarianceState:
         mean: mean of the samples.
         scatter: sum over samples of the outer products of their deviations from the mean.
         count: number of samples, at most 2^31 - 1.
-        status: `Status.NON_FINITE` once a sample was.
+        rounding: the machine epsilon of the coarsest dtype that samples came in; 0 without any.
+        status: `Status.NON_FINITE` once a sample was; `Status.VANISHING_EIGENVALUES` once squares
+            of deviations underflowed.
     """
 
     mean: TwoFloat
     scatter: TwoFloat
     count: Int[Array, ""]
+    rounding: Float[Array, ""]
     status: Int[Array, ""]
 
 
@@ -93,7 +95,8 @@ class Covariance:
         mean: mean of the samples.
         count: N, the number of samples.
         status: `Status.NON_FINITE` if a sample is infinite or NaN, or a square overflows;
-            `Status.TOO_FEW_POINTS` for fewer than two samples.
+            `Status.TOO_FEW_POINTS` for fewer than two samples; `Status.VANISHING_EIGENVALUES` if
+            the samples differ, but their squares underflow (in float32, deviations below 3e-16).
     """
 
     matrix: Float[Array, "d d"]
@@ -138,6 +141,7 @@ def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> Covari
         mean=_single(jnp.zeros(dimension, kept)),
         scatter=_single(jnp.zeros((dimension, dimension), kept)),
         count=jnp.int32(0),
+        rounding=jnp.zeros((), kept),
         status=jnp.int32(0),
     )
 
@@ -147,18 +151,22 @@ def covariance_update(
     hidden: Float[Array, "*batch d"],
     *,
     mask: Bool[Array, "*batch"] | None = None,
+    argument: str = "hidden",
 ) -> CovarianceState:
     """Take samples into account.
 
     Float32 hidden states give what two passes in float64 give, to a few 1e-7 of
-    ``sqrt(c_ii c_jj)`` in every entry, whatever their mean and scale and however they are split
-    into calls. Pure, and for use in `jit` and `scan`; rows may be sharded over devices.
+    ``sqrt(c_ii c_jj)`` in every entry, whatever their mean and however they are split into calls,
+    and whatever the scale of a feature, as long as squares of its deviations neither overflow nor
+    underflow (in float32: deviations between 3e-16 and 1e18). Where all features are beyond, the
+    status says so. Pure, and for use in `jit` and `scan`; rows may be sharded over devices.
 
     Args:
         state: the state so far.
         hidden: hidden states; all axes but the last are samples. Half precision is widened.
         mask: False for samples that only pad; of the shape of `hidden` without its last axis, or of
             its leading axes.
+        argument: what the hidden states are called in messages.
 
     Returns:
         The state with these samples.
@@ -179,7 +187,8 @@ def covariance_update(
         >>> float(covariance_finalize(state).matrix[0, 0])
         0.015625
     """
-    rows, valid = _check_samples(state, hidden, mask)
+    rows, valid = _check_samples(state, hidden, mask, argument)
+    rounding = max(float(jnp.finfo(dtype).eps) for dtype in (hidden.dtype, rows.dtype))
     num_rows, dimension = rows.shape
     size = min(CHUNK_ROWS, num_rows)
     num_chunks = -(-num_rows // size)
@@ -191,35 +200,35 @@ def covariance_update(
     chunks = rows.reshape(size, num_chunks, dimension).swapaxes(0, 1)
     valid = valid.reshape(size, num_chunks).swapaxes(0, 1)
     if num_chunks == 1:
-        return covariance_merge(state, _statistics(chunks[0], valid[0]))
+        return covariance_merge(state, _statistics(chunks[0], valid[0], rounding))
 
     def add(state: CovarianceState, chunk: tuple[Array, Array]) -> tuple[CovarianceState, None]:
-        return covariance_merge(state, _statistics(*chunk)), None
+        return covariance_merge(state, _statistics(*chunk, rounding)), None
 
     return jax.lax.scan(add, state, (chunks, valid))[0]
 
 
 def _check_samples(
-    state: CovarianceState, hidden: Array, mask: Array | None
+    state: CovarianceState, hidden: Array, mask: Array | None, argument: str
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
     """The samples as rows in the dtype of the state, and which of them count."""
-    check_floating("hidden", hidden)
+    check_floating(argument, hidden)
     dimension, dtype = state.mean.high.shape[-1], state.mean.high.dtype
     require(
         hidden.ndim >= 1 and hidden.shape[-1] == dimension,
-        "hidden",
+        argument,
         expected=f"a last axis of {dimension} features, as the state has",
         got=f"shape {hidden.shape}",
     )
     require(
         jnp.promote_types(hidden.dtype, dtype) == dtype,
-        "hidden",
+        argument,
         expected=f"at most {dtype}, the dtype of the state (see dtype= of covariance_init)",
         got=hidden.dtype,
         error=TypeError,
     )
     samples = hidden.shape[:-1]
-    require(0 not in samples, "hidden", expected="at least one sample", got=f"shape {hidden.shape}")
+    require(0 not in samples, argument, expected="at least one sample", got=f"shape {hidden.shape}")
     if mask is None:
         valid = jnp.ones(samples, bool)
     else:
@@ -242,11 +251,13 @@ def _check_samples(
     values, counts = concrete(hidden), concrete(valid)
     if values is not None and counts is not None:
         bad = np.sum(~np.isfinite(values[counts].astype(np.float64)))
-        require(bad == 0, "hidden", expected="finite samples", got=f"{bad} infinite or NaN entries")
+        require(bad == 0, argument, expected="finite samples", got=f"{bad} infinite or NaN entries")
     return jnp.asarray(hidden, dtype).reshape(-1, dimension), valid.reshape(-1)
 
 
-def _statistics(rows: Float[Array, "n d"], valid: Bool[Array, " n"]) -> CovarianceState:
+def _statistics(
+    rows: Float[Array, "n d"], valid: Bool[Array, " n"], rounding: float
+) -> CovarianceState:
     """The state of one chunk, by two passes over it."""
     dtype = rows.dtype
     keep = valid[:, None]
@@ -268,8 +279,21 @@ def _statistics(rows: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Covarian
         mean=TwoFloat(*_exact_sum(centre, offset)),
         scatter=about_centre.minus(_single(jnp.outer(divisor * offset, offset))),
         count=count,
-        status=flag(bad, Status.NON_FINITE),
+        rounding=jnp.where(count > 0, rounding, jnp.zeros((), dtype)),
+        status=flag(bad, Status.NON_FINITE) | _underflow(deviations),
     )
+
+
+def _underflow(deviations: Float[Array, ...]) -> Int[Array, ""]:
+    """A flag where deviations are not all zero, but their squares have lost digits or are."""
+    largest = jnp.max(jnp.abs(deviations))
+    lost = largest**2 < _least_square(deviations.dtype)
+    return flag((largest > 0) & lost, Status.VANISHING_EIGENVALUES)
+
+
+def _least_square(dtype: DTypeLike) -> float:
+    """Squares from here on have all their digits: no part of their products is subnormal."""
+    return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
 
 
 def _scatter(deviations: Float[Array, "n d"]) -> TwoFloat:
@@ -324,11 +348,13 @@ def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
     delta = b.mean.minus(a.mean)
     step = TwoFloat(share * delta.high, share * delta.low)
     weighted = a.count.astype(dtype) * step.high
+    both = (a.count > 0) & (b.count > 0)
     return CovarianceState(
         mean=a.mean.plus(step),
         scatter=a.scatter.plus(b.scatter).plus(_single(jnp.outer(weighted, delta.high))),
         count=count,
-        status=a.status | b.status,
+        rounding=jnp.maximum(a.rounding, b.rounding),
+        status=a.status | b.status | _underflow(jnp.where(both, delta.high, 0)),
     )
 
 
@@ -348,16 +374,17 @@ def covariance_finalize(state: CovarianceState) -> Covariance:
     """
     dtype = state.mean.high.dtype
     scatter = state.scatter.high + state.scatter.low
-    matrix = (scatter + scatter.T) / (2 * (state.count - 1)).astype(dtype)
+    matrix = (scatter + scatter.T) / (2 * (state.count - 1).astype(dtype))
     enough = state.count >= 2
+    # What underflowed in one part does not matter where the whole is larger.
+    regular = jnp.max(jnp.diagonal(scatter)) >= _least_square(dtype)
+    status = state.status & ~flag(regular, Status.VANISHING_EIGENVALUES)
     overflow = enough & ~jnp.all(jnp.isfinite(matrix))
     return Covariance(
-        matrix=jnp.where(enough & ((state.status & Status.NON_FINITE) == 0), matrix, jnp.nan),
+        matrix=jnp.where(enough & ((status & Status.NON_FINITE) == 0), matrix, jnp.nan),
         mean=jnp.where(state.count > 0, state.mean.high + state.mean.low, jnp.nan),
         count=state.count,
-        status=state.status
-        | flag(overflow, Status.NON_FINITE)
-        | flag(~enough, Status.TOO_FEW_POINTS),
+        status=status | flag(overflow, Status.NON_FINITE) | flag(~enough, Status.TOO_FEW_POINTS),
     )
 
 
@@ -372,8 +399,8 @@ def covariance_float64(state: CovarianceState) -> Covariance:
         ``np.linalg.eigvalsh(out.matrix)``, resolve what those of a float32 matrix cannot.
 
     Raises:
-        ValueError: if the state is traced, if there are fewer than two samples, or if one was
-            infinite or NaN.
+        ValueError: if the state is traced, if there are fewer than two samples, if one was
+            infinite or NaN, or if their squares overflow or underflow.
 
     Example:
         >>> state = covariance_update(covariance_init(1), jnp.array([[1.0], [1.0], [2.0]]))
@@ -393,51 +420,15 @@ def covariance_float64(state: CovarianceState) -> Covariance:
         for pair in (host.scatter, host.mean)
     )
     status = int(covariance_finalize(state).status)
-    require(status == 0, "state", expected="finite samples", got=describe_status(status))
+    require(
+        status == 0,
+        "state",
+        expected="finite samples whose squares neither overflow nor underflow",
+        got=describe_status(status),
+    )
     return Covariance(
         matrix=(scatter + scatter.T) / (2.0 * (host.count - 1)),
         mean=mean,
         count=host.count,
         status=host.status,
-    )
-
-
-def covariance_spectrum(
-    state: CovarianceState,
-    *,
-    head: Window | None = None,
-    tail: Window | None = None,
-    resolution: float | None = None,
-) -> SpectrumSummary:
-    """The spectrum of the covariance, summarised (Spectral Lens, appendix C). Pure.
-
-    Args:
-        state: the state.
-        head: as in `lnpjax.spectrum_summary.summarize_spectrum`, as are the others.
-        tail: likewise.
-        resolution: likewise.
-
-    Returns:
-        A `SpectrumSummary` with the status of the covariance; NaN where it is undefined.
-
-    Raises:
-        ValueError: if a window reaches beyond the width.
-
-    Cost: an eigendecomposition without vectors, about ``4/3 d^3``.
-
-    Example:
-        >>> state = covariance_update(covariance_init(2), jnp.array([[0.0, 0.0], [2.0, 4.0]]))
-        >>> float(covariance_spectrum(state, tail=(1, 2)).trace)
-        10.0
-    """
-    covariance = covariance_finalize(state)
-    defined = jnp.all(jnp.isfinite(covariance.matrix))
-    # Solvers need not survive NaN.
-    eigenvalues = jnp.linalg.eigvalsh(jnp.where(defined, covariance.matrix, 0))
-    return summarize_spectrum(
-        jnp.where(defined, eigenvalues, jnp.nan),
-        head=head,
-        tail=tail,
-        resolution=resolution,
-        status=covariance.status,
     )

@@ -19,7 +19,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
@@ -31,7 +30,9 @@ from lnpjax.assumptions import (
     check_batch,
     check_training_batch,
     floating_dtypes,
-    samples_interact,
+    interaction_flags,
+    measured_batch,
+    refuse_interaction,
 )
 from lnpjax.sample_gradients import (
     MICROBATCH_SIZE,
@@ -48,7 +49,6 @@ from lnpjax.spectrum_summary import (
     spectral_resolution,
     summarize_spectrum,
 )
-from lnpjax.status import Status, describe_status, flag
 
 _WRITE_GATE = re.compile(r"layers/(\d+)/attention/output/kernel")
 
@@ -123,7 +123,7 @@ class GradientSpectra:
                 finite.
         """
         del key
-        batch = next(b for b in (self.pool, batch_b, batch_a) if b is not None)
+        batch = measured_batch(self.pool, batch_a, batch_b)
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
         num_samples = check_training_batch(self.apply_fn, self.loss_fn, params, batch)
@@ -137,7 +137,8 @@ class GradientSpectra:
                         min(num_samples, sizes[name]),
                         of=f"samples or of parameters of {name!r}, whichever is less",
                     )
-        interact = _interaction_flag(self.apply_fn, params, batch[0], num_samples)
+        interact = interaction_flags(self.apply_fn, params, batch[0])
+        refuse_interaction("apply_fn", interact)
         resolution = gram_resolution(self.apply_fn, params, batch[0])
         grams = gradient_gram(
             self.apply_fn,
@@ -203,7 +204,8 @@ def gradient_spectra(
             of a `lnpjax.models.Llama`, the paper's choice. `attention_probes` names others.
         pool: a fixed held-out batch ``(inputs, targets)``, the same at every step; `None` to
             measure on the batches that are handed over.
-        block_size: as in `gradient_gram`.
+        block_size: as in `gradient_gram`: how many samples' gradients are kept at once, after
+            rounding up to whole microbatches.
         microbatch_size: likewise.
         head: window of ranks for the exponent of the head; `None` for ranks 1 to 10, cut to the
             spectrum.
@@ -231,9 +233,9 @@ def gradient_spectra(
         >>> print(f"{out['w'].head.exponent:.3f} {out['w'].rank_me:.2f}")
         1.000 3.46
     """
-    return GradientSpectra(
-        apply_fn, loss_fn, weights, pool, block_size, microbatch_size, head, tail
-    )
+    # An iterator would be used up by the first measurement.
+    chosen = weights if weights is None or isinstance(weights, str) else tuple(weights)
+    return GradientSpectra(apply_fn, loss_fn, chosen, pool, block_size, microbatch_size, head, tail)
 
 
 def attention_probes(params: PyTree) -> dict[str, str]:
@@ -363,25 +365,6 @@ def gram_resolution(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
     num_samples = check_batch(apply_fn, params, inputs)
     precision = max(float(jnp.finfo(d).eps) for d in floating_dtypes(apply_fn, params, inputs))
     return max(spectral_resolution(num_samples, parameters.accumulation_dtype()), precision**2)
-
-
-def _interaction_flag(
-    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, num_samples: int
-) -> Int[Array, ""]:
-    """Whether gradients of single samples are what the network's training batch has, on a few."""
-    chosen = np.linspace(0, num_samples - 1, min(num_samples, 4)).round().astype(int)
-    few = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
-    interact = samples_interact(apply_fn, params, few, _one_by_one(apply_fn, params, few))
-    known = concrete(interact)
-    if known is not None and bool(known):
-        raise ValueError(f"apply_fn: {describe_status(Status.SAMPLES_INTERACT)}")
-    return flag(interact, Status.SAMPLES_INTERACT)
-
-
-def _one_by_one(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Array:
-    return jax.vmap(lambda one: apply_fn(params, jax.tree.map(lambda leaf: leaf[None], one))[0])(
-        inputs
-    )
 
 
 def _final_write_gate(params: PyTree) -> str:

@@ -16,6 +16,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from lnpjax._checks import require
+from lnpjax.assumptions import checked_layers
 
 Captured: TypeAlias = dict[str, Array]
 
@@ -52,8 +53,9 @@ class HiddenStates:
         Raises:
             ValueError: if a layer is unknown; the message lists those there are.
         """
-        names = self.names(params, inputs)
-        captured = self._apart(self.capture(params, inputs)[1], self._stacks(params, inputs))
+        stacks = self._stacks(params, inputs)
+        names = self._names(*self._trace(params, inputs, stacks))
+        captured = stacks.apart(self.capture(params, inputs)[1])
         return {name: captured[name] for name in names}
 
     def names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
@@ -69,7 +71,13 @@ class HiddenStates:
         Raises:
             ValueError: as calling does.
         """
-        every, blocks = self._trace(params, inputs)
+        return self._names(*self._trace(params, inputs, self._stacks(params, inputs)))
+
+    def all_names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
+        """All the layers there are, in the order in which they are computed."""
+        return self._trace(params, inputs, self._stacks(params, inputs))[0]
+
+    def _names(self, every: tuple[str, ...], blocks: tuple[str, ...]) -> tuple[str, ...]:
         if self.layers is None:
             require(
                 len(blocks) > 0,
@@ -88,13 +96,10 @@ class HiddenStates:
         )
         return self.layers
 
-    def all_names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
-        """All the layers there are, in the order in which they are computed."""
-        return self._trace(params, inputs)[0]
-
-    def _trace(self, params: PyTree, inputs: PyTree) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _trace(
+        self, params: PyTree, inputs: PyTree, stacks: _Stacks
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """All layers, and the blocks: its parts, short of what the module itself returns."""
-        stacks = self._stacks(params, inputs)
         names: dict[str, list[str]] = {}
         blocks: set[str] = set()
 
@@ -102,7 +107,7 @@ class HiddenStates:
             outputs, captured = self.capture(params, inputs)
             results = {id(leaf) for leaf in jax.tree.leaves(outputs)}
             for name, value in captured.items():
-                names[name] = list(self._apart({name: value}, stacks))
+                names[name] = list(stacks.apart({name: value}))
                 if id(value) not in results:
                     blocks.update(part for part in names[name] if self.is_block(part))
             return list(captured.values())
@@ -120,34 +125,53 @@ class HiddenStates:
         every = tuple(part for name in sorted(names, key=depth.__getitem__) for part in names[name])
         return every, tuple(name for name in every if name in blocks)
 
-    def _stacks(self, params: PyTree, inputs: PyTree) -> set[str]:
-        """What was captured within a scan over layers: all its layers in one array.
+    def _stacks(self, params: PyTree, inputs: PyTree) -> _Stacks:
+        """Told by the axis that grows with the batch: the first of a layer, the second of a stack.
 
-        Their axis of layers leads. It is known by not growing with the batch.
+        The batch is doubled, since a model may need one that some number divides. One that takes no
+        other batch than its own is believed to capture layers only.
         """
 
-        def sizes(extra: int) -> dict[str, int]:
+        def shapes(times: int) -> dict[str, tuple[int, ...]]:
             batch = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(
-                    (jnp.shape(leaf)[0] + extra, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)
+                    (times * jnp.shape(leaf)[0], *jnp.shape(leaf)[1:]), jnp.result_type(leaf)
                 ),
                 inputs,
             )
             captured = jax.eval_shape(lambda p, x: self.capture(p, x)[1], params, batch)
-            return {name: value.shape[0] for name, value in captured.items()}
+            return {name: value.shape for name, value in captured.items()}
 
-        small, large = sizes(0), sizes(1)
-        return {name for name, size in small.items() if large[name] == size}
+        try:
+            small, large = shapes(1), shapes(2)
+        except Exception:  # a model raises whatever it likes
+            return _Stacks(frozenset(), frozenset())
+        fixed = {name for name, shape in small.items() if large[name][0] == shape[0]}
+        stacks = {name for name in fixed if len(small[name]) >= 3}
+        stacks = {name for name in stacks if large[name][1] != small[name][1]}
+        return _Stacks(frozenset(stacks), frozenset(fixed - stacks))
 
-    @staticmethod
-    def _apart(captured: Captured, stacks: set[str]) -> Captured:
-        """The layers of each stack on their own; stacks without features are none."""
+
+@dataclasses.dataclass(frozen=True)
+class _Stacks:
+    """What was captured that is not one layer.
+
+    Attributes:
+        stacks: all layers of a scan in one array, whose axis of layers leads.
+        constant: what has no row per sample, such as a table of positions.
+    """
+
+    stacks: frozenset[str]
+    constant: frozenset[str]
+
+    def apart(self, captured: Captured) -> Captured:
+        """The layers, those of each stack on their own."""
         apart: Captured = {}
         for name, value in captured.items():
-            if name not in stacks:
-                apart[name] = value
-            elif value.ndim >= 3:
+            if name in self.stacks:
                 apart |= {f"{name}/{index}": value[index] for index in range(len(value))}
+            elif name not in self.constant:
+                apart[name] = value
         return apart
 
 
@@ -224,7 +248,7 @@ def nnx_hidden_states(
         outputs, intermediates = captured(inputs, **keywords)
         return outputs, dict(_named(nnx.to_pure_dict(intermediates)))
 
-    return HiddenStates(capture, _names(layers), _among(parts - embeddings)), params
+    return HiddenStates(capture, checked_layers(layers), _among(parts - embeddings)), params
 
 
 def linen_hidden_states(
@@ -296,12 +320,7 @@ def linen_hidden_states(
         )
         return outputs, dict(_named(captured.get("intermediates", {})))
 
-    return HiddenStates(capture, _names(layers), _among(parts)), variables["params"]
-
-
-def _names(layers: Sequence[str] | None) -> tuple[str, ...] | None:
-    require(not isinstance(layers, str), "layers", expected="a sequence of names", got=repr(layers))
-    return None if layers is None else tuple(layers)
+    return HiddenStates(capture, checked_layers(layers), _among(parts)), variables["params"]
 
 
 def _among(parts: set[str]) -> Callable[[str], bool]:

@@ -52,7 +52,7 @@ def power_law(
     values: Float[Array, " k"],
     ranks: tuple[int, int] | Sequence[tuple[int, int]],
     *,
-    resolution: float | None = None,
+    resolution: float | Float[Array, ""] | None = None,
 ) -> PowerLaw:
     """Fit a power law to values by rank: least squares of ``ln value`` on ``ln rank``.
 
@@ -63,7 +63,8 @@ def power_law(
         values: the value at rank 1, 2, ..., as eigenvalues in descending order.
         ranks: the window ``(first, last)``, counted from 1 and with both ends inside, or a sequence
             of windows.
-        resolution: values below this fraction of the largest one are left out. Eigenvalues that
+        resolution: values below this fraction of the largest one are left out; may be traced, and
+            then is not checked. Eigenvalues that
             rounding made follow a law of their own, which a fit takes for the spectrum's; see
             `lnpjax.spectrum_summary.spectral_resolution`. `None` leaves out what has no logarithm,
             and nothing else.
@@ -87,8 +88,9 @@ def power_law(
     """
     check_floating("values", values)
     require(values.ndim == 1, "values", expected="a vector", got=f"shape {values.shape}")
+    known = None if resolution is None else concrete(resolution)
     require(
-        resolution is None or 0 <= resolution < 1,
+        known is None or bool(0 <= known < 1),
         "resolution",
         expected="None or a fraction in [0, 1)",
         got=resolution,

@@ -113,8 +113,8 @@ def gradient_gram(
         params: likewise.
         batch: likewise.
         weights: likewise; several share the passes.
-        block_size: how many samples' gradients are kept at once; `None` for as many as fit in 128
-            MiB. All samples at once are the fastest.
+        block_size: how many samples' gradients are kept at once, after rounding up to whole
+            microbatches; `None` for as many as fit in 128 MiB. All at once are the fastest.
         microbatch_size: how many samples pass through the network at once. The result depends on
             neither.
 

@@ -86,6 +86,10 @@ def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
     check_eigenvalues("eigenvalues", eigenvalues)
     # maximum, unlike a comparison, lets NaN through.
     eigenvalues = jnp.maximum(jnp.asarray(eigenvalues, accumulation_dtype()), 0)
+    # Shares do not depend on the scale, but the sum of very large eigenvalues overflows, and its
+    # inverse underflows.
+    largest = jnp.max(eigenvalues, axis=-1, keepdims=True)
+    eigenvalues = eigenvalues * jnp.where(largest > 2.0**64, 2.0**-64, 1)
     return eigenvalues / jnp.sum(eigenvalues, axis=-1, keepdims=True)
 
 

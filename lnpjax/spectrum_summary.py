@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lnpjax._checks import check_floating, require
+from lnpjax._checks import check_floating, concrete, require
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.power_laws import PowerLaw, power_law
 from lnpjax.spectrum import check_eigenvalues, effective_rank, normalized_spectrum
@@ -223,7 +223,7 @@ def summarize_spectrum(
     *,
     head: Window | None = None,
     tail: Window | None = None,
-    resolution: float | None = None,
+    resolution: float | Float[Array, ""] | None = None,
     status: Int[Array, ""] | int = 0,
 ) -> SpectrumSummary:
     """Summarise the spectrum of a covariance or Gram matrix (Spectral Lens, appendix C).
@@ -237,11 +237,14 @@ def summarize_spectrum(
         tail: window of ranks; `None` for `tail_window` of the number of eigenvalues.
         resolution: eigenvalues below this fraction of the largest are left out of the fits, and
             flagged; `None` for `spectral_resolution` in the dtype of `eigenvalues`. Give 0 to
-            leave out only those that are not positive.
-        status: flags of whatever made the eigenvalues, to be carried on.
+            leave out only those that are not positive. May be traced.
+        status: flags of whatever made the eigenvalues, to be carried on. With
+            `Status.TOO_FEW_POINTS` or `Status.NON_FINITE` it is the reason why there are none:
+            eigenvalues that are not finite are then neither refused nor flagged again.
 
     Returns:
-        A `SpectrumSummary`. Where an eigenvalue is infinite or NaN, all numbers are NaN.
+        A `SpectrumSummary`. Where an eigenvalue is infinite or NaN, all numbers are NaN;
+        `Status.NON_FINITE` also where only the trace overflows.
 
     Raises:
         TypeError: if `eigenvalues` is no array of real floating-point numbers.
@@ -259,7 +262,10 @@ def summarize_spectrum(
     require(
         eigenvalues.ndim == 1, "eigenvalues", expected="a vector", got=f"shape {eigenvalues.shape}"
     )
-    check_eigenvalues("eigenvalues", eigenvalues)
+    finite = jnp.all(jnp.isfinite(eigenvalues))
+    safe = jnp.where(finite, eigenvalues, 1)
+    missing = jnp.asarray(status, jnp.int32) & (Status.NON_FINITE | Status.TOO_FEW_POINTS)
+    check_eigenvalues("eigenvalues", safe if concrete(missing) else eigenvalues)
     k = len(eigenvalues)
     if resolution is None:
         resolution = spectral_resolution(k, eigenvalues.dtype)
@@ -268,23 +274,23 @@ def summarize_spectrum(
     check_window("head", head, k, of="eigenvalues")
     check_window("tail", tail, k, of="eigenvalues")
 
-    values = _descending(jnp.asarray(eigenvalues, accumulation_dtype()))
-    finite = jnp.all(jnp.isfinite(values))
-    values = jnp.where(finite, values, jnp.nan)
+    safe = _descending(jnp.asarray(safe, accumulation_dtype()))
+    values = jnp.where(finite, safe, jnp.nan)
     trace = jnp.sum(jnp.maximum(values, 0))
+    undefined = (~finite & (missing == 0)) | (finite & ~jnp.isfinite(trace))
     negative = values[-1] < -(float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5) * values[0]
     fits = [power_law(values, window, resolution=resolution) for window in (head, tail)]
     return SpectrumSummary(
         eigenvalues=values,
         trace=trace,
-        rank_me=effective_rank(values),
-        effective_dimension=effective_dimension(values),
+        rank_me=jnp.where(finite, effective_rank(safe), jnp.nan),
+        effective_dimension=jnp.where(finite, effective_dimension(safe), 0),
         head=fits[0],
         tail=fits[1],
         status=jnp.asarray(status, jnp.int32)
         | fits[0].status
         | fits[1].status
-        | flag(~finite, Status.NON_FINITE)
+        | flag(undefined, Status.NON_FINITE)
         | flag(negative, Status.NEGATIVE_EIGENVALUES),
     )
 

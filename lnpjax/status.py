@@ -43,9 +43,9 @@ _EXPLANATIONS = {
     ),
     Status.NON_FINITE: "an output, loss or gradient is infinite or NaN",
     Status.SAMPLES_INTERACT: (
-        "a sample's output depends on the rest of the batch, so per-sample Jacobians do not exist: "
-        "put batch normalisation into inference mode, switch dropout off, lift capacity limits, or "
-        "use estimator=GlobalHutchinson(...), which needs no per-sample norms"
+        "a sample's output depends on the rest of the batch, so nothing can be said of samples one "
+        "by one: put batch normalisation into inference mode, switch dropout off, lift capacity "
+        "limits, or (for lnp) use estimator=GlobalHutchinson(...), which needs no per-sample norms"
     ),
     Status.NOT_MEASURED: "this step was not scheduled to be measured",
     Status.TOO_FEW_POINTS: (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -20,9 +21,9 @@ from lnpjax.covariance import (
     covariance_float64,
     covariance_init,
     covariance_merge,
-    covariance_spectrum,
     covariance_update,
 )
+from lnpjax.covariance_spectra import covariance_spectrum
 from lnpjax.status import Status
 
 WIDTH = 8
@@ -224,12 +225,58 @@ def test_counts_do_not_stop_at_the_digits_of_float32():
     assert covariance_finalize(more).matrix == pytest.approx(1, rel=1e-6)
 
 
+@pytest.mark.parametrize(("mean", "dtype"), [(100, "bfloat16"), (1e7, "float32")])
+def test_the_floor_that_rounding_of_hidden_states_makes_is_not_fitted(mean, dtype):
+    """The mean is that many standard deviations: 1.36 came out for 2, with status 0."""
+    width = 48
+    rng = np.random.default_rng(0)
+    basis, _ = np.linalg.qr(rng.normal(size=(width, width)))
+    hidden = (rng.normal(size=(1000, width)) * np.arange(1.0, width + 1) ** -1.0) @ basis.T
+
+    @jax.jit
+    def tail(rows):
+        return covariance_spectrum(covariance_update(covariance_init(width), rows)).tail
+
+    exact = tail(jnp.asarray(hidden, jnp.float32))
+    near = tail(jnp.asarray(hidden + 3 * hidden.std(), dtype))
+    far = tail(jnp.asarray(hidden + mean * hidden.std(), dtype))
+    assert near.status == exact.status == Status.OK
+    assert float(near.exponent) == pytest.approx(float(exact.exponent), abs=0.05)
+    assert int(far.status) & Status.VANISHING_EIGENVALUES
+
+
+def test_the_coarsest_dtype_is_remembered():
+    half = update(covariance_init(2), jnp.ones((3, 2), jnp.bfloat16))
+    state = merge(update(covariance_init(2), jnp.ones((3, 2))), half)
+    assert state.rounding == 2.0**-7
+    assert update(half, jnp.ones((3, 2))).rounding == 2.0**-7
+
+
+def test_counts_do_not_overflow():
+    state = update(covariance_init(1), np.array([[0.0], [2.0]], np.float32))
+    many = dataclasses.replace(state, count=jnp.int32(3 * 2**29 + 1))
+    assert covariance_finalize(many).matrix == pytest.approx(2 / (3 * 2**29), rel=1e-6)
+
+
+def test_squares_that_underflow_are_flagged():
+    vanishing = Status.VANISHING_EIGENVALUES
+    rows = np.array([[0.0], [1e-20], [2e-20]], np.float32)
+    assert covariance_finalize(update(covariance_init(1), rows)).status == vanishing
+    one_by_one = row_by_row(covariance_init(1), rows)
+    assert covariance_finalize(one_by_one).status == vanishing
+    with_large = covariance_finalize(update(one_by_one, rows + 1))
+    assert with_large.status == Status.OK
+    constant = covariance_finalize(update(covariance_init(1), 0 * rows + 1e-20))
+    assert constant.status == Status.OK
+
+
 def test_undefined_covariances_are_flagged():
     empty = covariance_init(3)
     for state in (empty, update(empty, np.ones((1, 3), np.float32))):
         out = covariance_finalize(state)
         assert out.status == Status.TOO_FEW_POINTS
         assert np.all(np.isnan(out.matrix))
+        assert covariance_spectrum(state).status == Status.TOO_FEW_POINTS
         with pytest.raises(ValueError, match=r"^state: expected at least two samples, got [01]"):
             covariance_float64(state)
     bad = update(update(empty, np.full((2, 3), np.nan, np.float32)), np.eye(3, dtype=np.float32))
@@ -358,6 +405,7 @@ def test_streams_of_batches():
     ("options", "batch", "error", "message"),
     [
         ({"layers": ["third"]}, POOL, ValueError, r"^layers: .*'second', 'first'.*'third'"),
+        ({"layers": "first"}, POOL, ValueError, r"^layers: expected a sequence .* got 'first'"),
         ({"layers": []}, POOL, ValueError, r"^layers: .*'second', 'first'.* got none"),
         ({"tail": (4, 9)}, POOL, ValueError, r"^tail: .* <= 8, .*150 samples of 8.* \(4, 9\)"),
         ({"head": (1, 10)}, POOL, ValueError, r"^head: .* <= 8, .* \(1, 10\)"),
@@ -371,6 +419,40 @@ def test_streams_of_batches():
 def test_bad_measurements(options, batch, error, message):
     with pytest.raises(error, match=message):
         activation_spectra(hidden_states, **{"head": None, **options})(PARAMS, (batch, None))
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 4])
+def test_hidden_states_that_are_not_finite_are_named(microbatch_size):
+    measure = activation_spectra(
+        lambda p, x: {"h": x}, microbatch_size=microbatch_size, tail=(1, 2)
+    )
+    inputs = POOL[:6, 0].at[3, 1].set(jnp.nan)
+    with pytest.raises(ValueError, match=r"^hidden_states/h: expected finite samples"):
+        measure(None, (inputs, None))
+
+
+def test_samples_that_interact():
+    def both(params, x):
+        return {"centred": x - x.mean(0), "plain": x}
+
+    measure = activation_spectra(both, head=(1, 5), tail=(1, 3))
+    batch = (POOL[:, 0], None)
+    out = jax.jit(measure)(None, batch)
+    assert out["centred"].status == Status.SAMPLES_INTERACT
+    assert out["plain"].status == Status.OK
+    message = r"^hidden_states/centred: a sample's output depends on the rest"
+    with pytest.raises(ValueError, match=message):
+        measure(None, batch)
+    with pytest.raises(ValueError, match=message):
+        stream_covariances(both, None, [batch[0]])
+
+
+def test_a_mask_that_does_not_fit_every_layer():
+    measure = activation_spectra(
+        lambda p, x: {"h": x, "pooled": x.mean(1)}, mask=lambda x: jnp.ones(x.shape[:2], bool)
+    )
+    with pytest.raises(ValueError, match=r"^mask: .*\(30,\) .* 'pooled' .*layers=.*\(30, 5\)"):
+        jax.eval_shape(measure, None, (POOL, None))
 
 
 @pytest.mark.parametrize(

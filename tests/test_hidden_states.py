@@ -167,6 +167,52 @@ def test_layers_of_a_scan_are_taken_apart(num_samples):
         np.testing.assert_allclose(out[f"blocks/{index}"], x, rtol=1e-5)
 
 
+class Positions(nnx.Module):
+    """A table with a leading axis of one, and blocks that take batches of even size only."""
+
+    def __init__(self, rngs):
+        self.table = Table()
+        self.block = Block(rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        halves = self.block((x + self.table()).reshape(2, -1, *x.shape[1:]))
+        return self.head(halves.reshape(x.shape))
+
+
+class Table(nnx.Module):
+    def __init__(self):
+        self.kernel = nnx.Param(jnp.ones((1, 5, 4)))
+
+    def __call__(self):
+        return self.kernel[...]
+
+
+def test_tables_are_no_layers_and_batches_stay_divisible():
+    hidden_states, params = nnx_hidden_states(Positions(nnx.Rngs(0)))
+    every = hidden_states.all_names(params, jnp.ones((2, 5, 4)))
+    assert not [name for name in every if "table" in name]
+    assert {"head", "__call__"} <= set(every)
+
+
+class OneSize(nnx.Module):
+    def __init__(self, rngs):
+        self.block = Block(rngs)
+        self.head = nnx.Linear(4, 2, rngs=rngs)
+
+    def __call__(self, x):
+        if len(x) != 3:
+            raise RuntimeError("three samples, please")
+        return self.head(self.block(x))
+
+
+def test_a_model_that_takes_one_batch_size_only():
+    hidden_states, params = nnx_hidden_states(OneSize(nnx.Rngs(0)))
+    out = jax.jit(activation_spectra(hidden_states, head=(1, 2), tail=(1, 2)))(params, (X, None))
+    assert list(out) == ["block"]
+    assert out["block"].trace > 0
+
+
 def test_a_module_without_parts_needs_names():
     hidden_states, params = nnx_hidden_states(nnx.Linear(4, 2, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match=r"^layers: expected layers named|^layers: .*'__call__'"):

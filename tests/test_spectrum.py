@@ -302,3 +302,10 @@ def test_bad_power_laws(values, ranks, error, message):
 def test_traced_ranks_are_refused():
     with pytest.raises(ValueError, match=r"^ranks: .* known outside of jit"):
         jax.jit(power_law)(jnp.ones(5), jnp.array([1, 3]))
+
+
+def test_shares_of_eigenvalues_whose_sum_overflows():
+    values = np.array([3e38, 2e38, 1e38, 0], np.float32)
+    np.testing.assert_allclose(
+        normalized_spectrum(jnp.asarray(values)), [1 / 2, 1 / 3, 1 / 6, 0], rtol=1e-6
+    )

@@ -263,6 +263,25 @@ def test_what_is_undefined_is_flagged():
     assert carried.status == Status.SAMPLES_INTERACT
 
 
+def test_a_trace_that_overflows_is_flagged():
+    summary = summarize_spectrum(jnp.full(20, 3e38))
+    assert summary.status == Status.NON_FINITE
+    assert summary.rank_me == pytest.approx(20, rel=1e-5)
+
+
+@pytest.mark.parametrize("reason", [Status.TOO_FEW_POINTS, Status.NON_FINITE])
+def test_nan_that_the_status_explains_is_not_refused(reason):
+    status = jnp.int32(reason)
+    summary = spectrum_summary.summarize_spectrum(jnp.full(5, jnp.nan), status=status)
+    assert summary.status == reason | Status.TOO_FEW_POINTS
+    assert np.isnan(summary.rank_me)
+
+
+def test_the_resolution_may_be_traced():
+    fit = jax.jit(lambda r: power_laws.power_law(power(10, 1), (1, 10), resolution=r))(0.15)
+    assert (fit.num_points, fit.status) == (6, Status.VANISHING_EIGENVALUES)
+
+
 def test_summaries_go_through_scan_and_vmap():
     spectra = jnp.stack([power(30, a) for a in (0.5, 1.0, 2.0)])
     mapped = jax.jit(jax.vmap(spectrum_summary.summarize_spectrum))(spectra)
