@@ -21,6 +21,8 @@ os.environ.setdefault(
 import jax
 import pytest
 
+from lnpjax import cli
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
@@ -55,3 +57,17 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs the folder of real data that LNPJAX_DATA names")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory) -> Path:
+    """A run of twelve steps with checkpoints of three of them; not to be written to."""
+    folder = tmp_path_factory.mktemp("tiny")
+    text = folder / "counting.txt"
+    text.write_text(" ".join(str(number) for number in range(2000)))
+    sizes = "--hidden-size 8 --intermediate-size 8 --num-layers 1 --num-heads 2 --context-length 8"
+    steps = "--batch-size 4 --steps 12 --num-validation 6 --window-width 2 --distribution 5"
+    kept = "--checkpoint-every 4 --checkpoints-kept 3"
+    arguments = ["train", "--data", str(text), "--out", str(folder / "run")]
+    assert cli.main([*arguments, *sizes.split(), *steps.split(), *kept.split()]) == 0
+    return folder / "run"

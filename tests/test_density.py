@@ -16,19 +16,23 @@ def exact_eigenvalues(case):
     return jnp.linalg.eigvalsh(kernel)[::-1]
 
 
-def density_of(case, seed=0, num_matvecs=12, num_probes=100):
+def compiled_density(case, num_matvecs=12, num_probes=100):
     @jax.jit
-    def density(params, key):
+    def density(seed):
         return spectral_density(
             case.apply_fn,
-            params,
+            case.params,
             case.batch_a[0],
             num_matvecs=num_matvecs,
             num_probes=num_probes,
-            key=key,
+            key=jax.random.key(seed),
         )
 
-    return density(case.params, jax.random.key(seed))
+    return density
+
+
+def density_of(case, **options):
+    return compiled_density(case, **options)(0)
 
 
 @pytest.mark.parametrize("name", ["tied_embeddings", "raw_parameters"])
@@ -49,7 +53,8 @@ def test_summaries_agree_within_their_errors(x64, name):
 def test_errors_are_those_of_repetition(x64):
     """Standard errors against the spread over independent repetitions."""
     case = zoo.build("tied_embeddings")
-    found = [density_of(case, seed, num_probes=6).trace for seed in range(40)]
+    density = compiled_density(case, num_probes=6)
+    found = [density(seed).trace for seed in range(40)]
     values, errors = np.array(found).T
     np.testing.assert_allclose(np.sqrt(np.mean(errors**2)), values.std(ddof=1), rtol=0.35)
     spread = values.std(ddof=1) / np.sqrt(len(values))

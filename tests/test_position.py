@@ -9,7 +9,7 @@ import pytest
 import zoo
 
 import lnpjax
-from lnpjax import Exact, Status, cli, eigenmodes, entk, position_distribution
+from lnpjax import Exact, Status, eigenmodes, entk, position_distribution
 from lnpjax.lanczos import quantiles
 from lnpjax.position_plots import plot_positions, positions_of
 from lnpjax.runs import Run
@@ -95,15 +95,8 @@ def test_beside_chi_pos_in_an_instrumented_step(x64):
         assert status.tolist() == [0, Status.NOT_MEASURED, 0, Status.NOT_MEASURED]
 
 
-def test_a_run_keeps_and_draws_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    text = tmp_path / "counting.txt"
-    text.write_text(" ".join(str(number) for number in range(2000)))
-    sizes = ["--hidden-size", "8", "--intermediate-size", "8", "--num-layers", "1"]
-    sizes += ["--num-heads", "2", "--context-length", "8", "--batch-size", "4", "--steps", "12"]
-    sizes += ["--num-validation", "6", "--window-width", "2", "--distribution", "5"]
-    assert cli.main(["train", "--data", str(text), *sizes, "--out", "run"]) == 0
-    run = Run.open("run")
+def test_a_run_keeps_and_draws_them(tiny_run):
+    run = Run.open(tiny_run)
     starts = {row["step"] for row in run.rows("lnp")} - {
         row["step"] + 1 for row in run.rows("lnp") if row["step"] + 1 not in (1, 2)
     }
@@ -114,7 +107,7 @@ def test_a_run_keeps_and_draws_them(tmp_path, monkeypatch):
     assert starts <= set(steps)
     assert all(one["p"].shape == (5,) for one in found)
     np.testing.assert_allclose([one["weights"].sum() for one in found], 1, rtol=1e-5)
-    assert (tmp_path / "run" / "figures" / "position.png").stat().st_size > 10_000
+    assert (tiny_run / "figures" / "position.png").stat().st_size > 10_000
 
 
 def test_figure_says_what_it_shows():

@@ -9,10 +9,6 @@ import pytest
 
 from lnpjax import cli
 
-SIZES = ["--hidden-size", "8", "--intermediate-size", "8", "--num-layers", "1", "--num-heads", "2"]
-SIZES += ["--context-length", "8", "--batch-size", "4", "--steps", "12", "--num-validation", "6"]
-SIZES += ["--window-width", "2", "--checkpoint-every", "4", "--checkpoints-kept", "3"]
-
 
 @pytest.fixture(autouse=True)
 def _somewhere(tmp_path, monkeypatch):
@@ -20,10 +16,8 @@ def _somewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
 
 
-def test_every_checkpoint_of_a_run(tmp_path, capsys):
-    text = tmp_path / "counting.txt"
-    text.write_text(" ".join(str(number) for number in range(2000)))
-    assert cli.main(["train", "--data", str(text), *SIZES, "--out", "run"]) == 0
+def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
+    shutil.copytree(tiny_run, "run")
     options = ["--num-batches", "2", "--batch-size", "2", "--num-matvecs", "6"]
     assert cli.main(["spectrum", "run", *options]) == 0
     out = capsys.readouterr().out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -147,13 +148,8 @@ def test_command_fails_where_something_differs(monkeypatch, capsys):
     assert "DIFFERS" in capsys.readouterr().out
 
 
-def test_a_run_before_and_after(tmp_path, capsys):
-    text = tmp_path / "counting.txt"
-    text.write_text(" ".join(str(number) for number in range(2000)))
-    sizes = ["--hidden-size", "8", "--intermediate-size", "8", "--num-layers", "1"]
-    sizes += ["--num-heads", "2", "--context-length", "8", "--batch-size", "4", "--steps", "12"]
-    sizes += ["--num-validation", "6", "--window-width", "2", "--out", "run"]
-    assert cli.main(["train", "--data", str(text), *sizes]) == 0
+def test_a_run_before_and_after(tiny_run, tmp_path, capsys):
+    shutil.copytree(tiny_run, "run")
     options = ["--num-positions", "3", "--num-vocabulary", "5"]
     assert cli.main(["validate", "--run", "run", *options]) == 0
     assert "run, after 12 steps" in capsys.readouterr().out
