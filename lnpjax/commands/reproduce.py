@@ -9,13 +9,26 @@ from typing import Any, Literal
 
 from lnpjax._checks import import_extra, require
 from lnpjax.commands.paths import shown
-from lnpjax.experiments import spectral_lens_toy
+from lnpjax.experiments import (
+    noise_scaling,
+    ntk_data_scaling,
+    ntk_model_scaling,
+    random_features,
+    spectral_lens_toy,
+)
 from lnpjax.experiments.claims import claims_table
 from lnpjax.experiments.reproduction import Experiment, reproduce
 from lnpjax.experiments.sweep_progress import terminal_progress
 
 EXPERIMENTS: Mapping[str, Experiment[Any]] = {
-    experiment.name: experiment for experiment in (spectral_lens_toy.EXPERIMENT,)
+    module.EXPERIMENT.name: module.EXPERIMENT
+    for module in (
+        random_features,
+        ntk_model_scaling,
+        ntk_data_scaling,
+        noise_scaling,
+        spectral_lens_toy,
+    )
 }
 
 
@@ -28,10 +41,16 @@ class Reproduce:
     the claims go to the folder that --out names.
 
     Args:
-        experiment: spectral-lens-toy (modular arithmetic; Spectral Lens, Figs. 4 and 11).
+        experiment: Which one.
+            - random-features: power-law data (Spectral Reach, Fig. 3).
+            - ntk-model-scaling: wider dense networks on images (NTK Lens, Figs. 1 to 3, 5, 6, 8).
+            - ntk-data-scaling: larger training sets (NTK Lens, Figs. 1, 2, 5, 6).
+            - noise-scaling: classes replaced by noisy copies of others (NTK Lens, Fig. 4, 7).
+            - spectral-lens-toy: modular arithmetic (Spectral Lens, Figs. 4 and 11).
         preset: smoke ends in seconds and shows that it works; cpu in minutes on two cores, smaller
             than the paper; paper has the paper's sizes.
-        data: A folder of data, for experiments that need one.
+        data: A folder with the image sets (MNIST, Fashion-MNIST, CIFAR-10 as distributed) for the
+            experiments that learn images. None: scikit-learn's digits, which need no download.
         out: A folder for the results. None: reproductions/EXPERIMENT-PRESET.
     """
 

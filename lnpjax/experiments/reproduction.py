@@ -25,7 +25,7 @@ class Experiment(Generic[Config]):
         name: what the command line calls it.
         title: what it is, with the figures of the paper that it makes.
         presets: a config per size: "smoke" (seconds, for tests), "cpu" (minutes), "paper".
-        num_units: how many units its sweep has.
+        num_units: how many units its sweep has, with the folder of data, if the user named one.
         measure: computes what is missing of the sweep; is also given the folder of data that the
             user named, or None. Whatever its results depend on is in the config.
         draw: draws the figures from the finished sweep into a folder.
@@ -35,7 +35,7 @@ class Experiment(Generic[Config]):
     name: str
     title: str
     presets: Mapping[str, Config]
-    num_units: Callable[[Config], int]
+    num_units: Callable[[Config, Path | None], int]
     measure: Callable[[Config, Sweep, Path | None], None]
     draw: Callable[[Config, Sweep, Path], None]
     judge: Callable[[Config, Sweep], Sequence[Claim]]
@@ -80,9 +80,10 @@ def reproduce(
     config = experiment.presets[preset]
     progress = SweepProgress() if progress is None else progress
     sweep = Sweep(out, config, progress=progress)
-    progress.start(experiment.num_units(config))
+    folder = None if data is None else Path(data)
+    progress.start(experiment.num_units(config, folder))
     try:
-        experiment.measure(config, sweep, None if data is None else Path(data))
+        experiment.measure(config, sweep, folder)
     finally:
         progress.stop()
     sweep.write_rows()

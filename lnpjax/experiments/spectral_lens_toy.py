@@ -231,7 +231,7 @@ def measure(config: ToyConfig, sweep: Sweep, data: Path | None) -> None:  # noqa
             sweep.unit(cell.name("control"), partial(run, control=True))
 
 
-def num_units(config: ToyConfig) -> int:
+def num_units(config: ToyConfig, data: Path | None = None) -> int:  # noqa: ARG001
     """How many units `measure` asks for.
 
     Example:

@@ -1,0 +1,298 @@
+"""Labelled images for classification: digits without a download, and three sets as distributed."""
+
+from __future__ import annotations
+
+import dataclasses
+import gzip
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from lnpjax._checks import import_extra, require
+
+TEST_SHARE = 0.2
+"""Of a set that comes without a test set, the share that is kept for testing."""
+
+_CIFAR_SHAPE = (3, 32, 32)
+_NUM_CIFAR_FILES = 5
+_UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelledImages:
+    """Images and the numbers of their classes.
+
+    Attributes:
+        images: gray levels, ``(n, height, width, channels)``.
+        labels: classes, ``(n,)``.
+        white: the gray level that counts as 1.
+    """
+
+    images: UInt8[np.ndarray, "n height width channels"]
+    labels: Int[np.ndarray, " n"]
+    white: int = 255
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(
+        self, rows: Int[np.ndarray, " k"] | slice
+    ) -> tuple[Float[np.ndarray, "k height width channels"], Int[np.ndarray, " k"]]:
+        """Some of the images, as float32 from 0 to 1, with their labels.
+
+        Example:
+            >>> data = LabelledImages(np.full((2, 1, 1, 1), 51, np.uint8), np.array([3, 4]))
+            >>> images, labels = data.take(np.array([1]))
+            >>> images.item(), labels.tolist()
+            (0.20000000298023224, [4])
+        """
+        return self.images[rows].astype(np.float32) / self.white, self.labels[rows]
+
+    def of_classes(self, classes: Sequence[int]) -> LabelledImages:
+        """The images of some classes, which are numbered anew from 0 in the order given.
+
+        Raises:
+            ValueError: if a class has no image.
+
+        Example:
+            >>> data = LabelledImages(np.zeros((3, 1, 1, 1), np.uint8), np.array([7, 5, 7]))
+            >>> data.of_classes((5, 7)).labels.tolist()
+            [1, 0, 1]
+        """
+        missing = sorted(set(classes) - set(self.labels.tolist()))
+        require(not missing, "classes", expected="classes of the images", got=missing)
+        keep = np.isin(self.labels, classes)
+        numbers = {label: number for number, label in enumerate(classes)}
+        labels = np.array([numbers[label] for label in self.labels[keep].tolist()], np.int32)
+        return LabelledImages(self.images[keep], labels, self.white)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageClasses:
+    """A data set of labelled images; made by `load_image_classes`.
+
+    Attributes:
+        name: of the set.
+        train: what is trained on.
+        test: what is not.
+    """
+
+    name: str
+    train: LabelledImages
+    test: LabelledImages
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return int(max(self.train.labels.max(), self.test.labels.max())) + 1
+
+
+def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClasses:
+    """Load labelled images.
+
+    - ``digits``: scikit-learn's 1,797 digits, 8 x 8, which need no folder.
+    - ``mnist``, ``fashion_mnist``: from the folder of that name within `folder`, as idx files under
+      their published names (``train-images-idx3-ubyte`` ..., ``t10k-labels-idx1-ubyte``), as they
+      are or with ``.gz``; in place of the training files also one ``.npz`` file with arrays ``x``
+      and ``y``.
+    - ``cifar10``: from ``cifar10`` or ``cifar-10-batches-bin``, in its binary version
+      (``data_batch_1.bin`` to ``data_batch_5.bin``, ``test_batch.bin``).
+
+    Where only one of training and test images is there, and for the digits, a fifth of them is
+    set apart for testing, drawn once with a fixed seed.
+
+    Args:
+        name: of the set.
+        folder: the folder that holds the folders of the sets.
+
+    Returns:
+        The set, in the order of its files, shuffled only where it had to be divided.
+
+    Raises:
+        ValueError: if there is no such set, or a file is missing or not what its name says; the
+            message says what to put where.
+        ImportError: scikit-learn is not installed (the extra "run"); for digits.
+
+    Example:
+        >>> data = load_image_classes("digits")
+        >>> len(data.train), len(data.test), data.num_classes, data.train.images.shape[1:]
+        (1438, 359, 10, (8, 8, 1))
+    """
+    known = ", ".join(_READERS)
+    require(name in _READERS, "name", expected=f"one of {known}", got=repr(name))
+    if name != "digits":
+        require(
+            folder is not None,
+            "folder",
+            expected=f"a folder that holds {' or '.join(_FOLDERS[name])}/ with the files of {name}",
+            got="None",
+        )
+    return _READERS[name](name, Path("." if folder is None else folder))
+
+
+def _digits(name: str, _: Path) -> ImageClasses:
+    sklearn = import_extra("sklearn.datasets", extra="run", purpose="the digits data set")
+    bunch = sklearn.load_digits()
+    images = bunch.images.astype(np.uint8)[..., None]
+    return _divided(name, LabelledImages(images, bunch.target.astype(np.int32), white=16))
+
+
+def _mnist(name: str, folder: Path) -> ImageClasses:
+    place = _place(name, folder)
+    train, test = _idx_pair(place, "train"), _idx_pair(place, "t10k")
+    archives = sorted(place.glob("*.npz"))
+    if train is None and archives:
+        require(
+            len(archives) == 1, "folder", expected=f"one .npz file in {place}", got=len(archives)
+        )
+        train = _npz(archives[0])
+    if train is not None and test is not None:
+        return ImageClasses(name, train, test)
+    only = train if train is not None else test
+    require(
+        only is not None,
+        "folder",
+        expected=f"{_idx_names('train')} and {_idx_names('t10k')} (or .gz), or an .npz file with "
+        f"arrays x and y, in {place}",
+        got=sorted(file.name for file in place.iterdir()),
+    )
+    assert only is not None
+    return _divided(name, only)
+
+
+def _cifar(name: str, folder: Path) -> ImageClasses:
+    place = _place(name, folder)
+    parts = [
+        _cifar_file(place / f"data_batch_{number}.bin") for number in range(1, _NUM_CIFAR_FILES + 1)
+    ]
+    images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return ImageClasses(
+        name, LabelledImages(images, labels), LabelledImages(*_cifar_file(place / "test_batch.bin"))
+    )
+
+
+_READERS: dict[str, Callable[[str, Path], ImageClasses]] = {
+    "digits": _digits,
+    "mnist": _mnist,
+    "fashion_mnist": _mnist,
+    "cifar10": _cifar,
+}
+_FOLDERS = {
+    "mnist": ("mnist",),
+    "fashion_mnist": ("fashion_mnist",),
+    "cifar10": ("cifar10", "cifar-10-batches-bin"),
+}
+
+
+def _place(name: str, folder: Path) -> Path:
+    places = [folder / place for place in _FOLDERS[name]]
+    found = next((place for place in places if place.is_dir()), None)
+    require(
+        found is not None,
+        "folder",
+        expected=f"the files of {name} in {' or '.join(str(place) for place in places)}",
+        got="no such folder",
+    )
+    assert found is not None
+    return found
+
+
+def _divided(name: str, images: LabelledImages) -> ImageClasses:
+    rows = np.random.default_rng(0).permutation(len(images))
+    num_test = round(TEST_SHARE * len(images))
+
+    def part(rows: np.ndarray) -> LabelledImages:
+        return LabelledImages(images.images[rows], images.labels[rows], images.white)
+
+    return ImageClasses(name, part(rows[num_test:]), part(rows[:num_test]))
+
+
+def _idx_names(split: str) -> str:
+    return f"{split}-images-idx3-ubyte, {split}-labels-idx1-ubyte"
+
+
+def _idx_pair(place: Path, split: str) -> LabelledImages | None:
+    """The images and labels of a split, or None where neither file is there."""
+    names = _idx_names(split).split(", ")
+    files = [
+        next((file for file in (place / name, place / f"{name}.gz") if file.exists()), None)
+        for name in names
+    ]
+    if files == [None, None]:
+        return None
+    for name, file in zip(names, files, strict=True):
+        require(file is not None, "folder", expected=f"{name} or {name}.gz in {place}", got="none")
+    images, labels = (
+        _idx(file, axes) for file, axes in zip(files, (3, 1), strict=True) if file is not None
+    )
+    return _checked(images, labels, place / names[0])
+
+
+def _idx(file: Path, num_axes: int) -> np.ndarray:
+    expected = f"an idx file of unsigned bytes with {num_axes} axes, whole, as published, at {file}"
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"folder: expected {expected}, got {error}") from error
+    start = 4 * (1 + num_axes)
+    header = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4")
+    require(
+        int(header[0]) == _UNSIGNED_BYTES << 8 | num_axes,
+        "folder",
+        expected=expected,
+        got=f"another header, {content[:4]!r}",
+    )
+    shape = tuple(int(size) for size in header[1 : 1 + num_axes])
+    require(
+        len(content) == start + math.prod(shape),
+        "folder",
+        expected=expected,
+        got=f"{len(content) - start} bytes for the shape {shape} that its header names",
+    )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _npz(file: Path) -> LabelledImages:
+    expected = f"an .npz file with arrays x (uint8 images) and y (labels) at {file}"
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            found = dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"folder: expected {expected}, got {error}") from error
+    require({"x", "y"} <= set(found), "folder", expected=expected, got=sorted(found))
+    return _checked(found["x"], found["y"], file)
+
+
+def _checked(images: np.ndarray, labels: np.ndarray, file: Path) -> LabelledImages:
+    require(
+        images.dtype == np.uint8 and images.ndim in (3, 4) and labels.shape == images.shape[:1],
+        "folder",
+        expected=f"uint8 images (n, height, width) and n labels for {file}",
+        got=f"{images.dtype} of shape {images.shape} and labels of shape {labels.shape}",
+    )
+    if images.ndim == 3:
+        images = images[..., None]
+    return LabelledImages(images, labels.astype(np.int32))
+
+
+def _cifar_file(file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Records of one byte for the class and 3,072 for red, green and blue, row by row."""
+    expected = f"CIFAR-10's binary version (records of 3,073 bytes, classes 0 to 9) at {file}"
+    require(file.exists(), "folder", expected=expected, got="no such file")
+    content = np.fromfile(file, np.uint8)
+    size = 1 + math.prod(_CIFAR_SHAPE)
+    require(
+        len(content) > 0 and len(content) % size == 0,
+        "folder",
+        expected=expected,
+        got=f"{len(content)} bytes",
+    )
+    records = content.reshape(-1, size)
+    labels = records[:, 0].astype(np.int32)
+    require(int(labels.max()) < 10, "folder", expected=expected, got=f"a class {int(labels.max())}")
+    return records[:, 1:].reshape(-1, *_CIFAR_SHAPE).transpose(0, 2, 3, 1), labels

@@ -1,0 +1,90 @@
+"""Random features on power-law data: what the components must be (Spectral Reach, A.4)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from lnpjax._checks import concrete, require
+from lnpjax.spectrum import check_eigenvalues
+
+# Nodes in ln t. Outside of this range the integrand of `expected_position` is below 1e-12 of its
+# largest value for any spectrum; within, it is analytic, and the trapezoidal rule is exact to
+# rounding at this spacing.
+_LOG_TIMES = np.arange(-35.0, 70.0, 0.1)
+
+
+def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
+    """``mu_k`` proportional to ``k^-beta``, with the sum d (B.2.5): the covariance of the inputs.
+
+    `lnpjax.inverse_participation_ratio` of it is the right-hand side of equation 11, with d terms
+    in its sums. (The infinite sums of equation 48 do not exist at ``beta = 1``, where the paper's
+    range begins.)
+
+    Args:
+        dimension: d, of an input.
+        beta: the exponent.
+
+    Returns:
+        The variances in float64, descending for ``beta > 0``.
+
+    Raises:
+        ValueError: if `dimension` is less than 1.
+
+    Example:
+        >>> power_law_variances(2, 1.0).round(3)
+        array([1.333, 0.667])
+    """
+    require(dimension >= 1, "dimension", expected="an integer >= 1", got=dimension)
+    powers = np.arange(1.0, dimension + 1) ** -beta
+    return dimension * powers / powers.sum()
+
+
+def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
+    """The mean of chi_pos over Gaussian teachers, for one kernel.
+
+    With ``y ~ N(0, K)`` the mean of ``sum_k alpha_k^2 lambda_k / (|y|^2 Tr K)`` is that of a ratio.
+    Equation 46 divides the means instead, which is close where many modes share the target and too
+    large where few do: by 5 % for two eigenvalues as 2 to 1. Here ``1 / s = integral of
+    exp(-s t)`` turns the mean of the ratio into a single integral,
+    ``integral_0^inf sum_k lambda_k^2 / (1 + 2 t lambda_k) prod_j (1 + 2 t lambda_j)^(-1/2) dt``,
+    over the trace.
+
+    Args:
+        eigenvalues: of a positive semi-definite kernel, in any order, with values known outside of
+            `jit`; negative ones of the size of rounding count as zero.
+
+    Returns:
+        A number in (0, 1]; never more than `lnpjax.inverse_participation_ratio`, by which equation
+        46 estimates it.
+
+    Raises:
+        TypeError, ValueError: as `lnpjax.spectrum.check_eigenvalues`.
+        ValueError: if the eigenvalues are traced or all zero.
+
+    Example:
+        One mode is all there is; k equal ones have a k-th each:
+
+        >>> print(f"{expected_position(np.ones(1)):.6f} {expected_position(np.ones(4)):.6f}")
+        1.000000 0.250000
+        >>> print(f"{expected_position(np.array([2.0, 1.0])):.4f}, and 5/9 by equation 46")
+        0.5286, and 5/9 by equation 46
+    """
+    check_eigenvalues("eigenvalues", eigenvalues)
+    values = concrete(eigenvalues)
+    require(
+        values is not None and bool(np.max(values) > 0),
+        "eigenvalues",
+        expected="values known outside of jit, not all zero",
+        got="traced ones" if values is None else "zeros",
+    )
+    assert values is not None
+    shares = np.maximum(values.astype(np.float64), 0)
+    shares = shares[shares > 0] / shares.sum()
+    times = np.exp(_LOG_TIMES)
+    integrand = np.empty_like(times)
+    for index, time in enumerate(times):
+        stretched = 2 * time * shares
+        weight = np.exp(-np.sum(np.log1p(stretched)) / 2)
+        integrand[index] = time * weight * np.sum(shares**2 / (1 + stretched))
+    return float(np.sum(integrand) * (_LOG_TIMES[1] - _LOG_TIMES[0]))
