@@ -97,7 +97,7 @@ def fit_windows(dimension: int) -> tuple[tuple[int, int], ...]:
     for window in PAPER_FIT_WINDOWS:
         first, last = (max(round(rank * dimension / _PAPER_WIDTH), 1) for rank in window)
         scaled.append((first, min(max(last, first + 2), dimension)))
-    return tuple(scaled)
+    return tuple(dict.fromkeys(scaled))  # narrow spectra have fewer than three
 
 
 def correlation_over_fraction(

@@ -39,6 +39,7 @@ def test_windows_scale_with_the_width_and_stay_inside():
     for width in (3, 16, 64, 199):
         for first, last in fit_windows(width):
             assert 1 <= first <= last - 2 <= width - 2
+    assert fit_windows(3) == ((1, 3),)
 
 
 def test_early_exponents_are_interpolated_in_log_tokens():
