@@ -49,8 +49,8 @@ class Reproduce:
             - spectral-lens-toy: modular arithmetic (Spectral Lens, Figs. 4 and 11).
         preset: smoke ends in seconds and shows that it works; cpu in minutes on two cores, smaller
             than the paper; paper has the paper's sizes.
-        data: A folder with the image sets (MNIST, Fashion-MNIST, CIFAR-10 as distributed) for the
-            experiments that learn images. None: scikit-learn's digits, which need no download.
+        data: A folder with folders mnist, fashion_mnist and cifar10 (the files as distributed) for
+            the experiments that learn images. None: scikit-learn's digits, which need no download.
         out: A folder for the results. None: reproductions/EXPERIMENT-PRESET.
     """
 

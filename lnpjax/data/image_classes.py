@@ -188,6 +188,13 @@ _FOLDERS = {
     "cifar10": ("cifar10", "cifar-10-batches-bin"),
 }
 
+_IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k (or .gz)"
+_FILES = {
+    "mnist": _IDX_FILES,
+    "fashion_mnist": _IDX_FILES,
+    "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin",
+}
+
 
 def _place(name: str, folder: Path) -> Path:
     places = [folder / place for place in _FOLDERS[name]]
@@ -195,7 +202,7 @@ def _place(name: str, folder: Path) -> Path:
     require(
         found is not None,
         "folder",
-        expected=f"the files of {name} in {' or '.join(str(place) for place in places)}",
+        expected=f"the folder {' or '.join(str(place) for place in places)} with {_FILES[name]}",
         got="no such folder",
     )
     assert found is not None

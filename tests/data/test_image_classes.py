@@ -149,7 +149,7 @@ def test_what_to_put_where(tmp_path):
     with pytest.raises(ValueError, match="folder: expected a folder that holds mnist/ with"):
         load_image_classes("mnist")
     with pytest.raises(
-        ValueError, match=r"folder: expected the files of mnist in .*no such folder"
+        ValueError, match=r"folder: expected the folder .*mnist with train-images.*no such folder"
     ):
         load_image_classes("mnist", tmp_path)
     (tmp_path / "mnist").mkdir()
