@@ -139,8 +139,12 @@ class KernelDirections:
     def misalignments(
         self, before: Float[Array, "members b b"], after: Float[Array, "members b b"]
     ) -> Float[np.ndarray, " members"]:
-        """How far the leading eigenvectors of each kernel turned."""
-        return np.asarray(self._misalignment(before, after))
+        """How far the leading eigenvectors of each kernel turned.
+
+        By numpy's eigensolver: compiled for a CPU with few cores, two batched eigendecompositions
+        of one program were seen to wait for each other for ever (jaxlib 0.10.1).
+        """
+        return np.asarray(self._misalignment(*_modes(before), *_modes(after)))
 
 
 class DenseEnsemble:
@@ -263,11 +267,12 @@ def spectral_ranks(kernels: Any) -> Float[np.ndarray, " n"]:
     return np.asarray(effective_rank(jnp.asarray(np.stack(spectra))))
 
 
-def _misalignment(before: Array, after: Array) -> Array:
-    modes = []
-    for kernel in (before, after):
-        eigenvalues, eigenvectors = jnp.linalg.eigh(kernel)
-        modes += [eigenvalues[::-1], eigenvectors[:, ::-1]]
+def _modes(kernels: Float[Array, "members b b"]) -> tuple[np.ndarray, np.ndarray]:
+    eigenvalues, eigenvectors = np.linalg.eigh(np.asarray(kernels))
+    return eigenvalues[:, ::-1], eigenvectors[:, :, ::-1]
+
+
+def _misalignment(*modes: Array) -> Array:
     return eigenvector_misalignment(*modes).misalignment
 
 
