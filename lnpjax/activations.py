@@ -35,6 +35,8 @@ from lnpjax.covariance import covariance_init as covariance_init
 from lnpjax.covariance import covariance_merge as covariance_merge
 from lnpjax.covariance import covariance_update as covariance_update
 from lnpjax.covariance_spectra import covariance_spectrum as covariance_spectrum
+from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.microbatches import filled, sliced
 from lnpjax.progress import Reporter
 from lnpjax.spectrum_summary import (
     SpectrumSummary,
@@ -86,6 +88,10 @@ class ActivationSpectra:
         """
         del key
         inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
+        return self._measure(params, inputs)
+
+    @on_any_mesh
+    def _measure(self, params: PyTree, inputs: PyTree) -> dict[str, SpectrumSummary]:
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes)
         interact = _interaction(self.hidden_states, params, inputs, tuple(shapes))
@@ -111,17 +117,16 @@ class ActivationSpectra:
         if size == num_samples:
             return add(params, states, inputs, jnp.ones(num_samples, bool))
 
-        # The last microbatch is filled up with the first samples, which do not count again.
         num_microbatches = -(-num_samples // size)
-        take = np.arange(num_microbatches * size).reshape(num_microbatches, size)
 
         def microbatch(
-            states: dict[str, CovarianceState], rows: Array
+            states: dict[str, CovarianceState], part: tuple[PyTree, Array]
         ) -> tuple[dict[str, CovarianceState], None]:
-            part = jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows % num_samples], inputs)
-            return add(params, states, part, rows < num_samples), None
+            return add(params, states, *part), None
 
-        return jax.lax.scan(microbatch, states, jnp.asarray(take))[0]
+        parts = sliced(inputs, num_microbatches, size)
+        valid = filled(num_samples, num_microbatches, size)
+        return jax.lax.scan(microbatch, states, (parts, valid))[0]
 
     def _check_ranks(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
         """Refuse windows beyond the rank that the covariance of so many samples can have."""
@@ -277,6 +282,7 @@ class _Accumulate:
     layers: tuple[str, ...] | None
     mask: MaskFn | None
 
+    @on_any_mesh
     def __call__(
         self,
         params: PyTree,

@@ -65,9 +65,7 @@ def samples_interact(
     chosen = jnp.linspace(0, num_samples - 1, num_together).round().astype(int)
     company = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
     together = apply_fn(params, company)
-    precision = max(
-        (jnp.finfo(dtype).eps for dtype in floating_dtypes(apply_fn, params, company)), default=0.0
-    )
+    precision = compute_precision(apply_fn, params, company)
 
     def differ(together: Array, every: Array) -> Bool[Array, ""]:
         alone = every[chosen]
@@ -137,6 +135,27 @@ def refuse_interaction(argument: str, flags: PyTree[Int[Array, ""]]) -> None:
         if concrete(found):
             name = f"{argument}/{parameters.path_of(path)}".rstrip("/")
             raise ValueError(f"{name}: {describe_status(Status.SAMPLES_INTERACT)}")
+
+
+def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
+    """The spacing of numbers next to one, in the coarsest dtype that a network passes through.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs``.
+        params: its parameters.
+        inputs: of a batch.
+
+    Returns:
+        2^-7 for bfloat16, 2^-10 for float16, 2^-23 for float32, 2^-52 for float64. Nothing is
+        computed.
+
+    Example:
+        >>> mixed = lambda w, x: (x.astype("bfloat16") @ w.astype("bfloat16")).astype("float32")
+        >>> compute_precision(mixed, jnp.ones((3, 2)), jnp.ones((4, 3)))
+        0.0078125
+    """
+    dtypes = floating_dtypes(apply_fn, params, inputs)
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
 
 
 def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:

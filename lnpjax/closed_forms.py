@@ -26,8 +26,9 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import check_batch
-from lnpjax.jacobian import Pullback, SampleLinearization, linearize_samples
+from lnpjax.jacobian import SampleLinearization, linearize_samples
 from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
+from lnpjax.pullbacks import Pullback, is_norms
 
 Body = Callable[[PyTree, Array], Array]
 
@@ -103,8 +104,8 @@ class SplitLinearization:
         """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient."""
         hidden = self.body.outputs
         behind = cotangents @ self.kernel.T.astype(cotangents.dtype)
-        pulled = self.body.map_vjp(lambda vjp, row: vjp(row), behind)
-        inner = [jnp.sum(leaf, axis=0) for leaf in jax.tree.leaves(pulled["params"])]
+        pulled = self.body.vjp(behind, apart=lambda path: path == "embedded")
+        inner = jax.tree.leaves(pulled["params"])
         every_position = tuple(range(hidden.ndim - 1))
         outer = {
             "embedding": jnp.zeros_like(self.table).at[self.ids].add(pulled["embedded"]),
@@ -130,7 +131,7 @@ class SplitLinearization:
         ) -> Float[Array, "probes leaf"]:
             def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
                 pulled = vjp(rademacher(probe_key, hidden.shape, hidden.dtype) @ factor)
-                inner = jax.tree.leaves(pulled["params"])
+                inner = jax.tree.leaves(pulled["params"], is_leaf=is_norms)
                 outer = {
                     "embedding": _table_norm(
                         pulled["embedded"].astype(dtype), ids, outer_weights.get("embedding")
@@ -145,7 +146,8 @@ class SplitLinearization:
             return for_each_probe(one_probe, sample_key, num_probes)
 
         keys = sample_keys(key, len(hidden))
-        return self.body.map_vjp(one_sample, self.ids, hidden, keys)
+        mapped = self.body.map_norms if weights is None else self.body.map_vjp
+        return mapped(one_sample, self.ids, hidden, keys)
 
     def _merged(self, inner: list[Any], outer: dict[str, Any]) -> list[Any]:
         """One list in the order of the trainable leaves."""
@@ -203,7 +205,7 @@ def _table_norm(
     """``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of what u scatters into the table."""
     rows, ids = cotangents.reshape(-1, cotangents.shape[-1]), ids.reshape(-1)
     weighted = rows if weights is None else rows * weights[ids].astype(rows.dtype)
-    return jnp.sum(jnp.where(ids[:, None] == ids, weighted @ rows.T, 0))
+    return parameters.accurate_sum(jnp.where(ids[:, None] == ids, weighted @ rows.T, 0))
 
 
 def _kernel_norm(
@@ -213,7 +215,7 @@ def _kernel_norm(
 ) -> Float[Array, ""]:
     """``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
     per_row = kernel.shape[1] if weights is None else jnp.sum(weights.astype(hidden.dtype), axis=1)
-    return jnp.sum(jnp.square(hidden) * per_row)
+    return parameters.accurate_sum(jnp.square(hidden) * per_row)
 
 
 def linearize_split(

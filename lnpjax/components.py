@@ -89,6 +89,7 @@ class Side:
     num_samples: Float[Array, ""]
     num_terms: Float[Array, ""]
     outputs: Float[Array, "batch ..."]
+    sensitivity: Float[Array, ""]
     status: Int[Array, ""]
 
 

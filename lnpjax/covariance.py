@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.status import Status, describe_status, flag
 
@@ -146,6 +147,7 @@ def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> Covari
     )
 
 
+@on_any_mesh
 def covariance_update(
     state: CovarianceState,
     hidden: Float[Array, "*batch d"],
@@ -271,7 +273,9 @@ def _statistics(
         deviations = jnp.where(keep, rows - origin, 0)
         return deviations, jnp.sum(deviations, axis=0) / divisor
 
-    first = jnp.where(count > 0, rows[jnp.argmax(valid)], 0)
+    # Picked by a sum: an index would gather the rows of all devices.
+    chosen = keep & (jnp.arange(len(rows)) == jnp.argmax(valid))[:, None]
+    first = jnp.sum(jnp.where(chosen, rows, 0), axis=0)
     centre = first + mean_from(first)[1]
     deviations, offset = mean_from(centre)  # what rounding left of the mean
     about_centre = _scatter(deviations)
@@ -317,6 +321,7 @@ def _scatter(deviations: Float[Array, "n d"]) -> TwoFloat:
     return TwoFloat(*_exact_sum(product(leading, leading), cross + cross.T))
 
 
+@on_any_mesh
 def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
     """The state of the samples of both, as partial results of devices or runs are joined.
 
@@ -358,6 +363,7 @@ def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
     )
 
 
+@on_any_mesh
 def covariance_finalize(state: CovarianceState) -> Covariance:
     """The covariance of the samples seen (Spectral Lens, equation 1). Pure; does not end the state.
 

@@ -8,14 +8,15 @@ the loss gradient lies. All three come from gradients; no kernel is formed.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key, PyTree
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from lnpjax import parameters
+from lnpjax import parameters, precision
 from lnpjax._checks import require
 from lnpjax.assumptions import (
     ApplyFn,
@@ -23,14 +24,13 @@ from lnpjax.assumptions import (
     LossFn,
     check_training_batch,
     check_tree_like,
+    compute_precision,
 )
 from lnpjax.components import LNP, Side, components, with_status
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
-from lnpjax.trace import (
-    check_mask,
-    estimate_squared_norm,
-    interaction_flag,
-)
+from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.sequencing import after
+from lnpjax.trace import check_mask, estimate_squared_norm, interaction_flag
 
 Normalization: TypeAlias = Literal["sample", "token"] | None
 
@@ -46,6 +46,7 @@ class LNPMeasure:
     groups: parameters.Grouping
     wrt: parameters.Subset
 
+    @on_any_mesh
     def __call__(
         self,
         params: PyTree,
@@ -100,17 +101,21 @@ class LNPMeasure:
             check_tree_like("preconditioner", preconditioner, trainable)
 
         keys = (None, None) if key is None else jax.random.split(key)
-        side_a = self._side(params, batch_a, members, keys[0], mask_a, gradient_a, preconditioner)
+        eps = compute_precision(self.apply_fn, params, batch_a[0])
+        measured = functools.partial(self._side, params, members, preconditioner, eps)
+        side_a = measured(batch_a, keys[0], mask_a, gradient_a)
         side_b = side_a
         if batch_b is not None:
-            side_b = self._side(params, batch_b, members, keys[1], mask_b, None, preconditioner)
+            batch_b = after(batch_b, side_a.gradient, side_a.jacobian.value)
+            side_b = measured(batch_b, keys[1], mask_b, None)
 
         # Whether samples interact is a property of the model: the larger batch tells.
         if batch_b is None or len(side_b.outputs) <= len(side_a.outputs):
             watched, outputs = batch_a, side_a.outputs
         else:
             watched, outputs = batch_b, side_b.outputs
-        interact = interaction_flag(self.estimator, self.apply_fn, params, watched[0], outputs)
+        inputs = after(watched[0], side_b.gradient, side_b.jacobian.value)
+        interact = interaction_flag(self.estimator, self.apply_fn, params, inputs, outputs)
 
         products = parameters.leaf_inner_products(
             side_b.gradient, side_a.gradient, weights=preconditioner
@@ -135,7 +140,10 @@ class LNPMeasure:
                 linear_change=linear_change,
                 nu=loss_change - linear_change,
             ),
-            side_a.status | side_b.status | interact,
+            side_a.status
+            | side_b.status
+            | interact
+            | self._rounding(jnp.sum(products), side_a, side_b, eps, preconditioner),
         )
 
     def _check(
@@ -149,40 +157,77 @@ class LNPMeasure:
     def _side(
         self,
         params: PyTree,
-        batch: Batch,
         members: dict[str, tuple[int, ...]],
+        preconditioner: PyTree | None,
+        eps: float,
+        batch: Batch,
         key: Key[Array, ""] | None,
         mask: Bool[Array, " batch"] | None,
         gradient: PyTree | None,
-        preconditioner: PyTree | None,
     ) -> Side:
         inputs, targets = batch
+        dtype = parameters.accumulation_dtype()
         linearization = self.estimator.linearize(self.apply_fn, params, inputs, wrt=self.wrt)
         outputs = linearization.outputs
-        loss, cotangents = jax.value_and_grad(_masked_loss, argnums=1)(
-            self.loss_fn, outputs, targets, mask
-        )
+
+        def loss_of(outputs: Array) -> Float[Array, ""]:
+            return _masked_loss(self.loss_fn, outputs, targets, mask)
+
+        loss, cotangents = jax.value_and_grad(loss_of)(outputs)
+        loss_scale = jnp.sqrt(parameters.accurate_sum(jnp.square(cotangents.astype(dtype))))
+        gradient = linearization.vjp(cotangents) if gradient is None else gradient
         valid = check_mask("mask", mask, len(outputs))
         jacobian = estimate_squared_norm(
             linearization,
             self.estimator,
             members,
-            key=key,
+            key=after(key, loss_scale, gradient),
             mask=valid,
             preconditioner=preconditioner,
         )
-        dtype = parameters.accumulation_dtype()
         num_samples = jnp.sum(valid).astype(dtype)
         return Side(
             loss=loss.astype(dtype),
-            loss_scale=jnp.sqrt(jnp.sum(jnp.square(cotangents.astype(dtype)))),
-            gradient=linearization.vjp(cotangents) if gradient is None else gradient,
+            loss_scale=loss_scale,
+            gradient=gradient,
             jacobian=jacobian,
             num_samples=num_samples,
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
             status=jacobian.status,
             outputs=outputs,
+            sensitivity=(
+                precision.output_sensitivity(jax.grad(loss_of), outputs)
+                if eps > precision.SINGLE
+                else jnp.zeros((), dtype)
+            ),
         )
+
+    def _rounding(
+        self,
+        delta_loss: Float[Array, ""],
+        side_a: Side,
+        side_b: Side,
+        eps: float,
+        preconditioner: PyTree | None,
+    ) -> Int[Array, ""]:
+        """A flag where rounding in the network is an appreciable part of chi_pos."""
+
+        def noise(side: Side) -> tuple[Float[Array, ""], Float[Array, ""]]:
+            gradient = side.gradient
+            squares = parameters.leaf_inner_products(gradient, gradient, weights=preconditioner)
+            norm = jnp.sqrt(jnp.sum(squares))
+            return norm, precision.gradient_noise(
+                norm,
+                side.loss_scale,
+                side.jacobian.value,
+                side.num_samples * math.prod(side.outputs.shape[1:]),
+                eps=eps,
+                sensitivity=side.sensitivity,
+            )
+
+        (norm_a, noise_a), (norm_b, noise_b) = noise(side_a), noise(side_b)
+        error = precision.relative_error(delta_loss, norm_a, norm_b, noise_a, noise_b)
+        return precision.rounding_flag(error)
 
     def _factor(self, side_a: Side, side_b: Side) -> Float[Array, ""]:
         """What moves from chi_net to chi_loss to make both independent of batch size (eq. 29)."""
@@ -208,9 +253,9 @@ class LNPMeasure:
         dtype = parameters.accumulation_dtype()
         if params_after is None:
             return jnp.full((), jnp.nan, dtype), jnp.full((), jnp.nan, dtype)
-        inputs, targets = batch
-        after = self.estimator.linearize(self.apply_fn, params_after, inputs, wrt=self.wrt)
-        loss_after = _masked_loss(self.loss_fn, after.outputs, targets, mask)
+        inputs, targets = after(batch, side.gradient, side.jacobian.value)
+        updated = self.estimator.linearize(self.apply_fn, params_after, inputs, wrt=self.wrt)
+        loss_after = _masked_loss(self.loss_fn, updated.outputs, targets, mask)
         update = jax.tree.map(
             jnp.subtract,
             parameters.partition(params_after, self.wrt)[0],

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.lanczos import measure_at
 from lnpjax.outputs import OutputSubset, restrict
@@ -95,6 +96,7 @@ class SpectralDensity:
         return function(means), jnp.sqrt(variance)
 
 
+@on_any_mesh
 def spectral_density(
     apply_fn: ApplyFn,
     params: PyTree,

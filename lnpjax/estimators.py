@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import jax
@@ -23,12 +24,12 @@ from lnpjax.closed_forms import SplitLinearization, SplitModel, linearize_split
 from lnpjax.jacobian import (
     Linearization,
     MicrobatchedLinearization,
-    Pullback,
     SampleLinearization,
     linearize,
     linearize_samples,
 )
 from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
+from lnpjax.pullbacks import Pullback
 
 PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization | SplitLinearization
 
@@ -119,7 +120,7 @@ class Exact(_PerSampleEstimator):
 
             return jnp.sum(jax.lax.map(chunk_norms, starts), axis=0)[None]
 
-        return linearization.map_vjp(one_sample)
+        return _map_norms(linearization, weights)(one_sample)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,7 +185,7 @@ class Hutchinson(_PerSampleEstimator):
                 self.num_probes,
             )
 
-        return linearization.map_vjp(one_sample, keys)
+        return _map_norms(linearization, weights)(one_sample, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +236,11 @@ class GlobalHutchinson:
             return squares(linearization.vjp(signs), weights)
 
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
+
+
+def _map_norms(linearization: Any, weights: PyTree | None) -> Callable[..., PyTree]:
+    """Norms of gradients, sample by sample; weighted ones need the gradients themselves."""
+    return linearization.map_norms if weights is None else linearization.map_vjp
 
 
 def by_row(mask: Bool[Array, " batch"], outputs: Float[Array, "batch ..."]) -> Bool[Array, ...]:

@@ -29,11 +29,12 @@ from lnpjax.assumptions import (
     LossFn,
     check_batch,
     check_training_batch,
-    floating_dtypes,
+    compute_precision,
     interaction_flags,
     measured_batch,
     refuse_interaction,
 )
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.sample_gradients import (
     MICROBATCH_SIZE,
     Weights,
@@ -123,7 +124,10 @@ class GradientSpectra:
                 finite.
         """
         del key
-        batch = measured_batch(self.pool, batch_a, batch_b)
+        return self._measure(params, measured_batch(self.pool, batch_a, batch_b))
+
+    @on_any_mesh
+    def _measure(self, params: PyTree, batch: Batch) -> dict[str, SpectrumSummary]:
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
         num_samples = check_training_batch(self.apply_fn, self.loss_fn, params, batch)
@@ -273,6 +277,7 @@ def attention_probes(params: PyTree) -> dict[str, str]:
     return probes
 
 
+@on_any_mesh
 def weight_spectra(
     params: PyTree,
     weights: Weights,
@@ -363,7 +368,7 @@ def gram_resolution(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
         1.1e-05
     """
     num_samples = check_batch(apply_fn, params, inputs)
-    precision = max(float(jnp.finfo(d).eps) for d in floating_dtypes(apply_fn, params, inputs))
+    precision = compute_precision(apply_fn, params, inputs)
     return max(spectral_resolution(num_samples, parameters.accumulation_dtype()), precision**2)
 
 

@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
-
-Pullback: TypeAlias = Callable[[Array], PyTree]
+from lnpjax.microbatches import sliced, unsliced
+from lnpjax.pullbacks import Pullback, StoredPullbacks, store_pullbacks
 
 
 class BatchLinearization(Protocol):
@@ -125,13 +124,8 @@ class SampleLinearization:
     """The rows J_i of a batch, kept apart: see `linearize_samples`."""
 
     outputs: Float[Array, "batch ..."]
-    residuals: list[Array]
-    axes: tuple[int | None, ...]
-    treedef: Any
-
-    def _pullback(self, residuals: list[Array]) -> Pullback:
-        _, pullback = self.treedef.unflatten(residuals)
-        return lambda cotangent: pullback(cotangent)[0]
+    pullbacks: StoredPullbacks
+    whole: Callable[[], StoredPullbacks]
 
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """``function(vjp_i, *arguments_i)`` for every sample i, vectorised.
@@ -141,21 +135,29 @@ class SampleLinearization:
                 its slice of each argument. What it returns is stacked.
             *arguments: pytrees whose leaves lead with the batch.
         """
+        return self.whole().map_gradients(function, *arguments)
 
-        def one_sample(residuals: list[Array], *arguments: PyTree) -> PyTree:
-            return function(self._pullback(residuals), *arguments)
+    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+        """`map_vjp` of a function that takes no more than norms of gradients (`squares`).
 
-        in_axes = (list(self.axes), *([0] * len(arguments)))
-        return jax.vmap(one_sample, in_axes=in_axes)(self.residuals, *arguments)
+        For stacked layers the pullback it is given returns `SquaredNorms`, so that a gradient as
+        large as all layers together never exists for any sample.
+        """
+        return self.pullbacks.map_norms(function, *arguments)
 
-    def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
+    def vjp(
+        self, cotangents: Float[Array, "batch ..."], *, apart: Callable[[str], bool] | None = None
+    ) -> PyTree:
         """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient.
 
         The compiler contracts the sum over samples into the matrix products, so that dense layers
         form no per-sample gradient here.
+
+        Args:
+            cotangents: in the shape of the outputs.
+            apart: by path, leaves in which the samples' rows are not summed.
         """
-        per_sample = self.map_vjp(lambda pullback, cotangent: pullback(cotangent), cotangents)
-        return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), per_sample)
+        return self.pullbacks.summed(cotangents, apart=apart)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,26 +171,37 @@ class MicrobatchedLinearization:
 
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """As `SampleLinearization.map_vjp`, one slice alive at a time."""
-        sliced = [_sliced(argument, self.slice_shape) for argument in arguments]
+        return self._map(lambda rows, xs: rows.map_vjp(function, *xs), arguments)
+
+    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
+        """As `SampleLinearization.map_norms`, one slice alive at a time."""
+        return self._map(lambda rows, xs: rows.map_norms(function, *xs), arguments)
+
+    def _map(
+        self,
+        function: Callable[[SampleLinearization, list[PyTree]], PyTree],
+        arguments: tuple[PyTree, ...],
+    ) -> PyTree:
+        parts = [sliced(argument, *self.slice_shape) for argument in arguments]
         results = jax.lax.map(
-            lambda xs: self.linearize_slice(xs[0]).map_vjp(function, *xs[1]), (self.slices, sliced)
+            lambda xs: function(self.linearize_slice(xs[0]), xs[1]), (self.slices, parts)
         )
-        return _unsliced(results, len(self.outputs))
+        return unsliced(results, len(self.outputs))
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
         """``sum_i J_i^T cotangents_i``. Cost: one gradient, since slices are linearised anew."""
         padding = self.slice_shape[0] * self.slice_shape[1] - len(cotangents)
         silent = jnp.zeros((padding, *cotangents.shape[1:]), cotangents.dtype)
-        sliced = _sliced(jnp.concatenate([cotangents, silent]), self.slice_shape)
+        parts = sliced(jnp.concatenate([cotangents, silent]), *self.slice_shape)
 
         def add(total: PyTree, xs: tuple[PyTree, Array]) -> tuple[PyTree, None]:
             part = self.linearize_slice(xs[0]).vjp(xs[1])
             return jax.tree.map(jnp.add, total, part), None
 
-        first = jax.tree.map(lambda leaf: leaf[0], (self.slices, sliced))
+        first = jax.tree.map(lambda leaf: leaf[0], (self.slices, parts))
         shapes = jax.eval_shape(lambda xs: self.linearize_slice(xs[0]).vjp(xs[1]), first)
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return jax.lax.scan(add, zeros, (self.slices, sliced))[0]
+        return jax.lax.scan(add, zeros, (self.slices, parts))[0]
 
 
 def linearize_samples(
@@ -237,7 +250,15 @@ def linearize_samples(
     _check_batch_of_one(apply_fn, params, inputs)
 
     def linearize_slice(inputs: PyTree) -> SampleLinearization:
-        return _linearize_each(apply_one, trainable, inputs)
+        inputs = jax.tree.map(jnp.asarray, inputs)
+        pullbacks = store_pullbacks(apply_one, trainable, inputs)
+
+        def whole() -> StoredPullbacks:
+            if not pullbacks.stacked:
+                return pullbacks
+            return store_pullbacks(apply_one, trainable, inputs, tap_layers=False)
+
+        return SampleLinearization(pullbacks.outputs, pullbacks, whole)
 
     if microbatch_size is None:
         return linearize_slice(inputs)
@@ -246,10 +267,10 @@ def linearize_samples(
     )
     microbatch_size = min(microbatch_size, num_samples)
     slice_shape = (-(-num_samples // microbatch_size), microbatch_size)
-    slices = _sliced(inputs, slice_shape)
+    slices = sliced(inputs, *slice_shape)
     outputs = jax.lax.map(lambda xs: jax.vmap(apply_one, (None, 0))(trainable, xs), slices)
     return MicrobatchedLinearization(
-        _unsliced(outputs, num_samples), linearize_slice, slices, slice_shape
+        unsliced(outputs, num_samples), linearize_slice, slices, slice_shape
     )
 
 
@@ -265,70 +286,6 @@ def _check_batch_of_one(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> No
         expected=f"shape {(1, *whole[1:])} for a batch of one",
         got=f"{single}: does apply_fn squeeze or reduce the batch axis?",
     )
-
-
-def _linearize_each(
-    apply_one: Callable[[PyTree, PyTree], Array], trainable: PyTree, inputs: PyTree
-) -> SampleLinearization:
-    treedef: Any = None
-
-    def linearize_one(trainable: PyTree, sample: PyTree) -> list[Array]:
-        nonlocal treedef
-        leaves, treedef = jax.tree.flatten(
-            jax.vjp(lambda subset: apply_one(subset, sample), trainable)
-        )
-        return leaves
-
-    # Two traces may store the same things in another order, so one jaxpr serves all that follows.
-    inputs = jax.tree.map(jnp.asarray, inputs)
-    sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    jaxpr = jax.make_jaxpr(linearize_one)(trainable, sample)
-    residuals, axes = _vmap_lazily(
-        jax.extend.core.jaxpr_as_fun(jaxpr), jax.tree.leaves(trainable), jax.tree.leaves(inputs)
-    )
-    outputs, _ = treedef.unflatten(residuals)
-    return SampleLinearization(outputs, residuals, axes, treedef)
-
-
-def _vmap_lazily(
-    function: Callable[..., list[Array]], shared: list[Array], mapped: list[Array]
-) -> tuple[list[Array], tuple[int | None, ...]]:
-    """``vmap`` over `mapped` that gives a batch axis only to the outputs that vary over the batch.
-
-    Only `vmap` knows which do, and it tells custom batching rules: a dry run asks with one. Giving
-    every stored value a batch axis would copy the weights once per sample.
-    """
-    varies: list[bool] = []
-
-    @jax.custom_batching.custom_vmap
-    def ask(outputs: list[Array]) -> list[Array]:
-        return outputs
-
-    @ask.def_vmap
-    def _note_answer(
-        axis_size: int, in_batched: tuple[list[bool]], outputs: list[Array]
-    ) -> tuple[list[Array], list[bool]]:
-        del axis_size
-        varies[:] = varies or in_batched[0]
-        return outputs, in_batched[0]
-
-    in_axes = (None,) * len(shared) + (0,) * len(mapped)
-    dry_run = jax.vmap(lambda *arguments: ask(function(*arguments)), in_axes=in_axes)
-    num_outputs = len(jax.eval_shape(dry_run, *shared, *mapped))
-    axes = tuple(0 if flag else None for flag in varies or [False] * num_outputs)
-    return jax.vmap(function, in_axes=in_axes, out_axes=list(axes))(*shared, *mapped), axes
-
-
-def _sliced(tree: PyTree, slice_shape: tuple[int, int]) -> PyTree:
-    """Cut the leading axis into slices; the last row is repeated where the last slice is short."""
-    rows = jnp.minimum(jnp.arange(slice_shape[0] * slice_shape[1]), _leading_axis(tree) - 1)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(leaf)[rows].reshape(slice_shape + jnp.shape(leaf)[1:]), tree
-    )
-
-
-def _unsliced(tree: PyTree, num_samples: int) -> PyTree:
-    return jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:]))[:num_samples], tree)
 
 
 def _leading_axis(tree: PyTree) -> int:

@@ -12,6 +12,7 @@ from lnpjax import kernel_methods, parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
 from lnpjax.costs import check_fits
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize_samples
 from lnpjax.kernel_methods import Plan, Side
 from lnpjax.outputs import OutputSubset, restrict
@@ -21,6 +22,7 @@ Backend: TypeAlias = Literal["jax", "neural_tangents"]
 Method: TypeAlias = Literal["auto", "contraction", "products", "batch"]
 
 
+@on_any_mesh
 def entk(
     apply_fn: ApplyFn,
     params: PyTree,
@@ -134,6 +136,7 @@ def entk(
     return jnp.where(valid, kernel, jnp.nan)
 
 
+@on_any_mesh
 def entk_groups(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax._checks import check_floating, concrete, require
 from lnpjax.assumptions import ApplyFn
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.outputs import OutputSubset, restrict
 from lnpjax.status import Status, flag
@@ -72,6 +73,7 @@ class SpectralMeasure:
         return jnp.sum(self.nodes * self.weights)
 
 
+@on_any_mesh
 def spectral_measure(
     apply_fn: ApplyFn,
     params: PyTree,

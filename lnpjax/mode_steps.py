@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_tree_like
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.modes import Modes
 from lnpjax.outputs import OutputSubset, restrict, select_outputs
@@ -45,6 +46,7 @@ class ModeStep:
     disagreement: Float[Array, ""]
 
 
+@on_any_mesh
 def step_along_gradient(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -128,6 +130,7 @@ def step_along_gradient(
     return jax.tree.map(lambda leaf: leaf.reshape(rates.shape + leaf.shape[1:]), steps)
 
 
+@on_any_mesh
 def project_update(
     apply_fn: ApplyFn,
     params: PyTree,

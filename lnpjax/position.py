@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.lanczos import SpectralMeasure, quantiles, spectral_measure
 from lnpjax.trace import squared_jacobian_norm
 
@@ -64,6 +65,7 @@ class PositionMeasure:
     estimator: Estimator
     wrt: parameters.Subset
 
+    @on_any_mesh
     def __call__(
         self,
         params: PyTree,

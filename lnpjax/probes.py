@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PyTree
 
 from lnpjax import parameters
+from lnpjax.pullbacks import is_norms
 
 
 def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, ...]:
@@ -52,5 +53,11 @@ def for_each_probe(
 
 
 def squares(gradient: PyTree, weights: PyTree | None) -> Float[Array, " leaf"]:
-    """The weighted squared norm of every leaf."""
-    return parameters.leaf_inner_products(gradient, gradient, weights=weights)
+    """The weighted squared norm of every leaf, some of which may be `SquaredNorms` already."""
+    leaves = jax.tree.leaves(gradient, is_leaf=is_norms)
+    if not any(map(is_norms, leaves)):
+        return parameters.leaf_inner_products(gradient, gradient, weights=weights)
+    assert weights is None  # they would have been needed inside the loop
+    return jnp.stack(
+        [jnp.sum(leaf.values) if is_norms(leaf) else squares(leaf, None)[0] for leaf in leaves]
+    )

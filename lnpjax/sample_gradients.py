@@ -19,7 +19,10 @@ from jaxtyping import Array, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
-from lnpjax.jacobian import Pullback, linearize_samples
+from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.jacobian import linearize_samples
+from lnpjax.microbatches import sliced, unsliced
+from lnpjax.pullbacks import Pullback
 from lnpjax.waist import split_at_waist
 
 Weights: TypeAlias = str | Sequence[str]
@@ -28,6 +31,7 @@ BLOCK_BYTES = 2**27  # of the gradients that are kept at once, where no block si
 MICROBATCH_SIZE = 32
 
 
+@on_any_mesh
 def per_sample_gradients(
     apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Batch, *, weights: Weights
 ) -> dict[str, Float[Array, "samples ..."]]:
@@ -89,6 +93,7 @@ def _sample_gradients(
     return {name: by_path[name] for name in names}
 
 
+@on_any_mesh
 def gradient_gram(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -163,7 +168,8 @@ def gradient_gram(
             for name, leaf in gradients.items()
         }
 
-    rows_of = _cheapest_to_repeat(rows, params, batch, blocks, blocks.size * row_bytes)
+    slices = sliced(batch, blocks.num_in_all, blocks.microbatch_size)
+    rows_of = _cheapest_to_repeat(rows, params, slices, blocks, blocks.size * row_bytes)
 
     def products(left: Array, right: Array) -> Array:
         return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
@@ -191,7 +197,16 @@ def gradient_gram(
     side = blocks.number * blocks.size
     zeros = {name: jnp.zeros((side, side), dtype) for name in names}
     grams, _ = jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))
-    return {name: _mirrored(grams[name][:num_samples, :num_samples]) for name in names}
+
+    def in_order(gram: Float[Array, "side side"]) -> Float[Array, "samples samples"]:
+        gram = _mirrored(gram)
+        for axis in (0, 1):
+            shape = (blocks.num_in_all, blocks.microbatch_size)
+            gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
+            gram = unsliced(gram, num_samples, axis=axis)
+        return gram
+
+    return {name: in_order(grams[name]) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,7 +216,6 @@ class _Blocks:
     number: int
     num_microbatches: int  # of one block
     microbatch_size: int
-    last_sample: int
 
     @classmethod
     def of(cls, num_samples: int, block_size: int, microbatch_size: int) -> _Blocks:
@@ -209,23 +223,22 @@ class _Blocks:
         microbatch_size = min(microbatch_size, block_size)
         number = -(-num_samples // block_size)
         num_microbatches = -(-num_samples // (number * microbatch_size))
-        return cls(number, num_microbatches, microbatch_size, num_samples - 1)
+        return cls(number, num_microbatches, microbatch_size)
 
     @property
     def size(self) -> int:
         return self.num_microbatches * self.microbatch_size
 
-    def microbatch(self, batch: Batch, index: Int[Array, ""] | int) -> Batch:
-        """One of all microbatches; the last sample fills up what is beyond it, to be cut off."""
-        chosen = index * self.microbatch_size + jnp.arange(self.microbatch_size)
-        chosen = jnp.minimum(chosen, self.last_sample)
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], batch)
+    @property
+    def num_in_all(self) -> int:
+        """Microbatches of all blocks."""
+        return self.number * self.num_microbatches
 
 
 def _cheapest_to_repeat(
     rows: Callable[[PyTree, Batch], dict[str, Array]],
     params: PyTree,
-    batch: Batch,
+    slices: Batch,
     blocks: _Blocks,
     most_bytes: int,
 ) -> Callable[[Int[Array, ""]], dict[str, Array]]:
@@ -236,9 +249,9 @@ def _cheapest_to_repeat(
     """
 
     def samples(index: Int[Array, ""] | int) -> Batch:
-        return blocks.microbatch(batch, index)
+        return jax.tree.map(lambda leaf: leaf[index], slices)
 
-    split, in_all = None, blocks.number * blocks.num_microbatches
+    split, in_all = None, blocks.num_in_all
     if blocks.number > 1:
         one = jax.eval_shape(samples, 0)
         split = split_at_waist(rows, params, one, most_bytes=most_bytes // in_all)

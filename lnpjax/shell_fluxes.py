@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.kernel import entk
 from lnpjax.modes import eigenmodes
@@ -69,6 +70,7 @@ class ShellFluxes:
         return self.net - self.dissipation
 
 
+@on_any_mesh
 def shell_fluxes(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -30,6 +30,7 @@ class Status(enum.IntFlag):
     DEGENERATE_SPECTRUM = 128
     NOT_SYMMETRIC = 256
     VANISHING_EIGENVALUES = 512
+    LOST_IN_ROUNDING = 1024
 
 
 _EXPLANATIONS = {
@@ -65,6 +66,10 @@ _EXPLANATIONS = {
         "eigenvalues of the window are zero or lost in rounding, and were left out of the fit: an "
         "exponent from the rest describes only part of the window (move it to lower ranks, or take "
         "more samples or float64)"
+    ),
+    Status.LOST_IN_ROUNDING: (
+        "gradients cancel so far that rounding may be a tenth of chi_pos or more (measure in "
+        "float32 or float64, or on a larger batch; see lnpjax.precision)"
     ),
 }
 

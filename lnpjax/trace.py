@@ -12,6 +12,7 @@ from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
 from lnpjax.estimators import Estimator, Hutchinson, by_row, check_estimator, required_key
+from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import BatchLinearization
 from lnpjax.status import Status, describe_status, flag
 
@@ -43,6 +44,7 @@ class Estimate:
     status: Int[Array, ""]
 
 
+@on_any_mesh
 def squared_jacobian_norm(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Int, Key, PyTree
 from lnpjax._checks import require
 from lnpjax.assumptions import Batch
 from lnpjax.schedule import Windows
+from lnpjax.sequencing import after
 from lnpjax.status import Status
 
 TrainStep: TypeAlias = Callable[[Any, Batch], tuple[Any, Any]]
@@ -104,8 +105,11 @@ class InstrumentedStep:
         gradient = None
         if self.take_gradient is not None:
             gradient, metrics = self.take_gradient(metrics)
-        after = self.params_of(new_state) if self.real_update else None
-        return new_state, metrics, (params, batch_a, batch_b, key, gradient, after)
+        updated = self.params_of(new_state) if self.real_update else None
+        # The memory of the training step is free again before the measurement takes its own.
+        trained = (metrics, new_state) if gradient is None else gradient
+        batch_a, batch_b = after((batch_a, batch_b), trained)
+        return new_state, metrics, (params, batch_a, batch_b, key, gradient, updated)
 
     def _measure(
         self,
@@ -114,9 +118,9 @@ class InstrumentedStep:
         batch_b: Batch | None,
         key: Key[Array, ""],
         gradient: PyTree | None,
-        after: PyTree | None,
+        updated: PyTree | None,
     ) -> PyTree:
-        extras = {"gradient_a": gradient, "params_after": after}
+        extras = {"gradient_a": gradient, "params_after": updated}
         accepted = inspect.signature(self.measure).parameters
         known = {
             name: value for name, value in extras.items() if value is not None and name in accepted

@@ -15,6 +15,8 @@ import jax
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
+from lnpjax._programs import program_part, variables
+
 _PATIENCE = 16
 
 
@@ -77,7 +79,7 @@ def split_at_waist(
     def size(cut: set[Any]) -> int:
         return sum(var.aval.size * var.aval.dtype.itemsize for var in cut)
 
-    cut = {var for var in _variables(jaxpr.outvars) if var in depends}
+    cut = {var for var in variables(jaxpr.outvars) if var in depends}
     below = _supply(jaxpr, producer, depends, jaxpr.outvars)
     narrowest, stalled = size(cut), 0
     while size(cut) > most_bytes:
@@ -86,7 +88,7 @@ def split_at_waist(
             return None
         # Of equal sizes the latest, so that an array is reached before what it is made of.
         widest = max(expandable, key=lambda var: (size({var}), producer[var]))
-        inputs = _variables(jaxpr.eqns[producer[widest]].invars)
+        inputs = variables(jaxpr.eqns[producer[widest]].invars)
         below = below | {producer[widest]} | _supply(jaxpr, producer, depends, inputs)
         made = {var for i in below for var in jaxpr.eqns[i].outvars}
         cut = (cut | {var for var in inputs if var in depends}) - made
@@ -95,10 +97,12 @@ def split_at_waist(
 
     # In the program's order: sets have none that compilations share.
     passing = [var for var in (*jaxpr.invars, *producer) if var in cut]
-    run_first = core.jaxpr_as_fun(_part(closed, jaxpr.invars, passing, range(len(jaxpr.eqns))))
+    run_first = core.jaxpr_as_fun(
+        program_part(closed, jaxpr.invars, passing, range(len(jaxpr.eqns)))
+    )
     # The results may be among what passes.
     run_second = core.jaxpr_as_fun(
-        _part(closed, [*jaxpr.invars[:num_shared], *passing], jaxpr.outvars, sorted(below))
+        program_part(closed, [*jaxpr.invars[:num_shared], *passing], jaxpr.outvars, sorted(below))
     )
     treedef: Any = jax.tree.structure(shapes)
     return SplitComputation(
@@ -110,15 +114,11 @@ def split_at_waist(
     )
 
 
-def _variables(operands: list[Any]) -> list[Any]:
-    return [var for var in operands if not isinstance(var, core.Literal)]
-
-
 def _dependents(jaxpr: Any, roots: list[Any]) -> set[Any]:
     """Every variable that depends on one of `roots`, themselves included."""
     found = set(roots)
     for equation in jaxpr.eqns:
-        if not found.isdisjoint(_variables(equation.invars)):
+        if not found.isdisjoint(variables(equation.invars)):
             found |= set(equation.outvars)
     return found
 
@@ -126,21 +126,10 @@ def _dependents(jaxpr: Any, roots: list[Any]) -> set[Any]:
 def _supply(jaxpr: Any, producer: dict[Any, int], depends: set[Any], wanted: list[Any]) -> set[int]:
     """The operations on shared arrays alone that `wanted` needs: they cost no storage."""
     found: set[int] = set()
-    pending = _variables(wanted)
+    pending = variables(wanted)
     while pending:
         var = pending.pop()
         if var in producer and var not in depends and producer[var] not in found:
             found.add(producer[var])
-            pending += _variables(jaxpr.eqns[producer[var]].invars)
+            pending += variables(jaxpr.eqns[producer[var]].invars)
     return found
-
-
-def _part(closed: Any, invars: list[Any], outvars: list[Any], equations: Any) -> Any:
-    jaxpr = closed.jaxpr
-    part = jaxpr.replace(
-        invars=list(invars),
-        outvars=list(outvars),
-        eqns=[jaxpr.eqns[i] for i in equations],
-        debug_info=jaxpr.debug_info.with_unknown_names(),
-    )
-    return core.ClosedJaxpr(part, closed.consts)

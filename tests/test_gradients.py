@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -273,33 +269,6 @@ def test_within_instrument_and_scan():
     )
 
 
-def test_eight_devices_agree_with_one():
-    environment = os.environ | {
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    }
-    done = subprocess.run(
-        [sys.executable, __file__], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def on_eight_devices():
-    from jax.sharding import AxisType, Mesh, NamedSharding
-    from jax.sharding import PartitionSpec as P
-
-    assert jax.device_count() == 8
-    case, name = wide_case(16), "layer0/kernel"
-    mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
-    sharded = jax.device_put(case.batch_a, NamedSharding(mesh, P("x")))
-    params = jax.device_put(case.params, NamedSharding(mesh, P()))
-    measure = jax.jit(
-        gradient_spectra(case.apply_fn, case.loss_fn, weights=name, block_size=8, microbatch_size=8)
-    )
-    one = measure(case.params, case.batch_a)[name]
-    many = measure(params, sharded)[name]
-    np.testing.assert_allclose(many.eigenvalues, one.eigenvalues, rtol=1e-4, atol=1e-6 * one.trace)
-
-
 def test_default_weight_and_probes_of_a_llama():
     case = zoo.llama(num_layers=2)
     probes = attention_probes(case.params)
@@ -395,7 +364,3 @@ def test_weight_spectra_are_squared_singular_values(x64):
         weight_spectra(params, "bias")
     with pytest.raises(ValueError, match=r"tail: .* <= 12, the number of singular values"):
         weight_spectra(params, "dense", tail=(5, 20))
-
-
-if __name__ == "__main__":
-    on_eight_devices()

@@ -173,7 +173,7 @@ def test_no_copy_of_the_weights_per_sample(name):
     jax.eval_shape(note, case.params, case.batch_a[0])  # shapes are enough
     (rows,) = found
     weights = {leaf.shape for leaf in jax.tree.leaves(case.params) if leaf.ndim > 1}
-    stored = list(zip(rows.residuals, rows.axes, strict=True))
+    stored = list(zip(rows.pullbacks.residuals, rows.pullbacks.axes, strict=True))
     for residual, axis in stored:
         if axis is not None:
             assert axis == 0

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -261,53 +255,3 @@ def test_bad_input_is_named(options, message):
         options = options | {"preconditioner": case.params}
     with pytest.raises((ValueError, TypeError), match=message):
         lnpjax.entk(case.apply_fn, case.params, case.batch_a[0], **options)
-
-
-SHARDED = """
-    import jax, jax.numpy as jnp, numpy as np
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-    import zoo, lnpjax
-
-    jax.config.update("jax_enable_x64", True)
-    assert jax.device_count() == 8
-    case = zoo.mlp(sizes=(8, 16, 8), batch_sizes=(8, 8))
-    mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
-    put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
-    split = jax.tree.map(lambda leaf: put(leaf, P(*[None] * (leaf.ndim - 1), "x")), case.params)
-    for method in ("contraction", "products", "batch"):
-        kernel = jax.jit(lambda params, inputs: lnpjax.entk(
-            case.apply_fn, params, inputs, method=method, chunk_size=24
-        ))
-        expected = kernel(case.params, case.batch_a[0])
-        for params, spec in ((put(case.params, P()), P("x")), (split, P()), (split, P("x"))):
-            actual = kernel(params, put(case.batch_a[0], spec))
-            np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
-        assert np.trace(expected) > 0
-    measure = jax.jit(lambda params, inputs, v: lnpjax.spectral_measure(
-        case.apply_fn, params, inputs, v, num_matvecs=5
-    ))
-    expected = measure(case.params, case.batch_a[0], case.batch_a[1])
-    for params, spec in ((put(case.params, P()), P("x")), (split, P()), (split, P("x"))):
-        actual = measure(params, put(case.batch_a[0], spec), put(case.batch_a[1], spec))
-        np.testing.assert_allclose(actual.nodes, expected.nodes, rtol=1e-9)
-        np.testing.assert_allclose(actual.weights, expected.weights, rtol=1e-8)
-    print("sharded and single-device kernels agree")
-"""
-
-
-def test_eight_devices_give_the_kernel_of_one():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARDED)],
-        env={
-            **os.environ,
-            "XLA_FLAGS": flags,
-            "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": str(Path(__file__).parent),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "agree" in done.stdout

@@ -177,3 +177,16 @@ def test_accumulation_dtype_under_x64(x64):
     tree = {"a": jnp.ones(3, jnp.float32)}
     total = parameters.leaf_inner_products(tree, tree)
     assert total.dtype == jnp.float64
+
+
+@pytest.mark.compiled_as_by_users
+def test_sums_of_many_squares_keep_their_digits():
+    squares = jax.random.normal(jax.random.key(0), (32, 64, 4096)) ** 2
+    exact = np.sum(np.asarray(squares, np.float64))
+    leaf = jnp.sqrt(squares)
+    for found in (
+        jax.jit(lambda x: parameters.accurate_sum(x**2))(leaf),
+        jax.jit(parameters.leaf_inner_products)(leaf, leaf)[0],
+        jnp.sum(jax.jit(jax.vmap(parameters.leaf_inner_products))(leaf, leaf)),
+    ):
+        np.testing.assert_allclose(found, exact, rtol=1e-6)

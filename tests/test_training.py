@@ -312,6 +312,38 @@ def test_methods_leave_the_decision_to_the_caller():
     assert np.isfinite(measured.measurement.chi_pos)
 
 
+def test_nothing_is_compiled_anew_once_each_kind_of_step_was_made():
+    setting = SETTINGS["optax_tuple"]()
+    step = instrumented(setting)
+    decided = {True: jax.jit(step.measured, donate_argnums=0), False: jax.jit(step.plain)}
+    traced = jax.jit(step)
+    compilations = []
+
+    def count(event, seconds, **_):
+        del seconds
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(event)
+
+    def train(indices, state, other):
+        for index in indices:
+            key = jax.random.key(index)
+            batches = batch_at(setting, index), setting.batch_b
+            state, _, record = decided[bool(WINDOWS.active(index))](state, *batches, key)
+            other, _, _ = traced(other, *batches, key)
+            assert bool(record.measured) == WINDOWS.active(index)
+        return state, other
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        states = train(range(5), copied(setting.state), setting.state)  # measured: all but 4
+        assert len(compilations) >= 3
+        compilations.clear()
+        train(range(4, NUM_STEPS), *states)
+        assert not compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+
+
 def test_handing_the_gradient_over_saves_a_backward_pass():
     """Counted by the compiler, inside the conditional, where it cannot merge identical work."""
     setting = SETTINGS["optax_tuple"]()

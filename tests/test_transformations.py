@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -153,54 +147,3 @@ def test_x64_agrees_with_float32(x64):
     tokens = case.batch_a[0]
     wide, narrow = norm(case.params, tokens, key), norm(single, tokens, key)
     np.testing.assert_allclose(narrow.value, wide.value, rtol=1e-5)
-
-
-SHARDED = """
-    import jax, jax.numpy as jnp, numpy as np
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
-    import zoo, lnpjax
-    from lnpjax import Exact, GlobalHutchinson, Hutchinson
-
-    jax.config.update("jax_enable_x64", True)
-    assert jax.device_count() == 8
-    case = zoo.mlp(sizes=(8, 16, 8), batch_sizes=(16, 8))
-    key = jax.random.key(0)
-
-    def measure(estimator):
-        lnp = lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=estimator)
-        def run(params, batch_a, batch_b, key):
-            norm = lnpjax.squared_jacobian_norm(
-                case.apply_fn, params, batch_a[0], estimator=estimator, key=key
-            )
-            return norm, lnp(params, batch_a, batch_b, key=key)
-        return jax.jit(run)
-
-    mesh = Mesh(np.array(jax.devices()), ("x",), axis_types=(AxisType.Auto,))
-    put = lambda tree, spec: jax.device_put(tree, NamedSharding(mesh, spec))
-    replicated, rows = put(case.params, P()), P("x")
-    split = jax.tree.map(lambda leaf: put(leaf, P(*[None] * (leaf.ndim - 1), "x")), case.params)
-    estimators = (Exact(), Hutchinson(2), Hutchinson(1, microbatch_size=8), GlobalHutchinson(2))
-    for estimator in estimators:
-        run = measure(estimator)
-        expected = run(case.params, case.batch_a, case.batch_b, key)
-        for params, spec in ((replicated, rows), (split, P()), (split, rows)):
-            actual = run(params, put(case.batch_a, spec), put(case.batch_b, spec), key)
-            for left, right in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
-                np.testing.assert_allclose(left, right, rtol=1e-9, atol=1e-12)
-        assert expected[1].chi_net > 0
-    print("sharded and single-device numbers agree")
-"""
-
-
-def test_eight_devices_give_the_numbers_of_one():
-    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
-    tests = str(Path(__file__).parent)
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SHARDED)],
-        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": tests},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "agree" in done.stdout

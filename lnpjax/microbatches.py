@@ -1,0 +1,63 @@
+"""Batches in slices, for loops that hold one slice at a time.
+
+A slice takes every n-th sample. Where the batch is spread over devices, each of them then has its
+part of every slice, and they work on all slices together; consecutive samples would lie on one.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+
+def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:
+    """Slices ``(num_slices, size, ...)`` of arrays; the last sample is repeated to fill them up.
+
+    Args:
+        tree: arrays with the samples along their first axis, at most ``num_slices * size``.
+        num_slices: how many slices.
+        size: samples in each.
+
+    Example:
+        >>> sliced(jnp.arange(5), 2, 3)
+        Array([[0, 2, 4],
+               [1, 3, 4]], dtype=int32)
+    """
+
+    def cut(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        missing = num_slices * size - len(leaf)
+        if missing:
+            padding = jnp.broadcast_to(leaf[-1:], (missing, *leaf.shape[1:]))
+            leaf = jnp.concatenate([leaf, padding])
+        return jnp.swapaxes(leaf.reshape(size, num_slices, *leaf.shape[1:]), 0, 1)
+
+    return jax.tree.map(cut, tree)
+
+
+def filled(num_samples: int, num_slices: int, size: int) -> Bool[Array, "slices size"]:
+    """Which places of `sliced` hold a sample, and not a repetition.
+
+    Example:
+        >>> filled(5, 2, 3)
+        Array([[ True,  True,  True],
+               [ True,  True, False]], dtype=bool)
+    """
+    return sliced(jnp.arange(num_slices * size) < num_samples, num_slices, size)
+
+
+def unsliced(tree: PyTree, num_samples: int, *, axis: int = 0) -> PyTree:
+    """Undo `sliced`, whose two axes are `axis` and the next.
+
+    Example:
+        >>> unsliced(sliced(jnp.arange(5), 2, 3), 5)
+        Array([0, 1, 2, 3, 4], dtype=int32)
+    """
+
+    def join(leaf: Array) -> Array:
+        leaf = jnp.swapaxes(leaf, axis, axis + 1)
+        leaf = leaf.reshape(*leaf.shape[:axis], -1, *leaf.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(leaf, 0, num_samples, axis=axis)
+
+    return jax.tree.map(join, tree)

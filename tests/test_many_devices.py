@@ -1,0 +1,172 @@
+"""On eight devices: the numbers of one, each device doing its share and holding no more.
+
+This file is also the program that runs on the eight, in a process of its own.
+"""
+
+import functools
+import math
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import zoo
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import lnpjax
+
+EVERYWHERE = P(("data", "model"))
+if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", True)
+CASE = zoo.mlp(sizes=(16, 64, 32), batch_sizes=(16, 16))
+LAYERS = jnp.stack([jnp.eye(16), jnp.full((16, 16), 0.1)])
+
+
+def over_model(leaf):
+    return P(*[None] * (leaf.ndim - 1), "model")
+
+
+def fully_sharded(leaf):
+    return P("data", "model") if leaf.ndim == 2 else P("model")
+
+
+LAYOUTS = {  # how a parameter lies on the mesh, and the samples of a batch
+    "by data": (lambda leaf: P(), EVERYWHERE),
+    "by model": (over_model, P()),
+    "by both": (fully_sharded, P("data")),
+}
+
+
+def hidden_states(params, inputs):
+    return {"first": jnp.tanh(inputs @ params["layer0"]["kernel"])}
+
+
+def looped(layers, inputs):
+    return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), inputs, layers)[0]
+
+
+def lnp(estimator):
+    return lnpjax.lnp(CASE.apply_fn, CASE.loss_fn, estimator=estimator)
+
+
+def measures():
+    position = lnpjax.position_distribution(CASE.apply_fn, CASE.loss_fn, num_matvecs=4)
+    window = {"head": (1, 4), "tail": (2, 8)}
+    activations = lnpjax.activation_spectra(hidden_states, microbatch_size=8, **window)
+    gradients = lnpjax.gradient_spectra(
+        CASE.apply_fn, CASE.loss_fn, weights="layer0/kernel", microbatch_size=8, block_size=8
+    )
+    estimators = {
+        "exact": lnpjax.Exact(),
+        "hutchinson": lnpjax.Hutchinson(2),
+        "microbatches": lnpjax.Hutchinson(1, microbatch_size=8),
+    }
+
+    def run(params, batch_a, batch_b, key):
+        kernels = {
+            method: lnpjax.entk(CASE.apply_fn, params, batch_a[0], method=method, chunk_size=128)
+            for method in ("contraction", "products")
+        }
+        inputs, targets = batch_a
+        lanczos = lnpjax.spectral_measure(CASE.apply_fn, params, inputs, targets, num_matvecs=4)
+        loop = lnpjax.squared_jacobian_norm(looped, LAYERS, inputs, key=key)
+        drawn = position(params, batch_a, batch_b, key=key)
+        return {
+            "lnp": {n: lnp(e)(params, batch_a, batch_b, key=key) for n, e in estimators.items()},
+            "loop": loop.groups,
+            "kernels": kernels,
+            "lanczos": (lanczos.nodes, lanczos.weights, lanczos.total),
+            "position": drawn,
+            "activations": activations(params, batch_a)["first"].eigenvalues,
+            "gradients": gradients(params, batch_a)["layer0/kernel"].eigenvalues,
+        }
+
+    return run
+
+
+def placed(mesh, layout):
+    of_parameter, of_batch = LAYOUTS[layout]
+
+    def put(leaf, spec):
+        return jax.device_put(leaf, NamedSharding(mesh, spec))
+
+    params = jax.tree.map(lambda leaf: put(leaf, of_parameter(leaf)), CASE.params)
+    batches = jax.tree.map(lambda leaf: put(leaf, of_batch), (CASE.batch_a, CASE.batch_b))
+    return params, *batches
+
+
+def communicated(compiled):
+    """How many numbers each collective of a program hands to a device."""
+    found = re.findall(
+        r"= \(?\w+\[([\d,]*)\].* (all-gather|all-reduce|all-to-all|collective-permute)",
+        compiled.as_text(),
+    )
+    return {(math.prod(map(int, filter(None, shape.split(",")))), kind) for shape, kind in found}
+
+
+def check_numbers(meshes):
+    key, run = jax.random.key(0), jax.jit(measures())
+    expected = run(CASE.params, CASE.batch_a, CASE.batch_b, key)
+    assert expected["lnp"]["exact"].chi_net > 0
+    for name, mesh in meshes.items():
+        for layout in LAYOUTS if name == "automatic" else ["by both"]:
+            actual = run(*placed(mesh, layout), key)
+            jax.tree_util.tree_map_with_path(
+                functools.partial(assert_equal, f"{name}, {layout}"), actual, expected
+            )
+
+
+def assert_equal(where, path, left, right):
+    np.testing.assert_allclose(left, right, rtol=1e-8, atol=1e-11, err_msg=f"{where}: {path}")
+
+
+def check_work(mesh):
+    """No device does the work of another, and no gradient travels but in the sum of all."""
+    key = jax.random.key(0)
+    measure = jax.jit(lambda params, *batches: lnp(lnpjax.Hutchinson(1))(params, *batches, key=key))
+    alone = measure.lower(CASE.params, CASE.batch_a, CASE.batch_b).compile()
+    leaves = jax.tree.leaves(CASE.params)
+    largest = max(leaf.size for leaf in leaves)
+    for layout, most in (("by data", 1.3), ("by both", 1.5)):
+        shared = measure.lower(*placed(mesh, layout)).compile()
+        work = shared.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
+        assert work < most / 8, (layout, work)
+        numbers = communicated(shared)
+        assert numbers, layout
+        if layout == "by data":  # gradients are added up; nothing else is sent
+            assert {kind for _, kind in numbers} == {"all-reduce"}
+        # One weight at a time may be gathered; per-sample gradients would be 16 times as large.
+        assert max(size for size, _ in numbers) <= largest, (layout, numbers)
+
+
+def on_eight_devices():
+    assert jax.device_count() == 8
+    meshes = {
+        name: jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+        for name, kind in (("automatic", AxisType.Auto), ("explicit", AxisType.Explicit))
+    }
+    check_work(meshes["automatic"])
+    check_numbers(meshes)
+    print("eight devices agree with one")
+
+
+def test_eight_devices_agree_with_one():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert "agree" in done.stdout
+
+
+if __name__ == "__main__":
+    on_eight_devices()
