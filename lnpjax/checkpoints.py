@@ -56,12 +56,21 @@ def _orbax() -> Any:
     return import_extra("orbax.checkpoint", extra="run", purpose="saving and restoring checkpoints")
 
 
+def _checkpointer(ocp: Any) -> Any:
+    # Of this process alone: Orbax's own would wait for every process of `jax.distributed`.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
 def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
     """Store arrays in a folder."""
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax: no empty ones
     if stored:
-        with _orbax().PyTreeCheckpointer() as checkpointer:
-            checkpointer.save(folder, stored)
+        ocp = _orbax()
+        with _checkpointer(ocp) as checkpointer:
+            checkpointer.save(folder, args=ocp.args.PyTreeSave(stored))
 
 
 def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
@@ -78,7 +87,7 @@ def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
     if restore_args:
         item = dict.fromkeys(restore_args, 0)
         try:
-            with ocp.PyTreeCheckpointer() as checkpointer:
+            with _checkpointer(ocp) as checkpointer:
                 arrays = checkpointer.restore(
                     folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
                 )

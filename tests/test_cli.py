@@ -202,6 +202,10 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ({"wandb": "project"}, "--wandb needs the package 'wandb': pip install 'lnpjax[wandb]'"),
         ({"out": "taken"}, "path: expected a new or empty folder"),
         ({"resume": "nowhere"}, "--resume: expected no option beside it but --tensorboard"),
+        ({"mesh": "rows=2"}, "mesh: expected sizes of the axes data and model, such as data=4,mo"),
+        ({"mesh": "data=8"}, "batch_size: expected a multiple of 8, over as many devices the mesh"),
+        ({"mesh": "data=4,model=64"}, "mesh: expected 256 devices for data=4,model=64 (set XLA_FL"),
+        ({"processes": 2}, "processes: expected coordinator, processes and process together, got"),
     ],
 )
 def test_bad_options_get_one_line(

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
+
 from lnpjax._checks import import_extra, require
 from lnpjax.commands.paths import shown
 from lnpjax.data import KNOWN_DATA
@@ -25,10 +28,14 @@ from lnpjax.experiments.options import (
     TrainingOptions,
 )
 from lnpjax.experiments.pretrain import Outcome, pretrain
-from lnpjax.experiments.run_folders import create_run, open_run
+from lnpjax.experiments.processes import Group, ProcessOptions, StopTogether, joined
+from lnpjax.experiments.run_folders import create_run, load_same_data
+from lnpjax.experiments.shared_runs import SharedRun
 from lnpjax.plotting import plot_run
 from lnpjax.progress import Reporter, summary_table, terminal_reporter
+from lnpjax.rows import differences
 from lnpjax.runs import Run
+from lnpjax.sharding import make_mesh
 from lnpjax.writers import TensorBoardWriter, WandbWriter, Writer
 
 FAILED = 1
@@ -42,7 +49,8 @@ class OutputOptions:
         out: A new folder for the run; one that holds a run is never overwritten. None:
             runs/DATA-PRESET-N with the first free N.
         resume: Go on with the run in this folder from its last checkpoint, with its own
-            configuration: of the other options only --tensorboard and --wandb may be given.
+            configuration: of the other options only --tensorboard, --wandb and those that join
+            processes may be given.
         tensorboard: Also write event files for TensorBoard, into the run (the extra tensorboard).
         wandb: Also log to this project of Weights & Biases (the extra wandb). None: do not.
     """
@@ -63,7 +71,7 @@ class Train:
     to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a model
     of 115K parameters trains on the Python library's sources, in about a minute on two cores. A run
     that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly what an
-    uninterrupted run has.
+    uninterrupted run has. --mesh spreads a run over many devices, --coordinator over processes.
     """
 
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
@@ -71,6 +79,7 @@ class Train:
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     measurement: MeasurementOptions = dataclasses.field(default_factory=MeasurementOptions)
     output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
+    processes: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)
 
     def __call__(self) -> int:
         """Run the command.
@@ -79,34 +88,38 @@ class Train:
             The exit status.
         """
         self._check()
-        reporter = terminal_reporter()
-        run, config, experiment = self._open(reporter)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(run)
-            writers = [stack.enter_context(contextlib.closing(w)) for w in self._writers(run)]
+            group = stack.enter_context(joined(self.processes))
+            own, experiment = self._reopen(group) if self.output.resume else self._start(group)
+            run: Run | SharedRun = own if own and group.count == 1 else SharedRun(own, group)
+            stack.enter_context(contextlib.closing(run))
+            reporter = terminal_reporter() if group.is_first else Reporter()
+            _announce(run, experiment, reporter)
+            writers = [stack.enter_context(contextlib.closing(w)) for w in self._writers(own)]
             stop_signal = stack.enter_context(_first_stop_signal())
             outcome = pretrain(
                 experiment,
                 run,
                 writers=writers,
                 reporter=reporter,
-                should_stop=lambda: bool(stop_signal),
+                should_stop=_should_stop(stop_signal, group, experiment.mesh),
             )
-            figure = plot_run(run) if outcome.steps_done else None
-            _print_summary(run, outcome, figure)
+            if own is not None:
+                _print_summary(own, outcome, plot_run(own) if outcome.steps_done else None)
         if outcome.status == "stopped":
             where = shlex.quote(shown(run.path))
             reporter.note(
-                f"stopped after {outcome.steps_done} of {config.training.steps} steps, saved; go "
-                f"on with: lnpjax train --resume {where}"
+                f"stopped after {outcome.steps_done} of {experiment.config.training.steps} steps, "
+                f"saved; go on with: lnpjax train --resume {where}"
             )
-            return 128 + stop_signal[0]
+            return 128 + (stop_signal or [signal.SIGTERM])[0]  # it may be another that was told to
         return 0 if outcome.status == "finished" else FAILED
 
     def _check(self) -> None:
         """Refuse what can be refused before the data are read, which may take long."""
         self.training.check()
         self.measurement.check()
+        self.processes.check()
         if self.output.tensorboard:
             import_extra("tensorboardX", extra="tensorboard", purpose="--tensorboard")
         if self.output.wandb is not None:
@@ -119,19 +132,20 @@ class Train:
             tensorboard=self.output.tensorboard,
             wandb=self.output.wandb,
         )
-        given = _changed_fields(self, Train(output=allowed))
+        given = _changed_fields(self, Train(output=allowed, processes=self.processes))
         require(
             not given,
             "--resume",
-            expected="no option beside it but --tensorboard and --wandb, since the run has its own",
+            expected="no option beside it but --tensorboard, --wandb and those that join "
+            "processes, since the run has its own",
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
-    def _open(self, reporter: Reporter) -> tuple[Run, PretrainConfig, Experiment]:
-        if self.output.resume is not None:
-            run, config, dataset = open_run(self.output.resume)
-            experiment = Experiment(config, dataset)
-        else:
+    def _start(self, group: Group) -> tuple[Run | None, Experiment]:
+        """A new run; the first process has its folder."""
+
+        def load() -> Experiment:
+            mesh = _mesh(self.training.mesh, group)  # before the data, which may take long
             dataset = self.data.load()
             config = PretrainConfig.resolve(
                 dataset,
@@ -140,18 +154,39 @@ class Train:
                 training=self.training,
                 measurement=self.measurement,
             )
-            experiment = Experiment(config, dataset)
-            run = _create(lambda folder: create_run(config, dataset, folder), self._folders())
-        training = config.training
-        reporter.note(
-            f"{config.model.num_parameters:,} parameters on {dataset.name}: {training.steps:,} "
-            f"steps of {training.batch_size} x {dataset.context_length} tokens "
-            f"({dataset.num_train:,} sequences to train on, {dataset.num_validation:,} held out, "
-            f"vocabulary {dataset.vocab_size:,})\n"
-            f"measuring {len(experiment.windows.steps):,} steps in "
-            f"{len(experiment.windows.starts)} windows; run folder {shown(run.path)}"
+            return Experiment(config, dataset, mesh=mesh)
+
+        def check_alike() -> None:
+            for name, theirs, ours in differences(first, given):
+                require(False, name, expected=f"{theirs!r}, as process 0 has it", got=repr(ours))
+
+        experiment = group.together(load)
+        config, dataset = experiment.config, experiment.dataset
+        given = config.to_json() | {"fingerprint of the data": dataset.fingerprint}
+        first = group.from_first(given)
+        group.together(check_alike)
+        own = group.together(
+            lambda: (
+                _create(lambda folder: create_run(config, dataset, folder), self._folders())
+                if group.is_first
+                else None
+            )
         )
-        return run, config, experiment
+        return own, experiment
+
+    def _reopen(self, group: Group) -> tuple[Run | None, Experiment]:
+        """The run to go on with, which only the first process need be able to read."""
+        folder = self.output.resume
+        assert folder is not None
+
+        def load() -> Experiment:
+            config = PretrainConfig.from_json(written, source=f"{path}/config.json")
+            mesh = _mesh(config.training.mesh, group)
+            return Experiment(config, load_same_data(config, written, path), mesh=mesh)
+
+        own = group.together(lambda: Run.open(folder) if group.is_first else None)
+        path, written = group.from_first(own and [str(own.path), own.config])
+        return own, group.together(load)
 
     def _folders(self) -> Iterator[Path]:
         """Where the run may go, in order of preference."""
@@ -163,7 +198,9 @@ class Train:
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{source}-{size}")
         return (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
 
-    def _writers(self, run: Run) -> Iterator[Writer]:
+    def _writers(self, run: Run | None) -> Iterator[Writer]:
+        if run is None:
+            return
         steps_done = max(run.checkpoint_steps(), default=0)
         if self.output.tensorboard:
             yield TensorBoardWriter(run.path / "tensorboard", resumed_at=steps_done or None)
@@ -192,7 +229,35 @@ def _first_stop_signal() -> Iterator[list[int]]:
         yield caught
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: JAX's own
+
+
+def _should_stop(stop_signal: list[int], group: Group, mesh: Mesh | None) -> Callable[[], bool]:
+    def told() -> bool:
+        return bool(stop_signal)
+
+    return told if mesh is None or group.count == 1 else StopTogether(told, mesh)
+
+
+def _mesh(shape: str | None, group: Group) -> Mesh | None:
+    if shape is not None:
+        return make_mesh(shape)
+    expected = f"a shape over the devices of all processes, such as data={jax.device_count()}"
+    require(group.count == 1, "mesh", expected=expected, got=None)
+    return None
+
+
+def _announce(run: Run | SharedRun, experiment: Experiment, reporter: Reporter) -> None:
+    training, dataset = experiment.config.training, experiment.dataset
+    mesh = "" if training.mesh is None else f", over {training.mesh}"
+    reporter.note(
+        f"{experiment.config.model.num_parameters:,} parameters on {dataset.name}: "
+        f"{training.steps:,} steps of {training.batch_size} x {dataset.context_length} tokens"
+        f"{mesh} ({dataset.num_train:,} sequences to train on, {dataset.num_validation:,} held "
+        f"out, vocabulary {dataset.vocab_size:,})\n"
+        f"measuring {len(experiment.windows.steps):,} steps in "
+        f"{len(experiment.windows.starts)} windows; run folder {shown(run.path)}"
+    )
 
 
 def _create(create: Callable[[Path], Run], folders: Iterator[Path]) -> Run:

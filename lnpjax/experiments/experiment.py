@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 import lnpjax
@@ -19,9 +20,16 @@ from lnpjax._checks import require
 from lnpjax.assumptions import Batch
 from lnpjax.data import Batches, Dataset, validation_batch, validation_batches
 from lnpjax.experiments.lens_spectra import Lens, LensSpectra
-from lnpjax.experiments.options import PretrainConfig
+from lnpjax.experiments.options import PretrainConfig, require_divisible
 from lnpjax.models import Llama, split_llama
 from lnpjax.position import PositionDistribution
+from lnpjax.sharding import (
+    batch_sharding,
+    gather_over_data,
+    parameter_shardings,
+    place,
+    replicated,
+)
 from lnpjax.spectrum_summary import tail_window
 from lnpjax.training import InstrumentedStep, Record
 
@@ -68,12 +76,16 @@ class Experiment:
     Args:
         config: the configuration.
         dataset: the data set that `config.data` loads.
+        mesh: the devices that the run is spread over, as `config.training.mesh` has it; one device,
+            if None. It changes the numbers only by rounding, so that runs can be read without it.
 
     Raises:
-        ValueError: if the configuration does not fit the data.
+        ValueError: if the configuration does not fit the data or the mesh.
     """
 
-    def __init__(self, config: PretrainConfig, dataset: Dataset) -> None:
+    def __init__(
+        self, config: PretrainConfig, dataset: Dataset, *, mesh: Mesh | None = None
+    ) -> None:
         training, model = config.training, config.model
         for name, ours, theirs in (
             ("vocab_size", model.vocab_size, dataset.vocab_size),
@@ -97,6 +109,15 @@ class Experiment:
         )
         self.config = config
         self.dataset = dataset
+        self.mesh = mesh
+        if mesh is not None:
+            samples = {
+                "batch_size": training.batch_size,
+                "num_validation": self._size_of_batch_b,
+                "spectra": config.measurement.spectra,
+            }
+            for name, number in samples.items():
+                require_divisible(name, number, mesh.shape["data"])
         self.batches = Batches(dataset, training.batch_size, seed=training.data_seed)
         self.windows = config.measurement.windows(training.steps)
         self._init_key, self._probe_key = jax.random.split(jax.random.key(training.seed))
@@ -116,7 +137,7 @@ class Experiment:
                 normalization=config.measurement.normalization_of_lnp(),
             ),
             self.windows,
-            params_of=lambda state: state.params,
+            params_of=lambda state: self._gathered(state.params),
             take_gradient=_take_gradient,
         )
 
@@ -132,11 +153,27 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        return jax.jit(self._initial_state)()
+        return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
 
     def abstract_state(self) -> TrainState:
-        """The shapes and dtypes of a state."""
-        return jax.eval_shape(self._initial_state)
+        """The shapes and dtypes of a state, and on a mesh its shardings."""
+        state = jax.eval_shape(self._initial_state)
+        if self.mesh is None:
+            return state
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=sharding, weak_type=leaf.weak_type
+            ),
+            state,
+            self.state_shardings,
+        )
+
+    @property
+    def state_shardings(self) -> TrainState | None:
+        """How a state is spread over the mesh, before the first step and after each; or None."""
+        if self.mesh is None:
+            return None
+        return parameter_shardings(jax.eval_shape(self._initial_state), self.mesh)
 
     def _initial_state(self) -> TrainState:
         params = nnx.state(self.model(), nnx.Param)
@@ -156,7 +193,7 @@ class Experiment:
         """One update; the gradient is among the metrics, for the measurement."""
         inputs, targets = batch
         loss, gradient = jax.value_and_grad(
-            lambda params: cross_entropy(self.apply_fn(params, inputs), targets)
+            lambda params: cross_entropy(self.apply_fn(self._gathered(params), inputs), targets)
         )(state.params)
         updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -188,7 +225,11 @@ class Experiment:
             num_matvecs=self.config.measurement.distribution,
             estimator=self.config.measurement.make_estimator(),
         )
-        return measure(params, batch, key=jax.random.fold_in(self._probe_key, step))
+        return measure(self._gathered(params), batch, key=jax.random.fold_in(self._probe_key, step))
+
+    def spectra(self, params: PyTree, pool: Batch) -> LensSpectra:
+        """The spectra of activations, gradients and weights over the held-out pool."""
+        return self.lens(self._gathered(params), pool)
 
     @property
     def pool(self) -> Batch:
@@ -200,70 +241,100 @@ class Experiment:
     ) -> Float[Array, ""]:
         """The sum over the samples in the mask of their mean loss per token."""
         inputs, targets = batch
-        losses = _token_losses(self.apply_fn(params, inputs), targets)
+        losses = _token_losses(self.apply_fn(self._gathered(params), inputs), targets)
         return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=1), 0))
 
     def validation_batch(self, step: int) -> Batch:
         """Batch B of a step."""
-        training = self.config.training
-        size = min(training.batch_size, self.dataset.num_validation)
-        return validation_batch(self.dataset, step, size=size, seed=training.data_seed)
+        seed = self.config.training.data_seed
+        return validation_batch(self.dataset, step, size=self._size_of_batch_b, seed=seed)
+
+    @property
+    def _size_of_batch_b(self) -> int:
+        return min(self.config.training.batch_size, self.dataset.num_validation)
+
+    def _gathered(self, params: PyTree) -> PyTree:
+        return params if self.mesh is None else gather_over_data(params, self.mesh)
+
+    def place(self, samples: PyTree) -> PyTree:
+        """Spread samples over the mesh, if there is one."""
+        return samples if self.mesh is None else place(samples, batch_sharding(self.mesh))
 
 
 class Compiled:
     """The functions of an experiment, compiled ahead for its shapes; states are donated.
+
+    On a mesh, states go in and come out spread alike, and every device has all of each result.
 
     Args:
         experiment: the experiment.
     """
 
     def __init__(self, experiment: Experiment) -> None:
-        state = experiment.abstract_state()
-        batch_a, batch_b = experiment.batches.batch(0), experiment.validation_batch(0)
+        state, states = experiment.abstract_state(), experiment.state_shardings
+        everywhere = None if experiment.mesh is None else replicated(experiment.mesh)
+        self._place = experiment.place
+        batch_a = self._place(experiment.batches.batch(0))
+        batch_b = self._place(experiment.validation_batch(0))
         size = experiment.config.training.batch_size
         self._validation_batches = functools.partial(validation_batches, experiment.dataset, size)
         self._num_validation = experiment.dataset.num_validation
-        mask = np.ones(size, bool)
+        mask = self._place(np.ones(size, bool))
         params, measurement = state.params, experiment.config.measurement
         lowered = {
-            "measured": jax.jit(experiment.measured, donate_argnums=0).lower(
-                state, batch_a, batch_b
+            "measured": jax.jit(
+                experiment.measured,
+                donate_argnums=0,
+                out_shardings=(states, everywhere, everywhere),
+            ).lower(state, batch_a, batch_b),
+            "plain": jax.jit(
+                experiment.plain, donate_argnums=0, out_shardings=(states, everywhere)
+            ).lower(state, batch_a),
+            "evaluate": jax.jit(experiment.evaluate, out_shardings=everywhere).lower(
+                params, batch_a, mask
             ),
-            "plain": jax.jit(experiment.plain, donate_argnums=0).lower(state, batch_a),
-            "evaluate": jax.jit(experiment.evaluate).lower(params, batch_a, mask),
         }
         if measurement.distribution:
-            distribution = jax.jit(experiment.distribution)
+            distribution = jax.jit(experiment.distribution, out_shardings=everywhere)
             lowered["distribution"] = distribution.lower(params, batch_a, state.step)
         if measurement.spectra:
-            lowered["lens"] = jax.jit(experiment.lens).lower(params, experiment.pool)
+            self._pool = self._place(experiment.pool)
+            lens = jax.jit(experiment.spectra, out_shardings=everywhere)
+            lowered["lens"] = lens.lower(params, self._pool)
         with ThreadPoolExecutor(len(lowered)) as threads:  # XLA compiles without Python's lock
             compiled = threads.map(lambda low: low.compile(), lowered.values())
-            functions = dict(zip(lowered, compiled, strict=True))
-        self.measured, self.plain = functions["measured"], functions["plain"]
-        self._evaluate = functions["evaluate"]
-        self._distribution, self._lens = functions.get("distribution"), functions.get("lens")
-        self._pool = experiment.pool
+            self._functions = dict(zip(lowered, compiled, strict=True))
         self._starts = frozenset(experiment.windows.starts)
         self._last = experiment.config.training.steps - 1
+
+    def plain(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """A step without a measurement."""
+        return self._functions["plain"](state, self._place(batch))
+
+    def measured(
+        self, state: TrainState, batch_a: Batch, batch_b: Batch
+    ) -> tuple[TrainState, Metrics, Record]:
+        """A step with a measurement."""
+        return self._functions["measured"](state, self._place(batch_a), self._place(batch_b))
 
     def distribution(
         self, state: TrainState, batch: Batch, step: int
     ) -> PositionDistribution | None:
         """The distribution of learning at the first step of each window, if it is asked for."""
-        if self._distribution is None or step not in self._starts:
+        if "distribution" not in self._functions or step not in self._starts:
             return None
-        return self._distribution(state.params, batch, state.step)
+        return self._functions["distribution"](state.params, self._place(batch), state.step)
 
     def lens(self, state: TrainState, step: int) -> LensSpectra | None:
         """The spectra at the first step of each window and at the last step, if asked for."""
-        if self._lens is None or not (step in self._starts or step == self._last):
+        if "lens" not in self._functions or not (step in self._starts or step == self._last):
             return None
-        return self._lens(state.params, self._pool)
+        return self._functions["lens"](state.params, self._pool)
 
     def validation_loss(self, params: PyTree) -> float:
         """The mean loss per token over the whole validation set, in nats."""
-        sums = [self._evaluate(params, batch, mask) for batch, mask in self._validation_batches()]
+        evaluate = self._functions["evaluate"]
+        sums = [evaluate(params, *self._place(padded)) for padded in self._validation_batches()]
         return math.fsum(float(total) for total in sums) / self._num_validation
 
 

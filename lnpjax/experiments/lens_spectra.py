@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from lnpjax.activations import activation_spectra
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
+from lnpjax.experiments.shared_runs import SharedRun
 from lnpjax.gradients import attention_probes, gradient_spectra, weight_spectra
 from lnpjax.hidden_states import nnx_hidden_states
 from lnpjax.models import Llama
@@ -79,7 +80,7 @@ def lens_row(spectra: LensSpectra) -> dict[str, dict[str, SpectrumNumbers]]:
     }
 
 
-def save_lens(run: Run, step: int, spectra: LensSpectra) -> None:
+def save_lens(run: Run | SharedRun, step: int, spectra: LensSpectra) -> None:
     """Write the spectra to `spectra/lens-STEP.npz`, with the windows of ranks of their fits.
 
     Args:

@@ -24,6 +24,7 @@ from lnpjax.models import (
     LlamaConfig,
 )
 from lnpjax.schedule import Windows, log_windows
+from lnpjax.sharding import MeshShape
 
 T = TypeVar("T")
 
@@ -40,7 +41,7 @@ LEARNING_RATES = {
 # fmt: on
 """By preset: those of Spectral Reach, B.2.1 and B.2.2, and ours for 115K."""
 
-ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "spectra"})
+ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "spectra"})
 """Options that runs of version 0.1.0 do not have; they were as their defaults are."""
 
 STDLIB_CONTEXT_LENGTH = 64  # half the usual one: the default run is to end in a minute
@@ -192,6 +193,8 @@ class TrainingOptions:
         checkpoint_every: Steps from one checkpoint to the next; there is always one after the last
             step.
         checkpoints_kept: How many of the latest checkpoints stay in the run.
+        mesh: Spread each batch over the devices of the axis data, and the parameters over all:
+            data=4,model=2 takes eight devices. None: one device. Numbers differ by rounding.
     """
 
     steps: int = 1200
@@ -205,6 +208,7 @@ class TrainingOptions:
     validate_every: int = 100
     checkpoint_every: int = 500
     checkpoints_kept: int = 2
+    mesh: str | None = None
 
     def check(self) -> None:
         """Refuse values that cannot be.
@@ -221,6 +225,8 @@ class TrainingOptions:
             value = getattr(self, name)
             fine = value is None or (math.isfinite(value) and value >= 0)
             require(fine, name, expected="a finite number >= 0", got=value)
+        if self.mesh is not None:
+            require_divisible("batch_size", self.batch_size, MeshShape.parse(self.mesh).data)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -435,6 +441,12 @@ def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
 def _require_whole(argument: str, value: Any, *, at_least: int) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
     require(whole, argument, expected=f"an integer >= {at_least}", got=repr(value))
+
+
+def require_divisible(argument: str, value: int, data: int) -> None:
+    """Refuse a number of samples that cannot be spread evenly over the axis data of a mesh."""
+    expected = f"a multiple of {data}, over as many devices the mesh spreads samples"
+    require(value % data == 0, argument, expected=expected, got=value)
 
 
 def _require_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -16,6 +16,7 @@ from lnpjax._checks import require
 from lnpjax.experiments.experiment import Experiment
 from lnpjax.experiments.options import ADDED_LATER
 from lnpjax.experiments.recording import NonFiniteLossError, Recorder, save_distribution
+from lnpjax.experiments.shared_runs import SharedRun
 from lnpjax.progress import Reporter
 from lnpjax.rows import differences
 from lnpjax.runs import Checkpoint, Run
@@ -44,7 +45,7 @@ class Outcome:
 
 def pretrain(
     experiment: Experiment,
-    run: Run,
+    run: Run | SharedRun,
     *,
     writers: Sequence[Writer] = (),
     reporter: Reporter | None = None,
@@ -58,10 +59,12 @@ def pretrain(
 
     Args:
         experiment: what is run.
-        run: where it is recorded; see `lnpjax.experiments.run_folders`.
+        run: where it is recorded; see `lnpjax.experiments.run_folders`. Where several processes
+            take part, each calls this with its `SharedRun` of the same run.
         writers: get the same rows.
         reporter: is told about the progress; nobody, if None.
-        should_stop: asked before every step; once it says true, the run is saved and left.
+        should_stop: asked before every step; once it says true, the run is saved and left. Several
+            processes must get the same answers (see `processes.StopTogether`).
 
     Returns:
         How it ended.
@@ -151,7 +154,7 @@ def pretrain(
     return Outcome(status, done, speed.tokens_per_second, speed.measuring_share)
 
 
-def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run) -> None:
+def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | SharedRun) -> None:
     for name, was, now in differences(saved.get("config", {}), given["config"]):
         if was == "absent" and name.rpartition("/")[2] in ADDED_LATER:
             continue

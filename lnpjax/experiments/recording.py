@@ -13,6 +13,7 @@ import numpy as np
 
 from lnpjax.components import LNP
 from lnpjax.experiments.lens_spectra import LensSpectra, lens_row, save_lens
+from lnpjax.experiments.shared_runs import SharedRun
 from lnpjax.position import PositionDistribution
 from lnpjax.progress import Reporter
 from lnpjax.rows import training_flops
@@ -104,7 +105,7 @@ class Recorder:
 
     def __init__(
         self,
-        run: Run,
+        run: Run | SharedRun,
         *,
         writers: Sequence[Writer],
         reporter: Reporter,
@@ -224,7 +225,7 @@ class Recorder:
         self.write("lnp", step, window=window, **scalars, groups=groups)
 
 
-def save_distribution(run: Run, step: int, distribution: PositionDistribution) -> None:
+def save_distribution(run: Run | SharedRun, step: int, distribution: PositionDistribution) -> None:
     """Write how learning is spread over the spectrum to `spectra/position-STEP.npz`.
 
     Args:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 import lnpjax
 from lnpjax._checks import require
@@ -58,14 +60,33 @@ def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset
         OSError, ImportError: if the run or its data cannot be read.
     """
     run = Run.open(path)
-    source = str(run.path / "config.json")
-    config = PretrainConfig.from_json(run.config, source=source)
+    config = PretrainConfig.from_json(run.config, source=str(run.path / "config.json"))
+    return run, config, load_same_data(config, run.config, run.path)
+
+
+def load_same_data(
+    config: PretrainConfig, written: Mapping[str, Any], path: str | os.PathLike[str]
+) -> Dataset:
+    """Load a run's data set again, and make sure that it is the same.
+
+    Args:
+        config: the configuration of the run.
+        written: what its `config.json` holds.
+        path: its folder, for the message.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: if the data are no longer what they were.
+        OSError, ImportError: if they cannot be read.
+    """
     dataset = config.data.load()
-    expected = run.config["data"].get("fingerprint")
+    expected = written["data"].get("fingerprint")
     require(
         dataset.fingerprint == expected,
         "data",
-        expected=f"the data that {run.path} was started with (fingerprint {expected})",
+        expected=f"the data that {path} was started with (fingerprint {expected})",
         got=f"other data in {config.data.data} (fingerprint {dataset.fingerprint})",
     )
-    return run, config, dataset
+    return dataset
