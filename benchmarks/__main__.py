@@ -3,123 +3,207 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import importlib
+import importlib.util
 import json
 import os
-import platform
+import sys
+import textwrap
+import traceback
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import jax
+FAMILIES = {
+    "memory": "peak memory of one training step in a process of its own, measured and as the "
+    "compiler plans it, with a measurement and without",
+    "step": "one cross-batch LNP measurement, in plain training steps: as timed (cost), as "
+    "operations are counted (flops), what it adds to a run at the paper's schedule (paper); the "
+    "rate of matrix products (TF/s), scratch memory against a plain step's (memory)",
+    "kernel": "the explicit eNTK by this library and by neural-tangents: seconds, gradients on the "
+    "batch (cost), scratch memory, the operations that the method needs at least, and how far it "
+    "is from the first row",
+    "lanczos": "spectral measures from 32 products with the eNTK, each in gradients (cost)",
+    "lens": "spectra of activations and of per-sample gradients over 512 sequences, in plain steps "
+    "(cost) and in steps on as many sequences (pool)",
+    "precision": "bfloat16 compute against float32, by quantity",
+    "rival": "the same measurement by perspic (PyTorch, Opacus): agreement, error, time, memory",
+}
+ON_ACCELERATORS = ("plain step", "measured", "measured, closed forms", "stand-alone")
 
-import lnpjax
-from benchmarks import kernel_cost, lanczos_cost, lens_cost, measured_step
 
-WORKLOADS = [("115K", 32, 64), ("115K", 32, 128), ("1.2M", 32, 64), ("1.2M", 32, 128)]
+class Benchmark(NamedTuple):
+    """Modules have ``run(*arguments, rounds=..., **options) -> rows`` and ``table(rows)``.
+
+    They are imported when their turn comes: some need packages that not everyone has.
+    """
+
+    module: str
+    arguments: tuple = ()
+    options: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    needs: str | None = None  # "accelerator", "perspic"
+    apart: bool = False  # starts processes that use the device, so that this one must not yet
 
 
-def environment():
-    return {
-        "lnpjax": lnpjax.__version__,
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
+def registry():
+    """Every benchmark by name, in the order in which they run.
+
+    Those that measure in processes of their own come first: an accelerator's memory goes to the
+    first process that uses the device.
+    """
+    memory = {
+        f"memory-{model}-128": Benchmark("memory", (model, 32, 128), apart=True)
+        for model in ("1.2M", "31.5M")
     }
-
-
-def step_table(rows):
-    lines = [f"{rows[0]['model']} parameters, batch {rows[0]['batch']}"]
-    lines.append(f"{'':34}{'ms':>8}{'spread':>8}{'cost':>8}{'flops':>8}{'paper':>8}{'memory':>8}")
-    for row in rows:
-        lines.append(
-            f"{row['variant']:34}{row['milliseconds']:8.1f}{row['spread']:8.0%}"
-            f"{row['cost_in_plain_steps']:8.2f}{row['flops_in_plain_steps']:8.2f}"
-            f"{row['overhead_at_paper_schedule']:8.2%}{row['scratch_memory_in_plain_steps']:8.2f}"
-        )
-    return "\n".join(lines)
-
-
-def kernel_table(rows):
-    lines = [f"{rows[0]['workload']}: {rows[0]['rows']} rows, {rows[0]['parameters']:,} parameters"]
-    lines.append(f"{'':32}{'s':>8}{'spread':>8}{'MB':>8}{'floor GF':>10}{'GF/s':>8}{'differs':>10}")
-    for row in rows:
-        name = f"{row['backend']}, {row['method']}{' (chosen)' if row['chosen'] else ''}"
-        lines.append(
-            f"{name:32}{row['seconds']:8.2f}{row['spread']:8.0%}{row['scratch_megabytes']:8.0f}"
-            f"{row['floor_gigaflop']:10.0f}{row['gigaflop_per_second']:8.0f}{row['difference']:10.0e}"
-        )
-    return "\n".join(lines)
-
-
-def lanczos_table(rows):
-    return "\n".join(
-        f"lanczos {row['workload']}: 32 products {row['seconds_for_32_products']:.2f} s, "
-        f"{row['gradients_per_product']:.2f} gradients each; scratch "
-        f"{row['scratch_megabytes']:.0f} MB (Krylov basis {row['basis_megabytes']:.0f}, "
-        f"a gradient's {row['gradient_megabytes']:.0f})"
-        for row in rows
-    )
-
-
-def lens_table(rows):
-    lines = [f"{rows[0]['workload']}: G has {rows[0]['stacked_gradients_megabytes']:.0f} MB"]
-    lines.append(f"{'':34}{'s':>8}{'spread':>8}{'cost':>8}{'pool':>8}{'MB':>8}")
-    for row in rows:
-        lines.append(
-            f"{row['variant']:34}{row['seconds']:8.2f}{row['spread']:8.0%}"
-            f"{row['cost_in_plain_steps']:8.2f}{row['cost_in_steps_on_the_pool']:8.2f}"
-            f"{row['scratch_megabytes']:8.0f}"
-        )
-    return "\n".join(lines)
-
-
-def benchmarks():
-    """Every benchmark by name: (a function of the number of rounds, how to show its rows)."""
     steps = {
-        f"step-{model}-{length}": (
-            functools.partial(measured_step.run, model, batch_size, length),
-            step_table,
-        )
-        for model, batch_size, length in WORKLOADS
+        f"step-{model}-{length}": Benchmark("measured_step", (model, 32, length))
+        for model in ("115K", "1.2M")
+        for length in (64, 128)
+    }
+    large = {"dtypes": ("float32", "bfloat16"), "names": ON_ACCELERATORS}
+    large_steps = {
+        f"step-{model}-512": Benchmark("measured_step", (model, 32, 512), large, "accelerator")
+        for model in ("31.5M", "134M")
     }
     kernels = {
-        f"kernel-{name}": (functools.partial(kernel_cost.run, name), kernel_table)
-        for name in kernel_cost.WORKLOADS
+        f"kernel-{name}": Benchmark("kernel_cost", (name,)) for name in ("mlp", "cnn", "llama")
     }
     lanczos = {
-        f"lanczos-{name}": (functools.partial(lanczos_cost.run, name), lanczos_table)
-        for name in lanczos_cost.WORKLOADS
+        f"lanczos-{model}": Benchmark("lanczos_cost", (model,)) for model in ("1.2M", "115K")
     }
-    lens = {f"lens-{lens_cost.MODEL}": (lens_cost.run, lens_table)}
-    return steps | kernels | lanczos | lens
+    rivals = {
+        f"rival-{model}-64": Benchmark("rival", (model, 32, 64), needs="perspic")
+        for model in ("115K", "1.2M")
+    }
+    others = {"lens-1.2M": Benchmark("lens_cost"), "precision": Benchmark("precision")}
+    return memory | steps | large_steps | kernels | lanczos | others | rivals
 
 
-def main():
+def reason_to_skip(benchmark, *, perspic, named):
+    """Why a benchmark cannot run here, and what to do about it; None if it can.
+
+    Args:
+        benchmark: an entry of the registry.
+        perspic: the folder of perspic, or None.
+        named: whether the user gave this benchmark's full name.
+    """
+    if importlib.util.find_spec(f"benchmarks.{benchmark.module}") is None:
+        return f"benchmarks/{benchmark.module}.py is not there"
+    if benchmark.needs == "perspic" and perspic is None:
+        return "give --perspic PATH, a checkout of github.com/zincware/perspic"
+    if benchmark.needs == "accelerator" and not named:
+        import jax
+
+        if jax.default_backend() == "cpu":
+            return (
+                "sized for an accelerator, and there is none (its full name runs it all the same)"
+            )
+    return None
+
+
+def listing(chosen):
+    lines = []
+    for family, about in FAMILIES.items():
+        members = {name: b for name, b in chosen.items() if name.split("-")[0] == family}
+        if members:
+            lines += textwrap.wrap(f"{family}: {about}.", width=100)
+        for name, benchmark in members.items():
+            lines.append(f"  {name}" + (f"  (needs {benchmark.needs})" if benchmark.needs else ""))
+    return "\n".join(lines)
+
+
+def parse(arguments):
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="step-*: cost of one cross-batch LNP measurement, in plain training steps: "
-        "measured (cost), as the compiler counts operations (flops), what it adds to a run at the "
-        "paper's schedule (paper), and scratch memory against a plain step's (memory). kernel-*: "
-        "the explicit eNTK by this library and by neural-tangents: seconds, scratch memory, the "
-        "operations that the method needs at least, and how far it is from the first row. "
-        "lanczos-*: spectral measures from 32 products with the eNTK. lens-*: spectra of "
-        "activations and of per-sample gradients over 512 sequences, in plain steps (cost) and in "
-        "steps on as many sequences (pool), and scratch memory.",
+        description="Cost and memory, as ratios to one plain training step; what became slower or "
+        "larger than in the committed results for such a machine is shown at the end.",
+        epilog="--list says what there is and what the columns mean.",
     )
     parser.add_argument("filter", nargs="?", default="", help="only names with this in them")
+    parser.add_argument("--list", action="store_true", help="show the names, run nothing")
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds; medians are taken")
-    parser.add_argument("--out", help="also write the rows as JSON to this file")
-    arguments = parser.parse_args()
-    results = {"environment": environment(), "rows": []}
-    for name, (run, table) in benchmarks().items():
-        if arguments.filter in name:
-            rows = run(rounds=arguments.rounds)
-            print(table(rows) + "\n", flush=True)
-            results["rows"] += rows
-    if arguments.out:
-        with open(arguments.out, "w") as file:
-            json.dump(results, file, indent=1)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write environment and rows here")
+    baseline = parser.add_mutually_exclusive_group()
+    baseline.add_argument(
+        "--baseline", type=Path, metavar="FILE", help="compare with these results"
+    )
+    baseline.add_argument("--no-baseline", action="store_true", help="compare with none")
+    parser.add_argument(
+        "--fail-on-regression", action="store_true", help="exit with 1 if something became worse"
+    )
+    parser.add_argument("--perspic", type=Path, metavar="PATH", help="a checkout of perspic")
+    options = parser.parse_args(arguments)
+    options.chosen = {
+        name: benchmark for name, benchmark in registry().items() if options.filter in name
+    }
+    if not options.chosen:
+        parser.error(f"no benchmark has {options.filter!r} in its name; --list shows them")
+    if options.rounds < 1:
+        parser.error(f"--rounds: expected a number >= 1, got {options.rounds}")
+    if options.out and not options.out.absolute().parent.is_dir():
+        parser.error(f"--out: there is no folder {options.out.parent}")
+    if options.baseline and not options.baseline.is_file():
+        parser.error(f"--baseline: there is no file {options.baseline}")
+    if options.perspic and not options.perspic.is_dir():
+        parser.error(f"--perspic: there is no folder {options.perspic}")
+    return options
+
+
+def run(name, benchmark, options):
+    """The rows of one benchmark, ready for JSON, and printed."""
+    module = importlib.import_module(f"benchmarks.{benchmark.module}")
+    extra = {"perspic": options.perspic} if benchmark.needs == "perspic" else {}
+    rows = module.run(*benchmark.arguments, rounds=options.rounds, **benchmark.options, **extra)
+    rows = [{"benchmark": name} | {key: null_for_nan(v) for key, v in row.items()} for row in rows]
+    print(module.table(rows) + "\n", flush=True)
+    return rows
+
+
+def null_for_nan(value):
+    """JSON has no nan."""
+    return None if isinstance(value, float) and value != value else value
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    if options.list:
+        print(listing(options.chosen))
+        return 0
+    # By default jax leaves a quarter of an accelerator's memory alone.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
+    from benchmarks import baseline  # imports jax, which --list does without
+
+    load_before = os.getloadavg()[0]
+    rows, failed = [], []
+
+    def results():
+        environment = baseline.environment(load_before)
+        return {"environment": environment, "failed": failed, "rows": rows}
+
+    def save():
+        if options.out:
+            options.out.write_text(json.dumps(results(), indent=1) + "\n")
+
+    for name, benchmark in options.chosen.items():
+        reason = reason_to_skip(benchmark, perspic=options.perspic, named=name == options.filter)
+        if reason:
+            print(f"{name}: skipped: {reason}\n", flush=True)
+            continue
+        try:
+            rows += run(name, benchmark, options)
+        except Exception:  # the other benchmarks' results are worth having
+            traceback.print_exc()
+            failed.append(name)
+        if not benchmark.apart:  # else the device must stay untouched, environment and all
+            save()
+    save()
+    worse = False
+    if rows and not options.no_baseline:
+        text, worse = baseline.report(results(), options.baseline)
+        print(text)
+    if failed:
+        print(f"failed: {', '.join(failed)}")
+    return 1 if failed or (worse and options.fail_on_regression) else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

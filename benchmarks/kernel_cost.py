@@ -1,4 +1,7 @@
-"""What the explicit kernel costs, against neural-tangents' two working implementations."""
+"""What the explicit kernel costs, against neural-tangents' two working implementations.
+
+Where neural-tangents cannot be imported, this library's two methods are compared with each other.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 import lnpjax
-from benchmarks import timing
+from benchmarks import tables, timing
+from lnpjax._neural_tangents import import_neural_tangents
 from lnpjax.costs import matmul_flops
 from lnpjax.kernel_methods import Side, plan
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
@@ -54,6 +59,7 @@ def llama():
 
 
 WORKLOADS = {"mlp": mlp, "cnn": cnn, "llama": llama}
+GRADIENT = "gradient"  # the yardstick: of the summed outputs on the batch
 
 
 def kernel_of(work, backend, method, params, inputs):
@@ -62,16 +68,31 @@ def kernel_of(work, backend, method, params, inputs):
     )
 
 
+def rival_is_missing():
+    """Why neural-tangents cannot be compared with here, or None."""
+    try:
+        import_neural_tangents()
+    except ImportError as error:
+        return f"neural-tangents is left out: {error}"
+    return None
+
+
 def run(name, *, rounds):
-    """Time and memory of both backends by both methods, and the floor of each method."""
+    """Time and memory of the backends by both methods, and the floor of each method."""
     work = WORKLOADS[name]()
+    backends = ("jax",) if rival_is_missing() else ("jax", "neural_tangents")
+
+    def gradient(params, inputs):
+        return jax.grad(lambda params: jnp.sum(work.apply_fn(params, inputs)))(params)
+
     side = Side(restrict(work.apply_fn, work.outputs), work.params, work.inputs, None)
     functions = {
         (backend, method): (functools.partial(kernel_of, work, backend, method), ())
-        for backend in ("jax", "neural_tangents")
+        for backend in backends
         for method in ("contraction", "products")
     }
-    compiled = timing.compile_all(functions, work.params, work.inputs)
+    yardstick = {GRADIENT: (gradient, ())}
+    compiled = timing.compile_all(functions | yardstick, work.params, work.inputs)
     timings = timing.time_interleaved(
         compiled, lambda: (work.params, work.inputs), rounds=rounds, warm_up=1
     )
@@ -85,8 +106,9 @@ def run(name, *, rounds):
         "products": side.num_rows * side.shape[0] * 2 * forward,
     }
     rows = []
-    for (backend, method), t in timings.items():
+    for backend, method in functions:
         kernel = np.asarray(compiled[backend, method](work.params, work.inputs))
+        t, floor = timings[backend, method], floors[method] / 1e9
         rows.append(
             {
                 "workload": name,
@@ -97,11 +119,35 @@ def run(name, *, rounds):
                 "chosen": backend == "jax" and method == chosen,
                 "seconds": t.median,
                 "spread": t.spread,
+                "cost_in_gradients": t.median / timings[GRADIENT].median,
                 "scratch_megabytes": t.temporary_bytes / 1e6,
                 "kernel_megabytes": kernel.nbytes / 1e6,
-                "floor_gigaflop": floors[method] / 1e9,
-                "gigaflop_per_second": floors[method] / 1e9 / t.median,
+                "floor_gigaflop": floor,
+                "gigaflop_per_second": floor / t.median,
                 "difference": float(np.max(np.abs(kernel - reference)) / np.max(reference)),
             }
         )
     return rows
+
+
+def table(rows):
+    """cost: in gradients on the batch; floor GF: operations that the method needs at least."""
+    first = rows[0]
+    text = tables.render(
+        rows,
+        title=f"{first['workload']}: {first['rows']} rows, {first['parameters']:,} parameters",
+        label=lambda row: (
+            f"{row['backend']}, {row['method']}{' (chosen)' if row['chosen'] else ''}"
+        ),
+        columns={
+            "s": ("seconds", ".2f"),
+            "spread": ("spread", ".0%"),
+            "cost": ("cost_in_gradients", ".0f"),
+            "MB": ("scratch_megabytes", ".0f"),
+            "floor GF": ("floor_gigaflop", ".0f"),
+            "GF/s": ("gigaflop_per_second", ".0f"),
+            "differs": ("difference", ".0e"),
+        },
+    )
+    reason = rival_is_missing()
+    return f"{text}\n{reason}" if reason else text

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import lnpjax
-from benchmarks import timing
+from benchmarks import tables, timing
 from benchmarks.measured_step import cross_entropy
 from lnpjax.lanczos import quantiles
 from lnpjax.models import Llama, preset, split_llama
@@ -56,6 +56,23 @@ def run(name, *, rounds):
             "spread": many.spread,
         }
     ]
+
+
+def table(rows):
+    """cost: of one product, in gradients; basis: Krylov vectors; gradient: its scratch."""
+    return tables.render(
+        rows,
+        title=f"Lanczos, {MATVECS} products",
+        label=lambda row: row["workload"],
+        columns={
+            "s": ("seconds_for_32_products", ".2f"),
+            "spread": ("spread", ".0%"),
+            "cost": ("gradients_per_product", ".2f"),
+            "MB": ("scratch_megabytes", ".0f"),
+            "basis": ("basis_megabytes", ".0f"),
+            "gradient": ("gradient_megabytes", ".0f"),
+        },
+    )
 
 
 def settling(apply_fn, params, batches, *, most=96):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from benchmarks import timing
+from benchmarks import tables, timing
 from benchmarks.measured_step import cross_entropy, workload
 from lnpjax import parameters
 from lnpjax.activations import activation_spectra
@@ -67,3 +67,19 @@ def run(*, rounds):
         }
         for name, t in timings.items()
     ]
+
+
+def table(rows):
+    """cost: in plain steps; pool: in plain steps on as many sequences as are measured."""
+    return tables.render(
+        rows,
+        title=f"{rows[0]['workload']}: G has {rows[0]['stacked_gradients_megabytes']:.0f} MB",
+        label=lambda row: row["variant"],
+        columns={
+            "s": ("seconds", ".2f"),
+            "spread": ("spread", ".0%"),
+            "cost": ("cost_in_plain_steps", ".2f"),
+            "pool": ("cost_in_steps_on_the_pool", ".2f"),
+            "MB": ("scratch_megabytes", ".0f"),
+        },
+    )

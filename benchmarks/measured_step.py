@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
 import lnpjax
-from benchmarks import timing
+from benchmarks import tables, timing
+from lnpjax.costs import matmul_flops
 from lnpjax.models import Llama, preset, split_llama
 
 PAPER_STEPS = 66_116  # Spectral Reach, B.2.1
 REFERENCE_OVERHEAD = 0.27  # the paper's own figure for its method on that schedule
 
+NEVER = "instrumented, never measuring"
+
+# Dense, in TFLOP/s, by the vendors' data sheets (SXM parts).
+HOPPER = {"bfloat16": 989.5, "tensorfloat32": 494.7, "float32": 66.9}
+PEAKS = {"NVIDIA H200": HOPPER, "NVIDIA H100 80GB HBM3": HOPPER}
+
 
 def cross_entropy(logits, targets):
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     return optax.softmax_cross_entropy_with_integer_labels(logits, targets).mean()
 
 
@@ -34,8 +44,9 @@ class Workload(NamedTuple):
     batch_b: tuple
 
 
-def workload(model_name, batch_size, length):
-    config = dataclasses.replace(preset(model_name), max_seq_len=length)
+def workload(model_name, batch_size, length, *, dtype="float32"):
+    """`dtype` is what the model computes in; its parameters are float32."""
+    config = dataclasses.replace(preset(model_name), max_seq_len=length, dtype=dtype)
     model = Llama(config, rngs=nnx.Rngs(0))
     apply_fn, params = lnpjax.from_nnx(model)
     split_model, _ = split_llama(model)
@@ -94,7 +105,7 @@ def variants(work):
     own = without_gradient(step(measure, always, **linear))
     donating = {
         "plain step": without_gradient(lambda state, batch_a, *_: work.train_step(state, batch_a)),
-        "instrumented, never measuring": step(measure, never, **handed),
+        NEVER: step(measure, never, **handed),
         "measured": step(measure, always, **handed, **linear).measured,
         "measured, closed forms": step(closed, always, **handed, **linear).measured,
         "measured with nu": step(measure, always, **handed).measured,
@@ -111,34 +122,81 @@ def variants(work):
     }
 
 
-def run(model_name, batch_size, length, *, rounds):
-    """Time every variant; the cost of a measurement is what it adds to a plain step."""
-    work = workload(model_name, batch_size, length)
+def peak_teraflops(device_kind, dtype):
+    """The chip's peak in the arithmetic that products of this dtype use; nan where not known."""
+    if dtype == "float32" and jax.config.jax_default_matmul_precision not in ("highest", "float32"):
+        dtype = "tensorfloat32"  # jax's default on a GPU that has it
+    return PEAKS.get(device_kind, {}).get(dtype, math.nan)
+
+
+def run(model_name, batch_size, length, *, rounds, dtypes=("float32",), names=None):
+    """Time the variants (all, or those of these names) in each compute dtype."""
+    rows = []
+    for dtype in dtypes:
+        work = workload(model_name, batch_size, length, dtype=dtype)
+        steps = variants(work)
+        peak = peak_teraflops(jax.devices()[0].device_kind, dtype)
+        rows += [
+            {"model": model_name, "batch": f"{batch_size} x {length}", "compute": dtype}
+            | row
+            | {"share_of_peak": row["teraflop_per_second"] / peak}
+            for row in time_steps(work, {name: steps[name] for name in names or steps}, rounds)
+        ]
+    return rows
+
+
+def time_steps(work, steps, rounds):
+    """A row per step; inside of one, a measurement costs what it adds to a plain step."""
     key = jax.random.key(3)
-    compiled = timing.compile_all(variants(work), work.state, work.batch_a, work.batch_b, key)
+    given = (work.state, work.batch_a, work.batch_b, key)
+    compiled = timing.compile_all(steps, *given)
 
     def arguments():
         return jax.tree.map(jnp.copy, work.state), work.batch_a, work.batch_b, key
 
     timings = timing.time_interleaved(compiled, arguments, rounds=rounds)
+    # An accelerator's compiler does not count the library calls that matrix products become.
+    products = {name: matmul_flops(step, *given) / 1e9 for name, (step, _) in steps.items()}
+    counted = {name: float(np.fmax(t.gigaflops, products[name])) for name, t in timings.items()}
     plain = timings["plain step"]
     measured_steps = len(lnpjax.log_windows(PAPER_STEPS).steps)
     rows = []
     for name, t in timings.items():
         inside = not name.startswith("stand-alone")
         cost = t.median / plain.median - inside
+        done = math.nan if name == NEVER else products[name]  # of a condition, the larger branch
         rows.append(
             {
-                "model": model_name,
-                "batch": f"{batch_size} x {length}",
                 "variant": name,
                 "milliseconds": 1e3 * t.median,
                 "spread": t.spread,
                 "cost_in_plain_steps": cost,
-                "flops_in_plain_steps": t.gigaflops / plain.gigaflops - inside,
+                "flops_in_plain_steps": counted[name] / counted["plain step"] - inside,
                 "overhead_at_paper_schedule": cost * measured_steps / PAPER_STEPS,
+                "teraflop_per_second": done / 1e3 / t.median,
                 "scratch_memory_in_plain_steps": t.temporary_bytes / plain.temporary_bytes,
                 "scratch_megabytes": t.temporary_bytes / 1e6,
             }
         )
     return rows
+
+
+def table(rows):
+    """cost, flops: in plain steps; paper: what it adds to a run; TF/s: of matrix products."""
+    mixed = len({row["compute"] for row in rows}) > 1
+    return tables.render(
+        rows,
+        title=f"{rows[0]['model']} parameters, batch {rows[0]['batch']}",
+        label=lambda row: f"{row['compute']}, {row['variant']}" if mixed else row["variant"],
+        columns={
+            "ms": ("milliseconds", ".1f"),
+            "spread": ("spread", ".0%"),
+            "cost": ("cost_in_plain_steps", ".2f"),
+            "flops": ("flops_in_plain_steps", ".2f"),
+            "paper": ("overhead_at_paper_schedule", ".2%"),
+            "TF/s": ("teraflop_per_second", ".3g"),
+            "of peak": ("share_of_peak", ".0%"),
+            "memory": ("scratch_memory_in_plain_steps", ".2f"),
+            "MB": ("scratch_megabytes", ".0f"),
+        },
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 
 import jax
@@ -11,12 +12,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """Of one compiled function."""
+    """Of one compiled function; nan stands for what this device does not tell."""
 
-    median: float  # seconds
+    median: float  # seconds; nan where the device's memory did not suffice
     spread: float  # interquartile range over the median
     gigaflops: float  # as the compiler counts them
-    temporary_bytes: int  # the compiler's own plan for scratch memory
+    temporary_bytes: float  # the compiler's own plan for scratch memory
 
 
 def compile_all(functions, *arguments):
@@ -27,24 +28,57 @@ def compile_all(functions, *arguments):
 
 
 def time_interleaved(compiled, make_arguments, *, rounds=15, warm_up=2):
-    """Run the compiled functions in turn, `rounds` times, on new arguments (they are donated)."""
+    """Run the compiled functions in turn, `rounds` times, on new arguments (they are donated).
+
+    A function for which the device's memory does not suffice is left out from then on.
+    """
     seconds = {name: [] for name in compiled}
+    running = dict(compiled)
     for index in range(warm_up + rounds):
-        for name, function in compiled.items():
+        for name, function in list(running.items()):
             arguments = jax.block_until_ready(make_arguments())
             start = time.perf_counter()
-            jax.block_until_ready(function(*arguments))
-            if index >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+            try:
+                jax.block_until_ready(function(*arguments))
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                del running[name]
+                seconds[name].clear()
+            else:
+                if index >= warm_up:
+                    seconds[name].append(time.perf_counter() - start)
+            del arguments  # else they would be alive beside the next function's
     return {name: _timing(compiled[name], values) for name, values in seconds.items()}
 
 
-def _timing(function, seconds):
-    low, median, high = np.quantile(seconds, [0.25, 0.5, 0.75])
-    analysis, memory = function.cost_analysis(), function.memory_analysis()
+def compiler_flops(compiled):
+    """The compiler's count of operations; nan where it gives none."""
+    analysis = _told(compiled.cost_analysis)
+    if isinstance(analysis, list | tuple):  # one per computation, in some versions of jax
+        analysis = analysis[0] if analysis else None
+    flops = (analysis or {}).get("flops", -1)
+    return math.nan if flops < 0 else flops  # -1 stands for unknown
+
+
+def planned_bytes(compiled, *kinds):
+    """The compiler's plan for these kinds of memory, such as ``temp``; nan where it gives none."""
+    analysis = _told(compiled.memory_analysis)
+    return sum(getattr(analysis, f"{kind}_size_in_bytes", math.nan) for kind in kinds)
+
+
+def _told(analyse):
+    try:
+        return analyse()
+    except (NotImplementedError, jax.errors.JaxRuntimeError):
+        return None
+
+
+def _timing(compiled, seconds):
+    low, median, high = np.quantile(seconds or [math.nan], [0.25, 0.5, 0.75]).tolist()
     return Timing(
-        median=float(median),
-        spread=float((high - low) / median),
-        gigaflops=analysis["flops"] / 1e9,
-        temporary_bytes=memory.temp_size_in_bytes,
+        median=median,
+        spread=(high - low) / median,
+        gigaflops=compiler_flops(compiled) / 1e9,
+        temporary_bytes=planned_bytes(compiled, "temp"),
     )
