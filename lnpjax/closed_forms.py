@@ -27,6 +27,7 @@ from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import check_batch
 from lnpjax.jacobian import SampleLinearization, linearize_samples
+from lnpjax.norm_taps import shared_rows_norm
 from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
 from lnpjax.pullbacks import Pullback, is_norms
 
@@ -133,8 +134,10 @@ class SplitLinearization:
                 pulled = vjp(rademacher(probe_key, hidden.shape, hidden.dtype) @ factor)
                 inner = jax.tree.leaves(pulled["params"], is_leaf=is_norms)
                 outer = {
-                    "embedding": _table_norm(
-                        pulled["embedded"].astype(dtype), ids, outer_weights.get("embedding")
+                    "embedding": shared_rows_norm(
+                        pulled["embedded"].astype(dtype).reshape(ids.size, -1),
+                        ids.reshape(-1),
+                        outer_weights.get("embedding"),
                     ),
                     "readout": _kernel_norm(
                         hidden.astype(dtype), self.kernel, outer_weights.get("readout")
@@ -197,17 +200,6 @@ def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, jnp.zeros_like(matrix)))[1]
 
 
-def _table_norm(
-    cotangents: Float[Array, "... d"],
-    ids: Int[Array, ...],
-    weights: Float[Array, "ids d"] | None,
-) -> Float[Array, ""]:
-    """``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of what u scatters into the table."""
-    rows, ids = cotangents.reshape(-1, cotangents.shape[-1]), ids.reshape(-1)
-    weighted = rows if weights is None else rows * weights[ids].astype(rows.dtype)
-    return parameters.accurate_sum(jnp.where(ids[:, None] == ids, weighted @ rows.T, 0))
-
-
 def _kernel_norm(
     hidden: Float[Array, "... h"],
     kernel: Float[Array, "h outputs"],
@@ -253,7 +245,9 @@ def linearize_split(
     embedded = jnp.take(table, inputs, axis=0)
     # A perturbation of the embedded positions gives their cotangents, sample by sample.
     still = jnp.zeros(embedded.shape[1:], embedded.dtype)
-    linearization = linearize_samples(body, {"params": inner, "embedded": still}, embedded)
+    linearization = linearize_samples(
+        body, {"params": inner, "embedded": still}, embedded, norms_only=True
+    )
     assert isinstance(linearization, SampleLinearization)
     outputs = read_out(linearization.outputs, kernel)
     return SplitLinearization(outputs, linearization, inputs, table, kernel, trainable, outer)

@@ -67,7 +67,12 @@ class _PerSampleEstimator:
     ) -> PerSample:
         """See `Estimator`."""
         return linearize_samples(
-            apply_fn, params, inputs, wrt=wrt, microbatch_size=self.microbatch_size
+            apply_fn,
+            params,
+            inputs,
+            wrt=wrt,
+            microbatch_size=self.microbatch_size,
+            norms_only=True,
         )
 
 

@@ -140,8 +140,7 @@ class SampleLinearization:
     def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """`map_vjp` of a function that takes no more than norms of gradients (`squares`).
 
-        For stacked layers the pullback it is given returns `SquaredNorms`, so that a gradient as
-        large as all layers together never exists for any sample.
+        In place of some gradients, the pullback it is given returns `SquaredNorms`.
         """
         return self.pullbacks.map_norms(function, *arguments)
 
@@ -211,6 +210,7 @@ def linearize_samples(
     *,
     wrt: parameters.Subset = None,
     microbatch_size: int | None = None,
+    norms_only: bool = False,
 ) -> SampleLinearization | MicrobatchedLinearization:
     """Linearise a network at every sample of a batch on its own.
 
@@ -225,9 +225,12 @@ def linearize_samples(
         wrt: the trainable subset.
         microbatch_size: at most so many samples are linearised at once, which bounds memory and
             costs one more forward pass; the result does not depend on it. `None` for all at once.
+        norms_only: prepare for ``map_norms``, which then takes norms of gradients without making
+            them, where that is cheaper (`lnpjax.norm_taps`); ``map_vjp`` costs one more pass.
 
     Returns:
-        An object with ``outputs (B, ...)``, ``vjp(cotangents)`` and ``map_vjp(function, ...)``.
+        An object with ``outputs (B, ...)``, ``vjp(cotangents)``, ``map_vjp(function, ...)`` and
+        ``map_norms(function, ...)``.
 
     Raises:
         TypeError, ValueError: as `linearize`; also if `microbatch_size` is less than 1, or a batch
@@ -251,12 +254,12 @@ def linearize_samples(
 
     def linearize_slice(inputs: PyTree) -> SampleLinearization:
         inputs = jax.tree.map(jnp.asarray, inputs)
-        pullbacks = store_pullbacks(apply_one, trainable, inputs)
+        pullbacks = store_pullbacks(apply_one, trainable, inputs, norm_taps=norms_only)
 
         def whole() -> StoredPullbacks:
-            if not pullbacks.stacked:
+            if not pullbacks.tapped:
                 return pullbacks
-            return store_pullbacks(apply_one, trainable, inputs, tap_layers=False)
+            return store_pullbacks(apply_one, trainable, inputs, norm_taps=False)
 
         return SampleLinearization(pullbacks.outputs, pullbacks, whole)
 

@@ -6,7 +6,7 @@ A path is the sequence of names that leads to a leaf, written with slashes:
 
 from __future__ import annotations
 
-import math
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -281,7 +281,8 @@ def leaf_inner_products(
     trees = (left, right) if weights is None else (left, right, weights)
 
     def inner_product(*factors: Array) -> Float[Array, ""]:
-        return accurate_sum(math.prod(factor.astype(dtype) for factor in factors))
+        product = functools.reduce(jnp.multiply, (factor.astype(dtype) for factor in factors))
+        return accurate_sum(product)
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(inner_product, *trees)))
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax import parameters
-from lnpjax.stacked_layers import stacked_leaves, tap_stacked, zero_taps
+from lnpjax.norm_taps import add_taps, tap_shapes, zero_taps
 
 Pullback: TypeAlias = Callable[[Array], PyTree]
 
@@ -20,9 +20,9 @@ Pullback: TypeAlias = Callable[[Array], PyTree]
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SquaredNorms:
-    """In place of a gradient in stacked layers: its squared norm, layer by layer."""
+    """In place of the gradient in a weight: its squared norm, or those of its layers."""
 
-    values: Float[Array, " layers"]
+    values: Float[Array, " *layers"]
 
 
 def is_norms(node: Any) -> bool:
@@ -39,14 +39,14 @@ class StoredPullbacks:
         axes: the batch axis of each residual, `None` where all samples share it.
         treedef: of ``(output, pullback)``.
         trainable: the parameters, for their structure.
-        stacked: which of their leaves are stacked layers with taps (`lnpjax.stacked_layers`).
+        tapped: which of their leaves have taps (`lnpjax.norm_taps`).
     """
 
     residuals: list[Array]
     axes: tuple[int | None, ...]
     treedef: Any
     trainable: PyTree
-    stacked: tuple[int, ...]
+    tapped: tuple[int, ...]
 
     @property
     def outputs(self) -> Float[Array, "batch ..."]:
@@ -67,7 +67,7 @@ class StoredPullbacks:
 
     def map_gradients(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """``function(vjp_i, *arguments_i)``, where no leaf has taps."""
-        assert not self.stacked
+        assert not self.tapped
 
         def with_gradient(pullback: Pullback, *arguments: PyTree) -> PyTree:
             return function(lambda cotangent: pullback(cotangent)[0], *arguments)
@@ -83,7 +83,7 @@ class StoredPullbacks:
                 leaves: list[Any]
                 structure: Any
                 leaves, structure = jax.tree.flatten(gradient)
-                for index, norm in zip(self.stacked, norms, strict=True):
+                for index, norm in zip(self.tapped, norms, strict=True):
                     leaves[index] = SquaredNorms(norm)
                 return structure.unflatten(leaves)
 
@@ -103,7 +103,7 @@ class StoredPullbacks:
             return jax.tree.leaves(pullback(cotangent)[0])
 
         # A tap has summed already.
-        axes: list[int | None] = [None if i in self.stacked else 0 for i in range(len(leaves))]
+        axes: list[int | None] = [None if i in self.tapped else 0 for i in range(len(leaves))]
         gradients = self.map(one_sample, cotangents, out_axes=axes)
         return structure.unflatten(
             gradient if axis is None or keep else jnp.sum(gradient, axis=0)
@@ -116,7 +116,7 @@ def store_pullbacks(
     trainable: PyTree,
     inputs: PyTree,
     *,
-    tap_layers: bool = True,
+    norm_taps: bool,
 ) -> StoredPullbacks:
     """Run a network forward on every sample, and store what its pullback needs.
 
@@ -124,40 +124,34 @@ def store_pullbacks(
         apply_one: ``apply_one(trainable, sample) -> output``.
         trainable: the parameters.
         inputs: the samples, along the first axis of every leaf.
-        tap_layers: whether norms and sums are taken inside loops over stacked layers. Without,
-            every sample's own gradient can be had.
+        norm_taps: whether norms are taken without gradients, where that can be done
+            (`lnpjax.norm_taps`). Without, every sample's own gradient can be had.
     """
     sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
-    apply_tapped, stacked = _tapped(apply_one, trainable, sample) if tap_layers else (None, {})
+    shapes: dict[int, tuple[int, ...]] = {}
+    if norm_taps:
+        program = jax.make_jaxpr(apply_one)(trainable, sample)
+        shapes = tap_shapes(program.jaxpr, len(jax.tree.leaves(trainable)))
     treedef: Any = None
 
     def linearize_one(trainable: PyTree, taps: list[Array], sample: PyTree) -> list[Array]:
         nonlocal treedef
 
         def apply(subset: PyTree, taps: list[Array]) -> Array:
-            if apply_tapped is None:
+            if not shapes:
                 return apply_one(subset, sample)
-            return apply_tapped(jax.tree.leaves((subset, sample)), taps)[0]
+            return add_taps(program, tuple(shapes))(jax.tree.leaves((subset, sample)), taps)[0]
 
         leaves, treedef = jax.tree.flatten(jax.vjp(apply, trainable, taps))
         return leaves
 
     # Two traces may store the same things in another order, so one jaxpr serves all that follows.
-    shared = (trainable, zero_taps(stacked))
+    shared = (trainable, zero_taps(shapes))
     jaxpr = jax.make_jaxpr(linearize_one)(*shared, sample)
     residuals, axes = _vmap_lazily(
         jax.extend.core.jaxpr_as_fun(jaxpr), jax.tree.leaves(shared), jax.tree.leaves(inputs)
     )
-    return StoredPullbacks(residuals, axes, treedef, trainable, tuple(stacked))
-
-
-def _tapped(
-    apply_one: Callable[[PyTree, PyTree], Array], trainable: PyTree, sample: PyTree
-) -> tuple[Callable[..., list[Array]] | None, dict[int, int]]:
-    """The program with taps, where it has stacked layers, and which leaves they are."""
-    program = jax.make_jaxpr(apply_one)(trainable, sample)
-    stacked = stacked_leaves(program.jaxpr, len(jax.tree.leaves(trainable)))
-    return (tap_stacked(program, stacked) if stacked else None), stacked
+    return StoredPullbacks(residuals, axes, treedef, trainable, tuple(shapes))
 
 
 def _vmap_lazily(
