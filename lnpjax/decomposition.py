@@ -196,7 +196,9 @@ class LNPMeasure:
             status=jacobian.status,
             outputs=outputs,
             sensitivity=(
-                precision.output_sensitivity(jax.grad(loss_of), outputs)
+                precision.output_sensitivity(
+                    jax.grad(loss_of), after(outputs, gradient, jacobian.value)
+                )
                 if eps > precision.SINGLE
                 else jnp.zeros((), dtype)
             ),

@@ -23,10 +23,11 @@ def on_any_mesh(function: Function) -> Function:
     """Let a function take arrays on meshes with explicit axes, as it takes all others.
 
     The network that it calls is then traced with automatic axes, where it may not ask for layouts
-    by `out_sharding=`; `jax.lax.with_sharding_constraint` it may use.
+    by `out_sharding=`; `jax.lax.with_sharding_constraint` it may use. Arrays with explicit axes
+    that it closes over cannot follow it there: pass them as parameters, outside of `wrt`.
 
     Args:
-        function: whose arrays are among its arguments, in any pytree, and whose results are small.
+        function: whose arrays are among its arguments, in any pytree.
 
     Returns:
         The same function. Its results are replicated where any argument has explicit axes.

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from lnpjax._programs import program_part, variables
 from lnpjax.parameters import accumulation_dtype, accurate_sum
 
-_CALLS = ("jit", "pjit", "closed_call")
+_CALLS = ("jit", "pjit")
 
 GRAM_SHARE = 4
 """Gram matrices are used where they have so many times fewer entries than the weight..."""
@@ -55,11 +55,24 @@ def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
         >>> tap_shapes(jax.make_jaxpr(network)(*leaves).jaxpr, 3)
         {0: (5,), 2: ()}
     """
-    shapes = {index: _shape(jaxpr, var) for index, var in enumerate(jaxpr.invars[:num_leaves])}
-    return {index: shape for index, shape in shapes.items() if shape is not None}
+    shapes, taken = {}, set()
+    for index, var in enumerate(jaxpr.invars[:num_leaves]):
+        found = _only_read(jaxpr, var)
+        # One of two weights that are multiplied with each other is enough for their product.
+        if found is not None and found.place not in taken:
+            shapes[index] = found.layers
+            taken.add(found.place)
+    return shapes
 
 
-def _shape(jaxpr: Any, var: Any) -> tuple[int, ...] | None:
+class _Read(NamedTuple):
+    """The one place where a variable is read: through which loops, and by which operation."""
+
+    layers: tuple[int, ...]
+    place: tuple[int, ...]
+
+
+def _only_read(jaxpr: Any, var: Any) -> _Read | None:
     reads = [
         (equation, position)
         for equation in jaxpr.eqns
@@ -70,19 +83,27 @@ def _shape(jaxpr: Any, var: Any) -> tuple[int, ...] | None:
         return None
     equation, position = reads[0]
     name, options = equation.primitive.name, equation.params
-    if name == "convert_element_type":
-        return _shape(jaxpr, equation.outvars[0])
+    inner: _Read | None = None
+    if name == "convert_element_type" and _is_real(equation.outvars[0]):
+        return _only_read(jaxpr, equation.outvars[0])
     if name in _CALLS:
-        inner = options["jaxpr"].jaxpr
-        return _shape(inner, inner.invars[position])
+        program = options["jaxpr"].jaxpr
+        inner = _only_read(program, program.invars[position])
+        return inner and _Read(inner.layers, (id(equation), *inner.place))
     if name == "scan" and position >= options["num_consts"] + options["num_carry"]:
         body = options["jaxpr"].jaxpr
-        return options["length"], *(_shape(body, body.invars[position]) or ())
-    if name == "dot_general" and not any(options["dimension_numbers"][1]):
-        return ()
-    if name == "gather" and position == 0 and _takes_rows(equation):
-        return ()
+        inner = _only_read(body, body.invars[position]) or _Read((), (position,))
+        return _Read((options["length"], *inner.layers), (id(equation), *inner.place))
+    real = all(map(_is_real, (var, *equation.outvars)))
+    product = name == "dot_general" and not any(options["dimension_numbers"][1])
+    lookup = name == "gather" and position == 0 and _takes_rows(equation)
+    if lookup or (product and _is_real(equation.invars[1 - position])):
+        return _Read((), (id(equation),)) if real else None
     return None
+
+
+def _is_real(var: Any) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.floating)
 
 
 def _takes_rows(equation: Any) -> bool:
@@ -182,7 +203,7 @@ def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
         deeper = {}
         for place, norm in norms.items():
             var = body.jaxpr.invars[place]
-            if _shape(body.jaxpr, var) is None:
+            if _only_read(body.jaxpr, var) is None:
                 inputs[place] = _read_with_norm(_itself, None, inputs[place], None, norm)
             else:
                 deeper[var] = norm
@@ -209,9 +230,6 @@ def _product_with_tap(equation: Any, operands: list[Array], taps: dict[int, Arra
         pair = (weight, other) if place == 0 else (other, weight)
         return equation.primitive.bind(*pair, **options)
 
-    def gram(rows: Array) -> Float[Array, "positions positions"]:
-        return jnp.matmul(rows, rows.T, precision=options["precision"])
-
     def gram_norm(other: Array, cotangent: Array) -> Float[Array, ""]:
         free = [axis for axis in range(other.ndim) if axis not in contracted]
         inputs = jnp.transpose(other, (*free, *contracted)).astype(dtype)
@@ -219,7 +237,8 @@ def _product_with_tap(equation: Any, operands: list[Array], taps: dict[int, Arra
             ahead = range(cotangent.ndim - len(free), cotangent.ndim)
             cotangent = jnp.moveaxis(cotangent, ahead, range(len(free)))
         cotangents = cotangent.astype(dtype).reshape(positions, -1)
-        return accurate_sum(gram(inputs.reshape(positions, -1)) * gram(cotangents))
+        inputs = inputs.reshape(positions, -1)
+        return _at_least_zero(_gram(inputs, inputs) * _gram(cotangents, cotangents))
 
     weight, other = operands[place], operands[1 - place]
     inner = math.prod(other.shape[axis] for axis in contracted)
@@ -238,8 +257,9 @@ def _lookup_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array
     def rows(table: Array, indices: Array) -> Array:
         return equation.primitive.bind(table, indices, **options)
 
+    last = len(operands[0]) - 1
+
     def gram_norm(indices: Array, cotangent: Array) -> Float[Array, ""]:
-        last = len(table) - 1
         clipped = options["mode"] == jax.lax.GatherScatterMode.CLIP
         ids = jnp.clip(indices.reshape(-1), 0, last) if clipped else indices.reshape(-1)
         inside = ((ids >= 0) & (ids <= last))[:, None]  # others read no row
@@ -268,7 +288,17 @@ def shared_rows_norm(
         Array(25., dtype=float32)
     """
     weighted = cotangents if weights is None else cotangents * weights[ids].astype(cotangents.dtype)
-    return accurate_sum(jnp.where(ids[:, None] == ids, weighted @ cotangents.T, 0))
+    return _at_least_zero(jnp.where(ids[:, None] == ids, _gram(weighted, cotangents), 0))
+
+
+def _gram(left: Float[Array, "t d"], right: Float[Array, "s d"]) -> Float[Array, "t s"]:
+    # What cancels in their sum must not have been rounded to less than float32 before.
+    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _at_least_zero(terms: Float[Array, "t s"]) -> Float[Array, ""]:
+    """The sum of terms that may cancel, where it is known to be a square."""
+    return jnp.maximum(accurate_sum(terms), 0)
 
 
 _READERS = {

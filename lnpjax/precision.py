@@ -168,7 +168,8 @@ def relative_error(
         noise_b: of ``G_B``.
 
     Returns:
-        The error: infinite where delta_loss is zero and nothing else is, zero where all is.
+        The error; zero where delta_loss is, since only gradients without common entries leave
+        exactly nothing.
 
     Example:
         >>> relative_error(0.5, 1.0, 1.0, 0.03, 0.04).round(4)
@@ -181,7 +182,7 @@ def relative_error(
     scaled = jnp.hypot(noise_a * norm_b, noise_b * norm_a)
     cosine = delta / jnp.where(product == 0, 1, product)
     error = scaled * (cosine + ALIGNMENT) + noise_a * jnp.asarray(noise_b)
-    return jnp.where(error == 0, 0.0, error / delta)
+    return jnp.where(delta == 0, 0.0, error / jnp.where(delta == 0, 1, delta))
 
 
 def rounding_flag(error: Float[ArrayLike, ""]) -> Int[Array, ""]:

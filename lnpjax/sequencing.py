@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 Tree = TypeVar("Tree")
 
@@ -30,14 +30,32 @@ def after(tree: Tree, *done: PyTree) -> Tree:
         >>> after(jnp.arange(3), jnp.full(2, jnp.nan))
         Array([0, 1, 2], dtype=int32)
     """
-    known = [
-        jnp.sum(leaf)
-        for leaf in jax.tree.leaves(done)
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    ]
+    known = [jnp.sum(leaf) for leaf in floating_leaves(done)]
     if not known:
         return tree
-    total = sum(known[1:], known[0])
-    # Never true, but no compiler knows.
-    never = jnp.isnan(total) & (total == 0)
+    never = _never(jax.lax.stop_gradient(sum(known[1:], known[0])))
     return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), tree)
+
+
+def floating_leaves(tree: PyTree) -> list[Array]:
+    """The floating-point arrays among the leaves, whatever else there is."""
+    return [
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+
+
+@jax.custom_batching.custom_vmap
+def _never(total: Float[Array, ""]) -> Bool[Array, ""]:
+    """False, but no compiler knows."""
+    return jnp.isnan(total) & (total == 0)
+
+
+@_never.def_vmap
+def _never_for_all(
+    axis_size: int, in_batched: list[bool], totals: Float[Array, " axis"]
+) -> tuple[Bool[Array, ""], bool]:
+    # One answer for all, or what waits for it would be computed for each.
+    del axis_size, in_batched
+    return _never(jnp.sum(totals, axis=0)), False

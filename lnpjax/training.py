@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, Key, PyTree
 from lnpjax._checks import require
 from lnpjax.assumptions import Batch
 from lnpjax.schedule import Windows
-from lnpjax.sequencing import after
+from lnpjax.sequencing import after, floating_leaves
 from lnpjax.status import Status
 
 TrainStep: TypeAlias = Callable[[Any, Batch], tuple[Any, Any]]
@@ -106,10 +106,8 @@ class InstrumentedStep:
         if self.take_gradient is not None:
             gradient, metrics = self.take_gradient(metrics)
         updated = self.params_of(new_state) if self.real_update else None
-        # The memory of the training step is free again before the measurement takes its own.
-        trained = (metrics, new_state) if gradient is None else gradient
-        batch_a, batch_b = after((batch_a, batch_b), trained)
-        return new_state, metrics, (params, batch_a, batch_b, key, gradient, updated)
+        trained = floating_leaves((metrics, new_state) if gradient is None else gradient)
+        return new_state, metrics, (params, batch_a, batch_b, key, gradient, updated, trained)
 
     def _measure(
         self,
@@ -119,7 +117,10 @@ class InstrumentedStep:
         key: Key[Array, ""],
         gradient: PyTree | None,
         updated: PyTree | None,
+        trained: list[Array],
     ) -> PyTree:
+        # The memory of the training step is free again before the measurement takes its own.
+        batch_a, batch_b = after((batch_a, batch_b), trained)
         extras = {"gradient_a": gradient, "params_after": updated}
         accepted = inspect.signature(self.measure).parameters
         known = {

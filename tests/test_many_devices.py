@@ -101,11 +101,13 @@ def placed(mesh, layout):
 
 def communicated(compiled):
     """How many numbers each collective of a program hands to a device."""
-    found = re.findall(
-        r"= \(?\w+\[([\d,]*)\].* (all-gather|all-reduce|all-to-all|collective-permute)",
-        compiled.as_text(),
-    )
-    return {(math.prod(map(int, filter(None, shape.split(",")))), kind) for shape, kind in found}
+    kinds = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
+    found = re.findall(rf"= (.*) ({kinds})(?:-start)?\(", compiled.as_text())
+    return {
+        (math.prod(map(int, filter(None, shape.split(",")))), kind)
+        for shapes, kind in found
+        for shape in re.findall(r"\w\d+\[([\d,]*)\]", shapes)
+    }
 
 
 def check_numbers(meshes):

@@ -166,6 +166,46 @@ def test_tables_are_read_row_by_row(mode, x64):
     check_norms(lookup(mode), params, ids, tapped=2)
 
 
+def filter_in_frequencies(params, x):
+    return jnp.fft.irfft(jnp.fft.rfft(x) @ params["w"])
+
+
+def imaginary_part(params, x):
+    return jnp.imag((x * (1 + 1j)) @ params["w"].astype(complex))
+
+
+def product_of_weights(params, x):
+    return x[..., :3] @ (params["u"] @ params["w"])
+
+
+@pytest.mark.parametrize(
+    ("model", "tapped"), [(filter_in_frequencies, 0), (imaginary_part, 0), (product_of_weights, 1)]
+)
+def test_complex_numbers_and_products_of_weights(model, tapped, x64):
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = {
+        "u": jax.random.normal(keys[0], (3, 9)),
+        "w": jax.random.normal(keys[1], (9, 9)),
+    }
+    inputs = jax.random.normal(keys[2], (BATCH, 1, 9 if model is not filter_in_frequencies else 16))
+    if model is not product_of_weights:
+        del params["u"]
+    check_norms(model, params, inputs, tapped=tapped)
+
+
+def test_norms_that_cancel_are_no_less_than_zero():
+    """Tokens all alike, and outputs whose mean is taken away: nothing is left but rounding."""
+    params = {"w": jnp.ones((64, 64))}
+    inputs = jnp.broadcast_to(jax.random.normal(jax.random.key(0), (20, 1, 64)), (20, 8, 64))
+
+    def centred(params, x):
+        y = x @ params["w"]
+        return y - y.mean(1, keepdims=True)
+
+    norm = lnpjax.squared_jacobian_norm(centred, params, inputs, key=jax.random.key(1))
+    assert np.all(norm.per_sample >= 0)
+
+
 def check_norms(model, params, inputs, *, tapped):
     rows = linearize_samples(model, params, inputs, norms_only=True)
     assert len(rows.pullbacks.tapped) == tapped

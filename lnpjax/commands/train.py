@@ -95,7 +95,9 @@ class Train:
             stack.enter_context(contextlib.closing(run))
             reporter = terminal_reporter() if group.is_first else Reporter()
             _announce(run, experiment, reporter)
-            writers = [stack.enter_context(contextlib.closing(w)) for w in self._writers(own)]
+            writers = group.together(lambda: list(self._writers(own)))
+            for writer in writers:
+                stack.enter_context(contextlib.closing(writer))
             stop_signal = stack.enter_context(_first_stop_signal())
             outcome = pretrain(
                 experiment,
