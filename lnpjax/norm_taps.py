@@ -94,7 +94,7 @@ def _only_read(jaxpr: Any, var: Any) -> _Read | None:
         body = options["jaxpr"].jaxpr
         inner = _only_read(body, body.invars[position]) or _Read((), (position,))
         return _Read((options["length"], *inner.layers), (id(equation), *inner.place))
-    real = all(map(_is_real, (var, *equation.outvars)))
+    real = all(map(_is_real, (var, *equation.outvars))) and var.aval.size > 0
     product = name == "dot_general" and not any(options["dimension_numbers"][1])
     lookup = name == "gather" and position == 0 and _takes_rows(equation)
     if lookup or (product and _is_real(equation.invars[1 - position])):

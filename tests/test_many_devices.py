@@ -88,14 +88,14 @@ def measures():
     return run
 
 
-def placed(mesh, layout):
+def placed(mesh, layout, batch_a=CASE.batch_a, batch_b=CASE.batch_b):
     of_parameter, of_batch = LAYOUTS[layout]
 
     def put(leaf, spec):
         return jax.device_put(leaf, NamedSharding(mesh, spec))
 
     params = jax.tree.map(lambda leaf: put(leaf, of_parameter(leaf)), CASE.params)
-    batches = jax.tree.map(lambda leaf: put(leaf, of_batch), (CASE.batch_a, CASE.batch_b))
+    batches = jax.tree.map(lambda leaf: put(leaf, of_batch), (batch_a, batch_b))
     return params, *batches
 
 
@@ -130,19 +130,23 @@ def check_work(mesh):
     """No device does the work of another, and no gradient travels but in the sum of all."""
     key = jax.random.key(0)
     measure = jax.jit(lambda params, *batches: lnp(lnpjax.Hutchinson(1))(params, *batches, key=key))
-    alone = measure.lower(CASE.params, CASE.batch_a, CASE.batch_b).compile()
+    batches = jax.tree.map(lambda rows: jnp.tile(rows, (64, 1)), (CASE.batch_a, CASE.batch_b))
+    alone = measure.lower(CASE.params, *batches).compile()
     leaves = jax.tree.leaves(CASE.params)
-    largest = max(leaf.size for leaf in leaves)
+    num_samples = len(batches[0][0])
+    norms, activations = num_samples * len(leaves), num_samples // 4 * 64
+    most_sent = max(norms, activations, *(leaf.size for leaf in leaves))
     for layout, most in (("by data", 1.3), ("by both", 1.5)):
-        shared = measure.lower(*placed(mesh, layout)).compile()
+        shared = measure.lower(*placed(mesh, layout, *batches)).compile()
         work = shared.cost_analysis()["flops"] / alone.cost_analysis()["flops"]
         assert work < most / 8, (layout, work)
         numbers = communicated(shared)
         assert numbers, layout
         if layout == "by data":  # gradients are added up; nothing else is sent
             assert {kind for _, kind in numbers} == {"all-reduce"}
-        # One weight at a time may be gathered; per-sample gradients would be 16 times as large.
-        assert max(size for size, _ in numbers) <= largest, (layout, numbers)
+        # One weight at a time may be gathered, and what the model axis has split of a device's own
+        # activations; its per-sample gradients of a weight would be 256 times that.
+        assert max(size for size, _ in numbers) <= most_sent, (layout, numbers)
 
 
 def on_eight_devices():

@@ -206,51 +206,41 @@ def test_norms_that_cancel_are_no_less_than_zero():
     assert np.all(norm.per_sample >= 0)
 
 
-def check_norms(model, params, inputs, *, tapped):
-    rows = linearize_samples(model, params, inputs, norms_only=True)
-    assert len(rows.pullbacks.tapped) == tapped
-    cotangents = jax.random.normal(jax.random.key(2), rows.outputs.shape)
-    gradients = rows.map_vjp(lambda vjp, cotangent: vjp(cotangent), cotangents)
-    norms = [jnp.sum(leaf**2, axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(gradients)]
-    found = rows.map_norms(lambda vjp, c: lnpjax.probes.squares(vjp(c), None), cotangents)
-    np.testing.assert_allclose(found, jnp.stack(norms, axis=1), rtol=1e-10)
-    for left, right in zip(
-        jax.tree.leaves(rows.vjp(cotangents)), jax.tree.leaves(gradients), strict=True
-    ):
-        np.testing.assert_allclose(left, right.sum(0), atol=1e-12)
+def check_norms(model, params, inputs, *, tapped, rtol=1e-10, atol=1e-12):
+    """Against `jax.vjp` of every sample alone."""
+
+    @jax.jit
+    def found(params, inputs, cotangents):
+        rows = linearize_samples(model, params, inputs, norms_only=True)
+        assert len(rows.pullbacks.tapped) == tapped
+        norms = rows.map_norms(lambda vjp, c: lnpjax.probes.squares(vjp(c), None), cotangents)
+        gradients = rows.map_vjp(lambda vjp, cotangent: vjp(cotangent), cotangents)
+        return norms, rows.vjp(cotangents), gradients
+
+    @jax.jit
+    def expected(params, inputs, cotangents):
+        def pulled(x, cotangent):
+            return jax.vjp(lambda p: model(p, x[None])[0], params)[1](cotangent)[0]
+
+        gradients = jax.vmap(pulled)(inputs, cotangents)
+        norms = [jnp.sum(leaf**2, axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(gradients)]
+        return jnp.stack(norms, axis=1), jax.tree.map(lambda g: g.sum(0), gradients), gradients
+
+    shape = jax.eval_shape(model, params, inputs).shape
+    arguments = (params, inputs, jax.random.normal(jax.random.key(2), shape))
+    jax.tree.map(
+        lambda left, right: np.testing.assert_allclose(left, right, rtol=rtol, atol=atol),
+        found(*arguments),
+        expected(*arguments),
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_norms_and_sums_equal_those_of_per_sample_gradients(name, x64):
-    model, _ = MODELS[name]
+    model, expected = MODELS[name]
     params, inputs = jax.tree.map(lambda leaf: leaf.astype(float), (make_params(), INPUTS))
-    outputs = model(params, inputs)
-    cotangents = jax.random.normal(jax.random.key(2), outputs.shape)
     close = {"rtol": 1e-6, "atol": 1e-6} if "cast" in name else {"rtol": 1e-10, "atol": 1e-12}
-
-    def pulled(x, cotangent):
-        return jax.vjp(lambda p: model(p, x[None])[0], params)[1](cotangent)[0]
-
-    expected = jax.vmap(pulled)(inputs, cotangents)
-    rows = linearize_samples(model, params, inputs, norms_only=True)
-
-    def norms(vjp, cotangent):
-        return lnpjax.probes.squares(vjp(cotangent), None)
-
-    squared = [jnp.sum(leaf**2, axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(expected)]
-    np.testing.assert_allclose(
-        rows.map_norms(norms, cotangents), jnp.stack(squared, axis=1), **close
-    )
-    jax.tree.map(
-        lambda left, right: np.testing.assert_allclose(left, right.sum(0), **close),
-        rows.vjp(cotangents),
-        expected,
-    )
-    jax.tree.map(
-        lambda left, right: np.testing.assert_allclose(left, right, **close),
-        rows.map_vjp(lambda vjp, cotangent: vjp(cotangent), cotangents),
-        expected,
-    )
+    check_norms(model, params, inputs, tapped=len(expected), **close)
 
 
 @pytest.mark.parametrize(
@@ -279,7 +269,7 @@ def test_a_preconditioner_weighs_every_layer_by_its_own():
 
     def measured(model):
         measure = lnpjax.lnp(model, mean_squared_error, estimator=lnpjax.Exact())
-        return measure(params, batch, preconditioner=weights)
+        return jax.jit(measure)(params, batch, preconditioner=weights)
 
     np.testing.assert_allclose(measured(scanned).chi_net, measured(unrolled).chi_net, rtol=1e-5)
 
@@ -347,6 +337,7 @@ def test_an_ensemble_is_measured_as_its_members_are():
     together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
     measure = lnpjax.lnp(scanned, mean_squared_error, estimator=lnpjax.Exact())
 
+    @jax.jit
     def measured(params):
         return measure(params, (INPUTS, TARGETS), (INPUTS[:3], TARGETS[:3]))
 
