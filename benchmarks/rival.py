@@ -63,7 +63,6 @@ from lnpjax.data.datasets import TokenDataset
 from lnpjax.data.sources import standard_library_documents
 from lnpjax.models import preset
 
-WORKLOADS = [("115K", 32, 64), ("1.2M", 32, 64)]
 TRAINING_STEPS = 200
 PAPER_PROBES = 10  # Spectral Reach, B.1
 TIMED_PROBES = {"perspic": (1, 4, PAPER_PROBES), "lnpjax": (1, 4)}
@@ -388,25 +387,14 @@ COLUMN_FIELDS = [field for field, _ in COLUMNS.values()]
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rival", description=table.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.rival",
+        description="Where perspic's |J|^2 is right, on small networks against dense Jacobians; "
+        "python -m benchmarks rival --perspic PATH times it.",
+    )
     parser.add_argument("--perspic", required=True, help="a checkout of perspic")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds; medians are taken")
-    parser.add_argument("--steps", type=int, default=TRAINING_STEPS, help="training beforehand")
-    parser.add_argument("--model", help="only this preset")
-    parser.add_argument("--out", help="also write the rows as JSON to this file")
-    parser.add_argument("--correctness", action="store_true", help="small networks only")
     given = parser.parse_args()
-    rows = []
-    if given.correctness:
-        rows = importlib.import_module("benchmarks.rival_side").correctness(given.perspic)
-        print(*rows, sep="\n")
-    for workload in () if given.correctness else WORKLOADS:
-        if given.model in (None, workload[0]):
-            found = run(*workload, perspic=given.perspic, rounds=given.rounds, steps=given.steps)
-            print(table(found) + "\n", flush=True)
-            rows += found
-    if given.out:
-        Path(given.out).write_text(json.dumps(rows, indent=1))
+    print(*importlib.import_module("benchmarks.rival_side").correctness(given.perspic), sep="\n")
 
 
 if __name__ == "__main__":

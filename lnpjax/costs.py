@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
 from lnpjax._checks import require
@@ -18,7 +19,8 @@ def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
     """Floating-point operations of the matrix products and convolutions in a function.
 
     A multiplication and an addition count as two. Loops with a known length are counted that often,
-    a branch as its most expensive case; everything else (element-wise work) counts nothing.
+    a branch as its most expensive case; everything else (element-wise work) counts nothing, and so
+    does what no result depends on.
 
     Args:
         function: traced, never run.
@@ -29,7 +31,9 @@ def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
         >>> matmul_flops(jnp.matmul, jnp.ones((3, 4)), jnp.ones((4, 5)))
         120.0
     """
-    return _flops(jax.make_jaxpr(function)(*arguments).jaxpr)
+    jaxpr = jax.make_jaxpr(function)(*arguments).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    return _flops(needed)
 
 
 def _flops(jaxpr: Any) -> float:

@@ -312,7 +312,9 @@ def lnp(
             computed; and, outside `jit`, where samples interact (inside, `status` says so).
 
     Cost: with `Hutchinson(1)`, in gradients: 5/3 where A = B, 10/3 for a cross batch, 8/3 if A's
-    gradient is handed over.
+    gradient is handed over; less where norms are had without gradients (`lnpjax.norm_taps`), and a
+    forward pass more per batch under a preconditioner, which needs them. Memory: that of the larger
+    batch's pass, since A is done with before B begins.
 
     Example:
         >>> key = jax.random.key(0)
