@@ -28,7 +28,7 @@ from lnpjax._checks import require
 from lnpjax.assumptions import check_batch
 from lnpjax.jacobian import SampleLinearization, linearize_samples
 from lnpjax.norm_taps import shared_rows_norm
-from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
+from lnpjax.probes import for_each_probe, map_norms, rademacher, sample_keys, squares
 from lnpjax.pullbacks import Pullback, is_norms
 
 Body = Callable[[PyTree, Array], Array]
@@ -149,8 +149,7 @@ class SplitLinearization:
             return for_each_probe(one_probe, sample_key, num_probes)
 
         keys = sample_keys(key, len(hidden))
-        mapped = self.body.map_norms if weights is None else self.body.map_vjp
-        return mapped(one_sample, self.ids, hidden, keys)
+        return map_norms(self.body, weights)(one_sample, self.ids, hidden, keys)
 
     def _merged(self, inner: list[Any], outer: dict[str, Any]) -> list[Any]:
         """One list in the order of the trainable leaves."""

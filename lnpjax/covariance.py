@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.microbatches import filled, sliced
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.status import Status, describe_status, flag
 
@@ -191,16 +192,11 @@ def covariance_update(
     """
     rows, valid = _check_samples(state, hidden, mask, argument)
     rounding = max(float(jnp.finfo(dtype).eps) for dtype in (hidden.dtype, rows.dtype))
-    num_rows, dimension = rows.shape
+    num_rows = len(rows)
     size = min(CHUNK_ROWS, num_rows)
     num_chunks = -(-num_rows // size)
-    padding = size * num_chunks - num_rows
-    rows = jnp.pad(rows, ((0, padding), (0, 0)))
-    valid = jnp.pad(valid, (0, padding))
-    # Every chunk takes rows from all over: of a batch that is sharded over devices, each holds its
-    # share of every chunk, and no row has to travel.
-    chunks = rows.reshape(size, num_chunks, dimension).swapaxes(0, 1)
-    valid = valid.reshape(size, num_chunks).swapaxes(0, 1)
+    chunks = sliced(rows, num_chunks, size)
+    valid = sliced(valid, num_chunks, size) & filled(num_rows, num_chunks, size)
     if num_chunks == 1:
         return covariance_merge(state, _statistics(chunks[0], valid[0], rounding))
 

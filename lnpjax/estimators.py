@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Protocol, TypeAlias
 
 import jax
@@ -28,7 +27,7 @@ from lnpjax.jacobian import (
     linearize,
     linearize_samples,
 )
-from lnpjax.probes import for_each_probe, rademacher, sample_keys, squares
+from lnpjax.probes import for_each_probe, map_norms, rademacher, sample_keys, squares
 from lnpjax.pullbacks import Pullback
 
 PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization | SplitLinearization
@@ -125,7 +124,7 @@ class Exact(_PerSampleEstimator):
 
             return jnp.sum(jax.lax.map(chunk_norms, starts), axis=0)[None]
 
-        return _map_norms(linearization, weights)(one_sample)
+        return map_norms(linearization, weights)(one_sample)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,7 +189,7 @@ class Hutchinson(_PerSampleEstimator):
                 self.num_probes,
             )
 
-        return _map_norms(linearization, weights)(one_sample, keys)
+        return map_norms(linearization, weights)(one_sample, keys)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,11 +240,6 @@ class GlobalHutchinson:
             return squares(linearization.vjp(signs), weights)
 
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
-
-
-def _map_norms(linearization: Any, weights: PyTree | None) -> Callable[..., PyTree]:
-    """Norms of gradients, sample by sample; weighted ones need the gradients themselves."""
-    return linearization.map_norms if weights is None else linearization.map_vjp
 
 
 def by_row(mask: Bool[Array, " batch"], outputs: Float[Array, "batch ..."]) -> Bool[Array, ...]:

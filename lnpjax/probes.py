@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,3 +62,13 @@ def squares(gradient: PyTree, weights: PyTree | None) -> Float[Array, " leaf"]:
     return jnp.stack(
         [jnp.sum(leaf.values) if is_norms(leaf) else squares(leaf, None)[0] for leaf in leaves]
     )
+
+
+def map_norms(linearization: Any, weights: PyTree | None) -> Callable[..., PyTree]:
+    """What maps a function of `squares` over samples; weighted ones need whole gradients.
+
+    Args:
+        linearization: of the samples of a batch (`lnpjax.jacobian.SampleLinearization`).
+        weights: what the squares will be weighted with.
+    """
+    return linearization.map_norms if weights is None else linearization.map_vjp
