@@ -49,6 +49,8 @@ def to_array(leaf: Any) -> np.ndarray | jax.Array:
     """A leaf as an array that Orbax can store."""
     if is_key(leaf):
         return jax.random.key_data(leaf)
+    if isinstance(leaf, int) and np.asarray(leaf).dtype == object:  # more than 64 bits
+        return np.frombuffer(leaf.to_bytes(leaf.bit_length() // 8 + 1, "little", signed=True), "u1")
     return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
 
 
@@ -110,6 +112,8 @@ def to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
     if isinstance(array, jax.Array):
         return array
     if not hasattr(target, "shape"):
+        if array.dtype == np.uint8:
+            return int.from_bytes(array.tobytes(), "little", signed=True)
         return type(target)(array.item())
     if key is not None:
         keys = (

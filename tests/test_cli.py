@@ -186,12 +186,18 @@ def refused(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line.removeprefix("lnpjax: ")
 
 
+CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+    "normalizer": null, "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null,
+    "decoder": null, "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}}"""
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"data": "nowhere.txt"}, "data: expected one of stdlib, digits, simplestories, or the"),
         ({"tokenizer": "broken.json"}, "broken.json"),
         ({"tokenizer": "nowhere.json"}, "nowhere.json"),
+        ({"tokenizer": "closed.json"}, "closed.json, which has no token for unknown words such as"),
         ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
         ({"steps": 2}, "window_width: expected at most the 2 steps of the run"),
         ({"preset": "7B"}, "preset: expected one of 115K, 102.6K"),
@@ -218,6 +224,7 @@ def test_bad_options_get_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     Path("broken.json").write_text("{")
+    Path("closed.json").write_text(CLOSED_VOCABULARY)
     Path("taken").mkdir()
     Path("taken/mine.txt").touch()
     here = sorted(tmp_path.rglob("*"))

@@ -346,7 +346,7 @@ def mixed_state() -> dict[str, Any]:
         "weak": jnp.asarray(0.25),
         "flag": np.asarray(True),
         "nan": np.asarray([np.nan, -0.0, np.inf], np.float32),
-        "python": (3, 0.1, True, None),
+        "python": (3, 0.1, True, None, 2**64 - 1, 2**64, -(2**127), 255 * 2**120, -(2**63) - 1),
     }
 
 

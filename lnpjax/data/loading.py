@@ -21,6 +21,7 @@ from lnpjax.data.sources import (
     TEXT_EXTENSIONS,
     read_documents,
     standard_library_documents,
+    text_extension,
 )
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -72,8 +73,8 @@ def load_dataset(
     Args:
         data: `"stdlib"` (the interpreter's own sources), `"digits"` (scikit-learn's digits,
             next-pixel prediction), `"simplestories"` (the Hugging Face hub), or a path: a `.txt`,
-            `.jsonl` or `.parquet` file, a folder of such files, or an `.npz` file of uint8 images
-            (next-pixel prediction).
+            `.jsonl` or `.parquet` file (the first two also as `.gz`), a folder of such files, or an
+            `.npz` file of uint8 images (next-pixel prediction).
         tokenizer: for text: None or `"bytes"`, else the path of a Hugging Face `tokenizers` JSON
             file.
         context_length: positions per sequence; None for 128 with text, and for one whole image
@@ -115,14 +116,14 @@ def load_dataset(
         error=FileNotFoundError,
     )
     is_file = data not in KNOWN_DATA and Path(data).is_file()
-    extension = Path(data).suffix if is_file else ""
+    is_images = is_file and Path(data).suffix == ".npz"
     require(
-        not is_file or extension in (*TEXT_EXTENSIONS, ".npz"),
+        not is_file or is_images or text_extension(data) is not None,
         "data",
         expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
         got=data,
     )
-    if data == "digits" or extension == ".npz":
+    if data == "digits" or is_images:
         text_only = {"tokenizer": tokenizer, "max_bytes": max_bytes, "text_field": text_field}
         for argument, value in text_only.items():
             require(value is None, argument, expected=f"None for images ({data})", got=repr(value))

@@ -7,17 +7,34 @@ on nothing but the source itself.
 from __future__ import annotations
 
 import codecs
+import gzip
+import io
 import json
 import re
 import sysconfig
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from lnpjax._checks import import_extra, require
 
-TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet")
+TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 """The files that `read_documents` reads."""
+
+_DOCUMENTATION = {"", ".md", ".rst"}
+"""Extensions of files that lie next to data and are no data: left out without a warning."""
+
+_ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""What a file's byte-order mark says about the rest."""
 
 TEXT_FIELDS = ("text", "story")
 """Fields looked for in `.jsonl` and `.parquet` files when none is named, in this order."""
@@ -89,7 +106,8 @@ def split_documents(
     r"""Split a stream of text at a separator, one document at a time.
 
     White space around a document belongs to the separator and is removed; empty documents are
-    skipped.
+    skipped. Line ends are made ``\n`` first, in the text and in the separator, so that documents
+    set apart by blank lines are so whichever system wrote them.
 
     Args:
         chunks: the text, in pieces of any size.
@@ -114,9 +132,12 @@ def split_documents(
 
 
 def _split_documents(chunks: Iterable[str], separator: str, drop_cut: bool) -> Iterator[str]:
+    separator = re.sub("\r\n?", "\n", separator)
+    newlines = io.IncrementalNewlineDecoder(None, translate=True)
     rest, separated = "", False
     for chunk in chunks:
-        *whole, rest = (rest + chunk).split(separator)
+        # It translates text where it has no decoder for bytes; its annotation knows only of these.
+        *whole, rest = (rest + newlines.decode(cast(Any, chunk))).split(separator)
         separated = separated or bool(whole)
         yield from filter(None, map(str.strip, whole))
     if rest.strip() and not (separated and drop_cut):
@@ -132,11 +153,14 @@ def read_documents(
 ) -> Iterator[str]:
     """Read documents from a `.txt`, `.jsonl` or `.parquet` file, or from a folder of such files.
 
-    The files of a folder are read in the order of their relative paths, subfolders included; files
-    with other extensions are passed over. Parquet files are streamed one row group at a time.
+    The files of a folder are read in the order of their relative paths, subfolders included, unless
+    they or their folders are hidden (`.ipynb_checkpoints`). Files with other extensions are left
+    out, and so is the compressed copy of a file that lies next to it; a warning says which, except
+    for documentation. Text is UTF-8, or what its byte-order mark says. Parquet files are streamed
+    one row group at a time.
 
     Args:
-        path: the file or folder.
+        path: the file or folder; `.txt` and `.jsonl` may be compressed (`.txt.gz`, `.jsonl.gz`).
         text_field: the field (jsonl) or column (parquet) that holds the text; None takes the first
             of `TEXT_FIELDS` that is there.
         separator: what ends a document in a `.txt` file (see `split_documents`).
@@ -162,22 +186,32 @@ def read_documents(
     """
     path = Path(path)
     require(separator != "", "separator", expected="a non-empty string", got="''")
-    readers: dict[str, Callable[[Path], Iterator[str]]] = {
-        ".txt": lambda file: split_documents(
-            _decoded(file), separator=separator, drop_cut=drop_cut
-        ),
-        ".jsonl": lambda file: _jsonl_texts(file, text_field),
-        ".parquet": lambda file: _parquet_texts(file, text_field),
-    }
+
+    def documents(file: Path) -> Iterator[str]:
+        kind = str(text_extension(file)).removesuffix(".gz")
+        if kind == ".parquet":
+            return _parquet_texts(file, text_field)
+        if kind == ".jsonl":
+            return _jsonl_texts(file, text_field)
+        return split_documents(_decoded(file), separator=separator, drop_cut=drop_cut)
+
     files = _text_files(path)
-    if any(file.suffix == ".parquet" for file in files):
+    if any(text_extension(file) == ".parquet" for file in files):
         _import_parquet()
     return (
-        stripped
-        for file in files
-        for document in readers[file.suffix](file)
-        if (stripped := document.strip())
+        stripped for file in files for document in documents(file) if (stripped := document.strip())
     )
+
+
+def text_extension(path: str | Path) -> str | None:
+    """Return which of `TEXT_EXTENSIONS` a path ends in, in small or capital letters.
+
+    Example:
+        >>> text_extension("stories.JSONL.gz"), text_extension("stories.csv")
+        ('.jsonl.gz', None)
+    """
+    name = Path(path).name.lower()
+    return next((end for end in TEXT_EXTENSIONS if name.endswith(end)), None)
 
 
 def _text_files(path: Path) -> list[Path]:
@@ -191,64 +225,125 @@ def _text_files(path: Path) -> list[Path]:
     )
     if path.is_file():
         require(
-            path.suffix in TEXT_EXTENSIONS, "path", expected=f"a file ending in {known}", got=path
+            text_extension(path) is not None,
+            "path",
+            expected=f"a file ending in {known}",
+            got=path,
         )
         return [path]
-    candidates = sorted(
-        (file for file in path.rglob("*") if file.is_file()),
-        key=lambda file: file.relative_to(path).as_posix(),
+    visible = (
+        file
+        for file in path.rglob("*")
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
     )
-    files = [file for file in candidates if file.suffix in TEXT_EXTENSIONS]
+    candidates = sorted(visible, key=lambda file: file.relative_to(path).as_posix())
+    files = [file for file in candidates if text_extension(file) is not None]
     require(
         bool(files),
         "path",
         expected=f"a folder with at least one file ending in {known}",
         got=f"{path} with {_listed({file.suffix or file.name for file in candidates})}",
     )
-    return files
+    copies = [
+        file for file in files if file.suffix.lower() == ".gz" and file.with_suffix("") in files
+    ]
+    _warn_of_files_left_out(path, [file for file in candidates if file not in files], copies)
+    return [file for file in files if file not in copies]
+
+
+def _warn_of_files_left_out(folder: Path, others: list[Path], copies: list[Path]) -> None:
+    kinds = Counter(file.suffix for file in others if file.suffix.lower() not in _DOCUMENTATION)
+    left_out = [f"{count} ending in {kind!r}" for kind, count in sorted(kinds.items())]
+    left_out += [f"{file.name}, the compressed copy of {file.stem}" for file in copies]
+    if left_out:
+        warnings.warn(
+            f"path: not all files of {folder} were read: left out {'; '.join(left_out)}",
+            stacklevel=4,
+        )
 
 
 def _decoded(path: Path) -> Iterator[str]:
     # A file cut at a byte count may end inside a character: the decoder is never told that the
     # input is over, so an incomplete last character is left out while a wrong byte anywhere else
     # is still an error.
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            try:
-                yield decoder.decode(chunk)
-            except UnicodeDecodeError as error:
-                raise ValueError(f"path: expected UTF-8 text, got {path} ({error})") from error
+    decoder: codecs.IncrementalDecoder | None = None
+    for chunk in _chunks(path):
+        if decoder is None:
+            decoder = codecs.getincrementaldecoder(_encoding(path, chunk))()
+        try:
+            yield decoder.decode(chunk)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"path: expected UTF-8 text, or UTF-16 with a byte-order mark, got {path} ({error})"
+            ) from error
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    try:
+        with cast(
+            IO[bytes], (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
+        ) as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"path: expected a whole gzip file, got {path} ({error})") from error
+
+
+def _encoding(path: Path, start: bytes) -> str:
+    """The encoding of a text that begins like this.
+
+    Raises:
+        ValueError: if a quarter of the bytes are zero: then it is UTF-16, in which byte order its
+            writer has not said, or no text.
+    """
+    for mark, encoding in _ENCODINGS:
+        if start.startswith(mark):
+            return encoding
+    require(
+        4 * start.count(0) < len(start),
+        "path",
+        expected="UTF-8 text, or UTF-16 with a byte-order mark",
+        got=f"{path}, which has a zero in every few bytes (UTF-16 without its mark?)",
+    )
+    return "utf-8"
+
+
+def _lines(chunks: Iterable[str]) -> Iterator[str]:
+    """Lines that end in a line feed: JSON may hold other characters that Python calls line ends."""
+    rest = ""
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split("\n")
+        yield from whole
+    yield rest
 
 
 def _jsonl_texts(path: Path, text_field: str | None) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            place = f"{path}, line {number}"
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"path: expected one JSON object per line, got {place} ({error})"
-                ) from error
-            require(
-                isinstance(record, dict),
-                "path",
-                expected="one JSON object per line",
-                got=f"{type(record).__name__} in {place}",
-            )
-            field = _choose_field(text_field, record, place)
-            text = record[field]
-            require(
-                text is None or isinstance(text, str),
-                "text_field",
-                expected="a field that holds text",
-                got=f"{field!r}, which holds {type(text).__name__} in {place}",
-            )
-            # JSON can spell half of a surrogate pair, which is no character and has no encoding.
-            yield (text or "").encode(errors="replace").decode()
+    for number, line in enumerate(_lines(_decoded(path)), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(
+                f"path: expected one JSON object per line, got {place} ({error})"
+            ) from error
+        require(
+            isinstance(record, dict),
+            "path",
+            expected="one JSON object per line",
+            got=f"{type(record).__name__} in {place}",
+        )
+        field = _choose_field(text_field, record, place)
+        text = record[field]
+        require(
+            text is None or isinstance(text, str),
+            "text_field",
+            expected="a field that holds text",
+            got=f"{field!r}, which holds {type(text).__name__} in {place}",
+        )
+        # JSON can spell half of a surrogate pair, which is no character and has no encoding.
+        yield (text or "").encode(errors="replace").decode()
 
 
 def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:

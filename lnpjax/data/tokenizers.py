@@ -101,11 +101,13 @@ class JsonTokenizer:
         backend: the `tokenizers.Tokenizer`.
         vocab_size: one more than the largest id, added tokens included.
         end_of_text: the id of the token that ends a text, or None.
+        name: the file it was read from, for messages.
     """
 
     backend: Any
     vocab_size: int
     end_of_text: int | None
+    name: str = "the tokenizer"
 
     @classmethod
     def from_file(cls, path: str | Path, *, end_of_text: str | None = None) -> JsonTokenizer:
@@ -160,16 +162,47 @@ class JsonTokenizer:
             backend=backend,
             vocab_size=max(vocabulary.values()) + 1,
             end_of_text=next((vocabulary[t] for t in candidates if t in vocabulary), None),
+            name=str(path),
         )
 
     def encode(self, text: str) -> Int[np.ndarray, " length"]:
-        """The ids of a text."""
+        """The ids of a text.
+
+        Raises:
+            ValueError: as `encode_batch`.
+        """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
-        """The ids of several texts, encoded in parallel."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        """The ids of several texts, encoded in parallel.
+
+        Raises:
+            ValueError: if a word is not in the vocabulary and the tokenizer has no token for
+                unknown ones; the message names both.
+        """
+        try:
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        except Exception as error:  # the package raises bare `Exception`s
+            raise ValueError(
+                f"tokenizer: expected one that can encode every word, got {self.name}, which has "
+                f"no token for unknown words such as {self._unknown_word(texts)!r} ({error})"
+            ) from error
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
+
+    def _unknown_word(self, texts: Sequence[str]) -> str:
+        """The first word that cannot be encoded, or the text around it."""
+        for text in texts:
+            words = [text]
+            if (normalizer := self.backend.normalizer) is not None:
+                words = [normalizer.normalize_str(text)]
+            if (splitter := self.backend.pre_tokenizer) is not None:
+                words = [word for word, _ in splitter.pre_tokenize_str(words[0])]
+            for word in words:
+                try:
+                    self.backend.model.tokenize(word)
+                except Exception:  # as above
+                    return word
+        return texts[0]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
         """The text of some ids, special tokens included."""

@@ -126,7 +126,7 @@ class DataOptions:
             - stdlib: 4 MiB of the Python interpreter's own library; needs no network.
             - digits: scikit-learn's handwritten digits, next pixel; needs no network.
             - simplestories: from the Hugging Face hub.
-            - a .txt, .jsonl or .parquet file, or a folder of such files: text.
+            - a .txt, .jsonl or .parquet file (.gz too), or a folder of such files: text.
             - an .npz file of uint8 images: next pixel.
         tokenizer: Path of a Hugging Face tokenizers JSON file. None: the tokens are the bytes, 256
             of them.

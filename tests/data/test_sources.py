@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import codecs
+import gzip
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -74,6 +77,76 @@ def test_blank_lines_can_separate_documents(tmp_path):
     assert list(read_documents(path, separator="\n\n")) == ["one\ntwo", "three"]
 
 
+@pytest.mark.parametrize("ends", ["\r\n", "\r"])
+def test_blank_lines_separate_documents_whichever_system_wrote_them(tmp_path, ends):
+    path = tmp_path / "poems.txt"
+    path.write_bytes("one\ntwo\n\nthree".replace("\n", ends).encode())
+    for separator in ("\n\n", ends * 2):
+        documents = list(read_documents(path, separator=separator, drop_cut=False))
+        assert documents == ["one\ntwo", "three"]
+    # The two characters of one line end may come in two chunks.
+    assert list(split_documents(["a\r", "\n\r", "\nb"], separator="\n\n", drop_cut=False)) == [
+        "a",
+        "b",
+    ]
+
+
+ENCODINGS = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+    "utf-32-be": codecs.BOM_UTF32_BE,
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("extension", [".txt", ".jsonl"])
+def test_a_byte_order_mark_says_how_to_read_and_is_no_text(tmp_path, extension, encoding):
+    path = tmp_path / f"stories{extension}"
+    WRITERS[extension](path, DOCUMENTS)
+    path.write_bytes(ENCODINGS[encoding] + path.read_text().encode(encoding))
+    assert list(read_documents(path)) == DOCUMENTS
+
+
+@pytest.mark.parametrize("extension", [".txt", ".jsonl"])
+def test_compressed_text_is_read_next_to_other_text(tmp_path, extension):
+    WRITERS[extension](tmp_path / f"a{extension}", DOCUMENTS[:2])
+    WRITERS[extension](tmp_path / f"b{extension}", DOCUMENTS[2:])
+    content = (tmp_path / f"b{extension}").read_bytes()
+    (tmp_path / f"b{extension}").unlink()
+    compressed = tmp_path / f"b{extension}.gz"
+    compressed.write_bytes(gzip.compress(content))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_documents(tmp_path)) == DOCUMENTS
+    # Beside what it was made from, it is a copy.
+    (tmp_path / f"b{extension}").write_bytes(content)
+    with pytest.warns(UserWarning, match=r"left out b\..*gz, the compressed copy of b"):
+        assert list(read_documents(tmp_path)) == DOCUMENTS
+    compressed.write_bytes(compressed.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"path: expected a whole gzip file, got .*b"):
+        list(read_documents(compressed))
+
+
+def test_hidden_files_and_folders_are_not_read(tmp_path):
+    for name in (".ipynb_checkpoints/a-checkpoint.txt", "b/.cache/c/d.txt", "._a.txt", "a.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_documents(tmp_path)) == ["a.txt"]
+    hidden = tmp_path / ".ipynb_checkpoints"  # named by the user, it is meant
+    assert list(read_documents(hidden)) == [".ipynb_checkpoints/a-checkpoint.txt"]
+
+
+def test_what_a_folder_holds_besides_is_said(tmp_path):
+    for name in ("a.txt", "b.TXT", "c.csv", "d.csv", "e.jsonl.zst", "README.md", "LICENSE"):
+        (tmp_path / name).write_text(name)
+    with pytest.warns(UserWarning, match=r"left out 2 ending in '\.csv'; 1 ending in '\.zst'$"):
+        assert list(read_documents(tmp_path)) == ["a.txt", "b.TXT"]
+
+
 def test_a_file_cut_inside_a_character_is_read(tmp_path):
     (tmp_path / "cut.txt").write_bytes("Märchen<|endoftext|>Mä".encode()[:-1])
     assert list(read_documents(tmp_path / "cut.txt", drop_cut=False)) == ["Märchen", "M"]
@@ -143,8 +216,20 @@ def test_an_interpreter_without_sources_is_refused(tmp_path, monkeypatch):
 
 
 BAD_FILES = {
-    "notes.csv": (b"a,b", r"path: expected a file ending in \.txt, \.jsonl, \.parquet, got .*csv"),
-    "latin.txt": ("Mä rchen".encode("latin-1"), r"path: expected UTF-8 text, got .*latin\.txt"),
+    "notes.csv": (
+        b"a,b",
+        r"path: expected a file ending in \.txt, \.jsonl, \.parquet, .*got .*csv",
+    ),
+    "latin.txt": ("Mä rchen".encode("latin-1"), r"path: expected UTF-8 text, .*got .*latin\.txt"),
+    "wide.txt": (
+        "Once.".encode("utf-16-le"),
+        r"expected UTF-8 .* byte-order mark, got .*wide\.txt",
+    ),
+    "wide.jsonl": (
+        b'{"text": "Once."}'.decode().encode("utf-16-be"),
+        r"expected UTF-8 .* byte-order mark, got .*wide\.jsonl",
+    ),
+    "no.txt.gz": (b"text", r"path: expected a whole gzip file, got .*no\.txt\.gz"),
     "broken.jsonl": (b'{"text": "a"}\n{"te', r"one JSON object per line, got .*line 2"),
     "list.jsonl": (b"[1, 2]\n", r"one JSON object per line, got list in .*line 1"),
     "number.jsonl": (b'{"text": 3}\n', r"text_field: .*got 'text', which holds int in .*line 1"),

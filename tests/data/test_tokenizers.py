@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lnpjax.data.datasets import encode_documents
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -64,6 +65,25 @@ def test_a_json_tokenizer_neither_pads_nor_cuts_nor_adds(word_file):
     assert tokenizer.decode(ids) == "once upon a time once"
     assert (tokenizer.vocab_size, tokenizer.end_of_text) == (6, 1)
     assert tokenizer.decode([5, 1]) == "time [EOS]"
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_word_that_a_tokenizer_cannot_encode_is_named_with_its_file(tmp_path, lower):
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    if lower:
+        backend.normalizer = tokenizers.normalizers.Lowercase()
+    backend.save(str(tmp_path / "closed.json"))
+    tokenizer = JsonTokenizer.from_file(tmp_path / "closed.json")
+    assert tokenizer.encode("a a").tolist() == [0, 0]
+    word = "Zebra".lower() if lower else "Zebra"
+    message = (
+        rf"tokenizer: expected .*got .*closed\.json, which has no .*unknown words such as '{word}'"
+    )
+    with pytest.raises(ValueError, match=message):
+        tokenizer.encode_batch(["a", "a Zebra a Yak"])
+    with pytest.raises(ValueError, match=message):
+        encode_documents(["a Zebra"], tokenizer)
 
 
 def test_encoding_a_batch_equals_encoding_one_by_one(word_file):
