@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import jax
 from jax.extend import core
 
 
@@ -35,3 +36,36 @@ def program_part(
         debug_info=jaxpr.debug_info.with_unknown_names(),
     )
     return core.ClosedJaxpr(part, closed.consts)
+
+
+def consts_and_carry(equation: Any) -> tuple[int, int]:
+    """How many of a loop's operands are constants, and how many are carried; the rest are sliced.
+
+    Told by shapes, since releases of JAX differ in how they write it down: what is sliced or
+    stacked has one axis more outside the loop than inside.
+    """
+    body = equation.params["jaxpr"].jaxpr
+
+    def whole(outside: Any, inside: Any) -> int:
+        return sum(
+            len(one.aval.shape) == len(other.aval.shape)
+            for one, other in zip(outside, inside, strict=True)
+        )
+
+    num_carry = whole(equation.outvars, body.outvars)
+    return whole(equation.invars, body.invars) - num_carry, num_carry
+
+
+def subprograms(equation: Any) -> list[core.ClosedJaxpr]:
+    """The programs that an operation runs: the bodies of loops, branches and calls."""
+    options = jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_program)
+    return [
+        option if hasattr(option, "jaxpr") else core.ClosedJaxpr(option, [])
+        for option in options
+        if is_program(option)
+    ]
+
+
+def is_program(value: Any) -> bool:
+    """Whether a value is a traced program, closed or not."""
+    return hasattr(value, "eqns")

@@ -23,9 +23,7 @@ from lnpjax.assumptions import (
     Batch,
     check_pair,
     checked_layers,
-    interaction_flags,
     measured_batch,
-    refuse_interaction,
 )
 from lnpjax.covariance import Covariance as Covariance
 from lnpjax.covariance import CovarianceState as CovarianceState
@@ -36,6 +34,7 @@ from lnpjax.covariance import covariance_merge as covariance_merge
 from lnpjax.covariance import covariance_update as covariance_update
 from lnpjax.covariance_spectra import covariance_spectrum as covariance_spectrum
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.interaction import interaction_status, values_interact
 from lnpjax.microbatches import filled, sliced
 from lnpjax.progress import Reporter
 from lnpjax.spectrum_summary import (
@@ -94,8 +93,9 @@ class ActivationSpectra:
     def _measure(self, params: PyTree, inputs: PyTree) -> dict[str, SpectrumSummary]:
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes)
-        interact = _interaction(self.hidden_states, params, inputs, tuple(shapes))
-        refuse_interaction("hidden_states", interact)
+        interact = interaction_status(
+            "hidden_states", _interact(self.hidden_states, params, inputs, tuple(shapes))
+        )
         states = self._covariances(params, inputs, shapes)
         return {
             layer: covariance_spectrum(
@@ -263,8 +263,8 @@ def stream_covariances(
         if not states:
             shapes = _shapes(hidden_states, params, inputs, chosen)
             order = tuple(shapes)
-            check = jax.jit(partial(_interaction, hidden_states, layers=order))
-            refuse_interaction("hidden_states", check(params, inputs))
+            check = jax.jit(partial(_interact, hidden_states, layers=order))
+            interaction_status("hidden_states", check(params, inputs))
             states = {layer: covariance_init(shape.shape[-1]) for layer, shape in shapes.items()}
         states = add(params, states, inputs, jnp.ones(num_samples, bool))
         done += 1
@@ -310,21 +310,21 @@ class _Accumulate:
         }
 
 
-def _interaction(
+def _interact(
     hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...]
-) -> dict[str, Int[Array, ""]]:
+) -> dict[str, Bool[Array, ""]]:
     """For each layer, whether the hidden states of a sample depend on its company."""
 
     def rows(params: PyTree, inputs: PyTree) -> dict[str, Array]:
         return _chosen(hidden_states(params, inputs), layers, _num_samples(inputs))
 
     try:
-        flags: dict[str, Int[Array, ""]] = interaction_flags(rows, params, inputs)
+        interact: dict[str, Bool[Array, ""]] = values_interact(rows, params, inputs)
     except Exception:
         # A model that takes no batches but its own (of a size that divides, sharded over devices)
         # raises whatever it likes. There is then no telling.
-        flags = {layer: jnp.int32(Status.OK) for layer in layers}
-    return flags
+        interact = {layer: jnp.array(False) for layer in layers}
+    return interact
 
 
 def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> CovarianceState:

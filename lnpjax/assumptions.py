@@ -6,135 +6,22 @@ and a sample's row depends on that sample alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lnpjax import parameters
 from lnpjax._checks import concrete, require
+from lnpjax._programs import subprograms
 from lnpjax.status import Status, describe_status, flag
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 LossFn: TypeAlias = Callable[[Array, PyTree], Array]
 Batch: TypeAlias = tuple[PyTree, PyTree]
-
-
-def samples_interact(
-    apply_fn: Callable[[PyTree, PyTree], PyTree],
-    params: PyTree,
-    inputs: PyTree,
-    outputs: PyTree[Float[Array, "batch ..."]],
-    *,
-    num_together: int | None = None,
-) -> PyTree[Bool[Array, ""]]:
-    """Whether a sample's output depends on its company in the batch.
-
-    Per-sample Jacobians presume that it does not; batch normalisation in training mode,
-    capacity-limited routing and live dropout break that. Samples are passed together and compared
-    with what each gave alone, up to rounding.
-
-    Args:
-        apply_fn: as in `lnpjax.linearize`, or a function that returns a pytree of such outputs.
-        params: likewise.
-        inputs: likewise.
-        outputs: what each sample gives alone, ``(B, ...)``, from `linearize_samples`.
-        num_together: how many samples, evenly spread over the batch, are passed together; `None`
-            for all of them.
-
-    Returns:
-        A boolean array of shape () for each array of outputs. False for a batch of one. Rows that
-        are not finite alone say nothing.
-
-    Cost: a forward pass of `num_together` samples.
-
-    Example:
-        >>> centred = lambda w, x: w * (x - x.mean(0))
-        >>> inputs = jnp.arange(4.0)[:, None]
-        >>> alone = jax.vmap(lambda x: centred(1.0, x[None])[0])(inputs)
-        >>> bool(samples_interact(centred, 1.0, inputs, alone))
-        True
-    """
-    num_samples = len(jax.tree.leaves(outputs)[0])
-    if num_samples == 1:
-        return jax.tree.map(lambda _: jnp.zeros((), bool), outputs)
-    num_together = num_samples if num_together is None else min(num_together, num_samples)
-    chosen = jnp.linspace(0, num_samples - 1, num_together).round().astype(int)
-    company = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
-    together = apply_fn(params, company)
-    precision = compute_precision(apply_fn, params, company)
-
-    def differ(together: Array, every: Array) -> Bool[Array, ""]:
-        alone = every[chosen]
-        known = jnp.isfinite(alone)
-        tolerance = jnp.sqrt(precision) * jnp.max(jnp.where(known, jnp.abs(alone), 0))
-        return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
-
-    return jax.tree.map(differ, together, outputs)
-
-
-def interaction_flags(
-    function: Callable[[PyTree, PyTree], PyTree],
-    params: PyTree,
-    inputs: PyTree,
-    *,
-    num_samples: int = 4,
-) -> PyTree[Int[Array, ""]]:
-    """`Status.SAMPLES_INTERACT` where they do, by a few samples together and one by one.
-
-    Args:
-        function: ``function(params, inputs)`` gives an array with a row per sample, or a pytree
-            of such arrays.
-        params: its parameters.
-        inputs: of a batch.
-        num_samples: how many are tried, evenly spread over the batch.
-
-    Returns:
-        Flags for each array.
-
-    Cost: a forward pass of ``2 num_samples`` samples.
-
-    Example:
-        >>> both = lambda w, x: {"centred": x - x.mean(0), "scaled": w * x}
-        >>> flags = interaction_flags(both, 2.0, jnp.arange(8.0)[:, None])
-        >>> {name: int(flag) for name, flag in flags.items()}
-        {'centred': 8, 'scaled': 0}
-    """
-    batch_size = len(jax.tree.leaves(inputs)[0])
-    chosen = np.linspace(0, batch_size - 1, min(batch_size, num_samples)).round().astype(int)
-    few = jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], inputs)
-
-    def alone(one: PyTree) -> PyTree:
-        outputs = function(params, jax.tree.map(lambda leaf: leaf[None], one))
-        return jax.tree.map(lambda rows: rows[0], outputs)
-
-    interact = samples_interact(function, params, few, jax.vmap(alone)(few))
-    return jax.tree.map(lambda found: flag(found, Status.SAMPLES_INTERACT), interact)
-
-
-def refuse_interaction(argument: str, flags: PyTree[Int[Array, ""]]) -> None:
-    """Refuse samples that interact, where that is known.
-
-    Args:
-        argument: the name of the function that they interact in.
-        flags: from `interaction_flags`.
-
-    Raises:
-        ValueError: outside of `jit`, naming the array of outputs.
-
-    Example:
-        >>> refuse_interaction("hidden_states", {"norm": jnp.int32(8)})
-        Traceback (most recent call last):
-            ...
-        ValueError: hidden_states/norm: a sample's output depends on the rest of the batch, ...
-    """
-    for path, found in jax.tree_util.tree_flatten_with_path(flags)[0]:
-        if concrete(found):
-            name = f"{argument}/{parameters.path_of(path)}".rstrip("/")
-            raise ValueError(f"{name}: {describe_status(Status.SAMPLES_INTERACT)}")
 
 
 def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
@@ -165,16 +52,11 @@ def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp
         yield from (*jaxpr.invars, *jaxpr.constvars)
         for equation in jaxpr.eqns:
             yield from equation.outvars
-            for value in jax.tree.leaves(tuple(equation.params.values()), is_leaf=_is_jaxpr):
-                if _is_jaxpr(value):
-                    yield from variables(getattr(value, "jaxpr", value))
+            for part in subprograms(equation):
+                yield from variables(part.jaxpr)
 
     dtypes = (v.aval.dtype for v in variables(jax.make_jaxpr(function)(*arguments).jaxpr))
     return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
-
-
-def _is_jaxpr(value: Any) -> bool:
-    return hasattr(value, "eqns")
 
 
 def check_batch(
@@ -345,6 +227,139 @@ def check_training_batch(
         error=TypeError,
     )
     return num_samples
+
+
+def check_mask(
+    argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
+) -> Bool[Array, " batch"]:
+    """A padding mask of the right shape, or all True for None.
+
+    Raises:
+        ValueError: if its shape is not ``(num_samples,)``.
+        TypeError: if it is not boolean.
+    """
+    if mask is None:
+        return jnp.ones(num_samples, bool)
+    require(
+        jnp.shape(mask) == (num_samples,),
+        argument,
+        expected=f"shape ({num_samples},), one flag per sample",
+        got=f"shape {jnp.shape(mask)}",
+    )
+    require(
+        jnp.result_type(mask) == jnp.bool_,
+        argument,
+        expected="booleans (True for real samples)",
+        got=f"dtype {jnp.result_type(mask)}",
+        error=TypeError,
+    )
+    return jnp.asarray(mask)
+
+
+def by_row(mask: Bool[Array, " batch"], rows: Shaped[Array, "batch ..."]) -> Bool[Array, ...]:
+    """Give a mask as many axes as the rows have that it is for."""
+    return mask.reshape((-1,) + (1,) * (rows.ndim - 1))
+
+
+def fill_masked(tree: PyTree, mask: Bool[Array, " batch"]) -> PyTree:
+    """Put a valid row in the place of every row that only pads a batch.
+
+    A padding row may be anything; where it made a network NaN or infinite, so would be what is
+    pulled back to the parameters, however it is weighted (``0 * NaN``).
+
+    Args:
+        tree: inputs, or inputs and targets; every leaf leads with the batch.
+        mask: boolean ``(B,)``, False for the rows to replace.
+
+    Returns:
+        The same tree. Rows are copies of the first valid one, or of the first where none is valid.
+
+    Example:
+        >>> fill_masked(jnp.array([jnp.inf, 2.0, 3.0]), jnp.array([False, True, True]))
+        Array([2., 2., 3.], dtype=float32)
+    """
+    first = jnp.arange(len(mask)) == jnp.argmax(mask)
+
+    def fill(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # keys, which do not add up
+            return jnp.where(by_row(mask, leaf), leaf, leaf[jnp.argmax(mask)])
+        # Picked by a sum: an index would gather the rows of all devices.
+        chosen = jnp.where(by_row(first, leaf), leaf, jnp.zeros((), leaf.dtype))
+        return jnp.where(by_row(mask, leaf), leaf, jnp.sum(chosen, axis=0, dtype=leaf.dtype))
+
+    return jax.tree.map(fill, tree)
+
+
+def sample_losses(
+    loss_fn: LossFn, outputs: Float[Array, "batch ..."], targets: PyTree
+) -> Float[Array, " batch"]:
+    """Compute the loss of every sample as a batch of one.
+
+    Example:
+        >>> sample_losses(lambda f, y: jnp.mean((f - y) ** 2), jnp.array([1.0, 3.0]), jnp.zeros(2))
+        Array([1., 9.], dtype=float32)
+    """
+    singles = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], (outputs, targets))
+    return jax.vmap(loss_fn)(*singles)
+
+
+def loss_status(
+    loss_fn: LossFn,
+    outputs: Float[Array, "batch ..."],
+    targets: PyTree,
+) -> Int[Array, ""]:
+    """Flag a loss that is not the mean over samples, or refuse it where that is known.
+
+    Sums and broadcasts (outputs ``(B, 1)`` against targets ``(B,)``) are such losses, and means
+    over tokens where samples differ in how many count.
+
+    Args:
+        loss_fn: ``loss_fn(outputs, targets)``.
+        outputs: of a batch.
+        targets: of the same batch.
+
+    Returns:
+        `Status.LOSS_NOT_A_MEAN` or zero. Losses that are not finite say nothing.
+
+    Raises:
+        ValueError: outside of `jit`.
+
+    Example:
+        >>> loss = lambda f, y: jnp.mean((f - y) ** 2)
+        >>> outputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([1.0, 2.0])
+        >>> loss_status(loss, outputs, targets)
+        Traceback (most recent call last):
+            ...
+        ValueError: loss_fn: expected the mean over samples of what it gives for each, 0.0, ...
+    """
+    losses = sample_losses(loss_fn, outputs, targets)
+    whole, mean = loss_fn(outputs, targets), jnp.mean(losses)
+    eps = compute_precision(loss_fn, outputs, targets)
+    scale = typical_size(jnp.abs(outputs).reshape(-1))
+    tolerance = math.sqrt(eps) * jnp.mean(jnp.abs(losses)) + 4 * eps * scale
+    differ = jnp.isfinite(whole) & ~(jnp.abs(whole - mean) <= tolerance)
+    if concrete(differ):
+        raise ValueError(
+            f"loss_fn: expected the mean over samples of what it gives for each, {float(mean)}, "
+            f"got {float(whole)} for the batch: {describe_status(Status.LOSS_NOT_A_MEAN)}"
+        )
+    return flag(differ, Status.LOSS_NOT_A_MEAN)
+
+
+def typical_size(sizes: Float[Array, " n"]) -> Float[Array, ""]:
+    """Return the geometric mean of the sizes that are neither zero nor infinite or NaN.
+
+    A few huge ones (a logit masked with -1e9) leave it as it is.
+
+    Example:
+        >>> typical_size(jnp.array([0.0, 1.0, 4.0]))
+        Array(2., dtype=float32)
+    """
+    usable = (sizes > 0) & jnp.isfinite(sizes)
+    logs = jnp.log(jnp.where(usable, sizes, 1))
+    return jnp.exp(jnp.sum(logs) / jnp.maximum(jnp.sum(usable), 1))
 
 
 def _described(outputs: Any) -> str:

@@ -13,6 +13,7 @@ from jax.interpreters import partial_eval
 from jaxtyping import PyTree
 
 from lnpjax._checks import require
+from lnpjax._programs import subprograms
 
 
 def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
@@ -39,7 +40,8 @@ def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
 def _flops(jaxpr: Any) -> float:
     total = 0.0
     for equation in jaxpr.eqns:
-        name, inner = equation.primitive.name, _inner_jaxprs(equation.params)
+        name = equation.primitive.name
+        inner = [part.jaxpr for part in subprograms(equation)]
         if name == "dot_general":
             total += _dot_general_flops(equation)
         elif name == "conv_general_dilated":
@@ -69,16 +71,11 @@ def largest_intermediate(function: Callable[..., PyTree], *arguments: PyTree) ->
 def _largest(jaxpr: Any) -> int:
     sizes = [0]
     for equation in jaxpr.eqns:
-        sizes += [_largest(body) for body in _inner_jaxprs(equation.params)]
+        sizes += [_largest(part.jaxpr) for part in subprograms(equation)]
         for variable in equation.outvars:
             if hasattr(variable.aval, "dtype"):
                 sizes.append(variable.aval.size * variable.aval.dtype.itemsize)
     return max(sizes)
-
-
-def _inner_jaxprs(params: dict[str, Any]) -> list[Any]:
-    leaves = jax.tree.leaves(tuple(params.values()), is_leaf=lambda value: hasattr(value, "eqns"))
-    return [getattr(leaf, "jaxpr", leaf) for leaf in leaves if hasattr(leaf, "eqns")]
 
 
 def _dot_general_flops(equation: Any) -> float:

@@ -22,15 +22,21 @@ from lnpjax.assumptions import (
     ApplyFn,
     Batch,
     LossFn,
+    check_mask,
     check_training_batch,
     check_tree_like,
     compute_precision,
+    fill_masked,
+    loss_status,
+    sample_losses,
 )
 from lnpjax.components import LNP, Side, components, with_status
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.sequencing import after
-from lnpjax.trace import check_mask, estimate_squared_norm, interaction_flag
+from lnpjax.status import Status
+from lnpjax.trace import estimate_squared_norm
 
 Normalization: TypeAlias = Literal["sample", "token"] | None
 
@@ -87,11 +93,11 @@ class LNPMeasure:
         members = parameters.group_leaves(trainable, self.groups)
         if self.estimator.stochastic:
             required_key(self.estimator, key)
-        self._check(params, batch_a, "a", mask_a)
+        batch_a = self._checked(params, batch_a, "a", mask_a)
         if batch_b is None:
             require(mask_b is None, "mask_b", expected="None where batch_b is None", got="a mask")
         else:
-            self._check(params, batch_b, "b", mask_b)
+            batch_b = self._checked(params, batch_b, "b", mask_b)
         if gradient_a is not None:
             check_tree_like("gradient_a", gradient_a, params)
             gradient_a, _ = parameters.partition(gradient_a, self.wrt)
@@ -109,13 +115,8 @@ class LNPMeasure:
             batch_b = after(batch_b, side_a.gradient, side_a.jacobian.value)
             side_b = measured(batch_b, keys[1], mask_b, None)
 
-        # Whether samples interact is a property of the model: the larger batch tells.
-        if batch_b is None or len(side_b.outputs) <= len(side_a.outputs):
-            watched, outputs = batch_a, side_a.outputs
-        else:
-            watched, outputs = batch_b, side_b.outputs
-        inputs = after(watched[0], side_b.gradient, side_b.jacobian.value)
-        interact = interaction_flag(self.estimator, self.apply_fn, params, inputs, outputs)
+        watched = [batch[0] for batch in (batch_a, batch_b) if batch is not None]
+        interact = self._interaction(params, after(watched, side_b.gradient, side_b.jacobian.value))
 
         products = parameters.leaf_inner_products(
             side_b.gradient, side_a.gradient, weights=preconditioner
@@ -143,16 +144,24 @@ class LNPMeasure:
             side_a.status
             | side_b.status
             | interact
+            | loss_status(self.loss_fn, side_a.outputs, batch_a[1])
             | self._rounding(jnp.sum(products), side_a, side_b, eps, preconditioner),
         )
 
-    def _check(
+    def _checked(
         self, params: PyTree, batch: Batch, side: str, mask: Bool[Array, " batch"] | None
-    ) -> None:
+    ) -> Batch:
+        """The batch, with valid rows where it was only padded."""
         num_samples = check_training_batch(
             self.apply_fn, self.loss_fn, params, batch, argument=f"batch_{side}"
         )
-        check_mask(f"mask_{side}", mask, num_samples)
+        valid = check_mask(f"mask_{side}", mask, num_samples)
+        return batch if mask is None else fill_masked(tuple(batch), valid)
+
+    def _interaction(self, params: PyTree, inputs: list[PyTree]) -> Int[Array, ""]:
+        if not self.estimator.per_sample:
+            return jnp.int32(Status.OK)
+        return interaction_status("apply_fn", samples_interact(self.apply_fn, params, *inputs))
 
     def _side(
         self,
@@ -345,6 +354,5 @@ def _masked_loss(
 ) -> Float[Array, ""]:
     if mask is None:
         return loss_fn(outputs, targets)
-    singles = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], (outputs, targets))
-    losses = jax.vmap(loss_fn)(*singles)
+    losses = sample_losses(loss_fn, outputs, targets)
     return jnp.sum(jnp.where(mask, losses, 0)) / jnp.sum(mask)

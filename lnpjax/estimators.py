@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn
+from lnpjax.assumptions import ApplyFn, by_row
 from lnpjax.closed_forms import SplitLinearization, SplitModel, linearize_split
 from lnpjax.jacobian import (
     Linearization,
@@ -240,11 +240,6 @@ class GlobalHutchinson:
             return squares(linearization.vjp(signs), weights)
 
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
-
-
-def by_row(mask: Bool[Array, " batch"], outputs: Float[Array, "batch ..."]) -> Bool[Array, ...]:
-    """The mask with as many axes as the outputs."""
-    return mask.reshape((-1,) + (1,) * (outputs.ndim - 1))
 
 
 def check_estimator(estimator: Any) -> None:

@@ -30,11 +30,10 @@ from lnpjax.assumptions import (
     check_batch,
     check_training_batch,
     compute_precision,
-    interaction_flags,
     measured_batch,
-    refuse_interaction,
 )
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.sample_gradients import (
     MICROBATCH_SIZE,
     Weights,
@@ -141,8 +140,7 @@ class GradientSpectra:
                         min(num_samples, sizes[name]),
                         of=f"samples or of parameters of {name!r}, whichever is less",
                     )
-        interact = interaction_flags(self.apply_fn, params, batch[0])
-        refuse_interaction("apply_fn", interact)
+        interact = interaction_status("apply_fn", samples_interact(self.apply_fn, params, batch[0]))
         resolution = gram_resolution(self.apply_fn, params, batch[0])
         grams = gradient_gram(
             self.apply_fn,

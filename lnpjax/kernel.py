@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import kernel_methods, parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
+from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
 from lnpjax.costs import check_fits
 from lnpjax.explicit_meshes import on_any_mesh
-from lnpjax.jacobian import linearize_samples
+from lnpjax.interaction import samples_interact
 from lnpjax.kernel_methods import Plan, Side
 from lnpjax.outputs import OutputSubset, restrict
 from lnpjax.status import Status, describe_status
@@ -122,10 +122,7 @@ def entk(
         left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
     )
     _check_memory(left, right, plan, max_bytes)
-    interact = _interact(left)
-    if not symmetric:  # a batch of one cannot tell, and either may
-        interact |= _interact(right)
-    method, valid = _settle(method, interact)
+    method, valid = _settle(method, left, right)
     with jax.default_matmul_precision("highest"):
         if backend == "neural_tangents":
             kernel = _by_neural_tangents(left, right, method, symmetric)
@@ -186,16 +183,12 @@ def entk_groups(
     return kernels
 
 
-def _interact(side: Side) -> Bool[Array, ""]:
-    """Whether samples give other outputs together than each on its own."""
-    alone = linearize_samples(side.apply_fn, side.params, side.inputs, wrt=side.wrt).outputs
-    return samples_interact(side.apply_fn, side.params, side.inputs, alone)
-
-
-def _settle(method: Method, interact: Bool[Array, ""]) -> tuple[Method, Bool[Array, ""] | bool]:
+def _settle(method: Method, left: Side, right: Side) -> tuple[Method, Bool[Array, ""] | bool]:
     """The method that is right for these samples, and whether its result will be."""
     if method == "batch":
         return method, True
+    batches = [left.inputs] if right is left else [left.inputs, right.inputs]
+    interact = samples_interact(left.apply_fn, left.params, *batches)
     if isinstance(interact, jax.core.Tracer):
         return method, ~interact
     if bool(interact):

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
-from lnpjax._programs import program_part, variables
+from lnpjax._programs import consts_and_carry, program_part, variables
 from lnpjax.parameters import accumulation_dtype, accurate_sum
 
 _CALLS = ("jit", "pjit")
@@ -90,7 +90,7 @@ def _only_read(jaxpr: Any, var: Any) -> _Read | None:
         program = options["jaxpr"].jaxpr
         inner = _only_read(program, program.invars[position])
         return inner and _Read(inner.layers, (id(equation), *inner.place))
-    if name == "scan" and position >= sum(_consts_and_carry(equation)):
+    if name == "scan" and position >= sum(consts_and_carry(equation)):
         body = options["jaxpr"].jaxpr
         inner = _only_read(body, body.invars[position]) or _Read((), (position,))
         return _Read((options["length"], *inner.layers), (id(equation), *inner.place))
@@ -104,24 +104,6 @@ def _only_read(jaxpr: Any, var: Any) -> _Read | None:
 
 def _is_real(var: Any) -> bool:
     return jnp.issubdtype(var.aval.dtype, jnp.floating)
-
-
-def _consts_and_carry(equation: Any) -> tuple[int, int]:
-    """How many of a loop's operands are constants, and how many are carried; the rest are sliced.
-
-    Told by shapes, since releases of JAX differ in how they write it down: what is sliced or
-    stacked has one axis more outside the loop than inside.
-    """
-    body = equation.params["jaxpr"].jaxpr
-
-    def whole(outside: Any, inside: Any) -> int:
-        return sum(
-            len(one.aval.shape) == len(other.aval.shape)
-            for one, other in zip(outside, inside, strict=True)
-        )
-
-    num_carry = whole(equation.outvars, body.outvars)
-    return whole(equation.invars, body.invars) - num_carry, num_carry
 
 
 def _takes_rows(equation: Any) -> bool:
@@ -211,7 +193,7 @@ def _call_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
 
 def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
     options = equation.params
-    num_consts, num_carry = _consts_and_carry(equation)
+    num_consts, num_carry = consts_and_carry(equation)
     consts, initial = operands[:num_consts], operands[num_consts:][:num_carry]
     first = num_consts + num_carry
     body = options["jaxpr"]

@@ -171,6 +171,17 @@ def split_paths(params: PyTree, selected: Callable[[str], bool]) -> tuple[PyTree
     return _split_leaves(params, [selected(name) for name in paths(params)])
 
 
+def split_floating(params: PyTree) -> tuple[PyTree, PyTree]:
+    """Split off what can be differentiated: real floating-point leaves; see `partition`.
+
+    Example:
+        >>> split_floating({"w": 1.0, "step": 3})
+        ({'w': 1.0, 'step': None}, {'w': None, 'step': 3})
+    """
+    dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
+    return _split_leaves(params, [jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes])
+
+
 def _split_leaves(params: PyTree, flags: list[bool]) -> tuple[PyTree, PyTree]:
     leaves, treedef = jax.tree.flatten(params)
     pairs = list(zip(leaves, flags, strict=True))

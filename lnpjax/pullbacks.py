@@ -63,7 +63,8 @@ class StoredPullbacks:
             return function(self.treedef.unflatten(residuals)[1], *arguments)
 
         in_axes = (list(self.axes), *([0] * len(arguments)))
-        return jax.vmap(one_sample, in_axes, out_axes)(self.residuals, *arguments)
+        mapped = jax.vmap(one_sample, in_axes, out_axes, axis_size=len(self.outputs))
+        return mapped(self.residuals, *arguments)
 
     def map_gradients(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """``function(vjp_i, *arguments_i)``, where no leaf has taps."""
@@ -157,7 +158,7 @@ def store_pullbacks(
 def _vmap_lazily(
     function: Callable[..., list[Array]], shared: list[Array], mapped: list[Array]
 ) -> tuple[list[Array], tuple[int | None, ...]]:
-    """``vmap`` over `mapped` that gives a batch axis only to the outputs that vary over the batch.
+    """``vmap`` over `mapped`; of all but the first output, only those that vary get a batch axis.
 
     Only `vmap` knows which do, and it tells custom batching rules: a dry run asks with one. Giving
     every stored value a batch axis would copy the weights once per sample.
@@ -179,5 +180,7 @@ def _vmap_lazily(
     in_axes = (None,) * len(shared) + (0,) * len(mapped)
     dry_run = jax.vmap(lambda *arguments: ask(function(*arguments)), in_axes=in_axes)
     num_outputs = len(jax.eval_shape(dry_run, *shared, *mapped))
-    axes = tuple(0 if flag else None for flag in varies or [False] * num_outputs)
+    varies = varies or [False] * num_outputs
+    # The first is the network's output, which has a row per sample even if it ignores its inputs.
+    axes = (0, *(0 if varied else None for varied in varies[1:]))
     return jax.vmap(function, in_axes=in_axes, out_axes=list(axes))(*shared, *mapped), axes

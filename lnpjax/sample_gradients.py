@@ -20,6 +20,7 @@ from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.jacobian import linearize_samples
 from lnpjax.microbatches import sliced, unsliced
 from lnpjax.pullbacks import Pullback
@@ -51,11 +52,13 @@ def per_sample_gradients(
 
     Returns:
         For every weight, in the order given, its gradients ``(M, *weight.shape)`` in the dtype of
-        the weight. Where a weight is used more than once, its uses are summed.
+        the weight. Where a weight is used more than once, its uses are summed. NaN where, under
+        `jit`, samples interact.
 
     Raises:
-        TypeError: if a weight is not real floating-point, or the loss no scalar.
-        ValueError: if `params` has no such weight; for bad batches, as `lnpjax.lnp`.
+        TypeError: if a weight is not real floating-point, or the loss is not a scalar.
+        ValueError: if `params` has no such weight; for bad batches, as `lnpjax.lnp`; and, outside
+            of `jit`, if samples interact.
 
     Cost: one gradient or less.
 
@@ -73,7 +76,22 @@ def per_sample_gradients(
     """
     names = checked_weights(params, weights)
     check_training_batch(apply_fn, loss_fn, params, batch)
-    return _sample_gradients(apply_fn, loss_fn, params, batch, names)
+    return _void_where_interacting(
+        apply_fn, params, batch, _sample_gradients(apply_fn, loss_fn, params, batch, names)
+    )
+
+
+def _void_where_interacting(
+    apply_fn: ApplyFn, params: PyTree, batch: Batch, numbers: dict[str, Array]
+) -> dict[str, Array]:
+    """The numbers, or NaN under `jit` where samples interact.
+
+    Raises:
+        ValueError: outside of `jit`, where they do.
+    """
+    interact = samples_interact(apply_fn, params, batch[0])
+    interaction_status("apply_fn", interact)
+    return jax.tree.map(lambda leaf: jnp.where(interact, jnp.nan, leaf), numbers)
 
 
 def _sample_gradients(
@@ -206,7 +224,9 @@ def gradient_gram(
             gram = unsliced(gram, num_samples, axis=axis)
         return gram
 
-    return {name: in_order(grams[name]) for name in names}
+    return _void_where_interacting(
+        apply_fn, params, batch, {name: in_order(grams[name]) for name in names}
+    )
 
 
 @dataclasses.dataclass(frozen=True)

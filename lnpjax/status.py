@@ -31,6 +31,7 @@ class Status(enum.IntFlag):
     NOT_SYMMETRIC = 256
     VANISHING_EIGENVALUES = 512
     LOST_IN_ROUNDING = 1024
+    LOSS_NOT_A_MEAN = 2048
 
 
 _EXPLANATIONS = {
@@ -70,6 +71,12 @@ _EXPLANATIONS = {
     Status.LOST_IN_ROUNDING: (
         "gradients cancel so far that rounding may be a tenth of chi_pos or more (measure in "
         "float32 or float64, or on a larger batch; see lnpjax.precision)"
+    ),
+    Status.LOSS_NOT_A_MEAN: (
+        "the loss of the batch is not the mean of the losses of its samples: do targets broadcast "
+        "against outputs of another shape, or is it a sum? delta_loss and chi_pos are those of the "
+        "loss as it is; the normalisation of chi_loss and chi_net by the number of samples is not "
+        "(where samples differ in how many tokens count, weight each sample's own mean instead)"
     ),
 }
 

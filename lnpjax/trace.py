@@ -9,12 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like, samples_interact
-from lnpjax.estimators import Estimator, Hutchinson, by_row, check_estimator, required_key
+from lnpjax.assumptions import ApplyFn, check_batch, check_mask, check_tree_like, fill_masked
+from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.jacobian import BatchLinearization
-from lnpjax.status import Status, describe_status, flag
+from lnpjax.status import Status, flag
 
 
 @jax.tree_util.register_dataclass
@@ -97,9 +97,13 @@ def squared_jacobian_norm(
     if preconditioner is not None:
         check_tree_like("preconditioner", preconditioner, trainable)
     valid = check_mask("mask", mask, check_batch(apply_fn, params, inputs))
+    if mask is not None:
+        inputs = fill_masked(inputs, valid)
     linearization = estimator.linearize(apply_fn, params, inputs, wrt=wrt)
     outputs = linearization.outputs
-    interact = interaction_flag(estimator, apply_fn, params, inputs, outputs)
+    interact = jnp.int32(Status.OK)
+    if estimator.per_sample:
+        interact = interaction_status("apply_fn", samples_interact(apply_fn, params, inputs))
     estimate = estimate_squared_norm(
         linearization,
         estimator,
@@ -108,8 +112,7 @@ def squared_jacobian_norm(
         mask=valid,
         preconditioner=preconditioner,
     )
-    finite = jnp.all(jnp.isfinite(jnp.where(by_row(valid, outputs), outputs, 0)))
-    status = estimate.status | interact | flag(~finite, Status.NON_FINITE)
+    status = estimate.status | interact | flag(~jnp.all(jnp.isfinite(outputs)), Status.NON_FINITE)
     return _void_where_interacting(dataclasses.replace(estimate, status=status))
 
 
@@ -168,31 +171,6 @@ def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.maximum(jnp.sum(covariance), 0))
 
 
-def interaction_flag(
-    estimator: Estimator,
-    apply_fn: ApplyFn,
-    params: PyTree,
-    inputs: PyTree,
-    outputs: Float[Array, "batch ..."],
-) -> Int[Array, ""]:
-    """`Status.SAMPLES_INTERACT` if the estimator needs independent samples and has them not.
-
-    Outside `jit` the whole batch is compared. Inside, where the check would be paid for at every
-    measurement, an eighth of it (four samples at least), spread evenly.
-
-    Raises:
-        ValueError: likewise, outside `jit`.
-    """
-    if not estimator.per_sample:
-        return jnp.int32(Status.OK)
-    traced = isinstance(outputs, jax.core.Tracer)
-    num_together = max(4, len(outputs) // 8) if traced else None
-    interact = samples_interact(apply_fn, params, inputs, outputs, num_together=num_together)
-    if not traced and bool(interact):
-        raise ValueError(f"apply_fn: {describe_status(Status.SAMPLES_INTERACT)}")
-    return flag(interact, Status.SAMPLES_INTERACT)
-
-
 def _void_where_interacting(estimate: Estimate) -> Estimate:
     meaningful = (estimate.status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
     numbers = jax.tree.map(
@@ -200,30 +178,3 @@ def _void_where_interacting(estimate: Estimate) -> Estimate:
         dataclasses.replace(estimate, status=jnp.zeros(())),
     )
     return dataclasses.replace(numbers, status=estimate.status)
-
-
-def check_mask(
-    argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
-) -> Bool[Array, " batch"]:
-    """A padding mask of the right shape, or all True for None.
-
-    Raises:
-        ValueError: if its shape is not ``(num_samples,)``.
-        TypeError: if it is not boolean.
-    """
-    if mask is None:
-        return jnp.ones(num_samples, bool)
-    require(
-        jnp.shape(mask) == (num_samples,),
-        argument,
-        expected=f"shape ({num_samples},), one flag per sample",
-        got=f"shape {jnp.shape(mask)}",
-    )
-    require(
-        jnp.result_type(mask) == jnp.bool_,
-        argument,
-        expected="booleans (True for real samples)",
-        got=f"dtype {jnp.result_type(mask)}",
-        error=TypeError,
-    )
-    return jnp.asarray(mask)

@@ -323,6 +323,109 @@ def live_dropout(*, train=True):
     return Case(apply_fn, mean_squared_error, params, *batches)
 
 
+def _dropped(x):
+    """Half of the entries, by a mask that is drawn over the batch."""
+    return jnp.where(jax.random.bernoulli(jax.random.key(40), 0.5, x.shape), 2 * x, 0)
+
+
+def zero_head():
+    """Samples interact, but every output is zero. Not part of MODELS."""
+    params = {"body": jax.random.normal(jax.random.key(41), (5, 8)), "head": jnp.zeros((8, 3))}
+
+    def apply_fn(params, x):
+        return _dropped(jnp.tanh(x @ params["body"])) @ params["head"]
+
+    return Case(apply_fn, mean_squared_error, params, _vectors(42, 6, 5, 3), _vectors(43, 4, 5, 3))
+
+
+def zero_adapter():
+    """Samples interact behind an adapter that adds zero to a frozen base. Not part of MODELS."""
+    keys = _keys(44, 2)
+    params = {
+        "base": jax.random.normal(keys[0], (5, 3)),
+        "down": jax.random.normal(keys[1], (5, 2)),
+        "up": jnp.zeros((2, 3)),
+    }
+
+    def apply_fn(params, x):
+        return x @ params["base"] + _dropped(x) @ params["down"] @ params["up"]
+
+    batches = _vectors(45, 6, 5, 3), _vectors(46, 4, 5, 3)
+    return Case(apply_fn, mean_squared_error, params, *batches, wrt=("down", "up"))
+
+
+def zero_branch():
+    """Samples interact in a residual branch whose scale is zero. Not part of MODELS."""
+    keys = _keys(47, 2)
+    params = {
+        "skip": jax.random.normal(keys[0], (5, 3)),
+        "branch": jax.random.normal(keys[1], (5, 3)),
+        "scale": jnp.zeros(3),
+    }
+
+    def apply_fn(params, x):
+        h = x @ params["branch"]
+        h = (h - jnp.mean(h, axis=0)) / jnp.sqrt(jnp.var(h, axis=0) + 1e-5)
+        return x @ params["skip"] + h * params["scale"]
+
+    return Case(apply_fn, mean_squared_error, params, _vectors(48, 6, 5, 3), _vectors(49, 4, 5, 3))
+
+
+def masked_logit():
+    """Samples interact in the shadow of one huge output. Not part of MODELS."""
+    case = zero_head()
+    params = case.params | {"head": jax.random.normal(jax.random.key(50), (8, 3))}
+
+    def apply_fn(params, x):
+        return jnp.where(jnp.array([True, True, False]), case.apply_fn(params, x), -1e9)
+
+    batches = [(x, (x[:, 0] > 0).astype(int)) for x, _ in (case.batch_a, case.batch_b)]
+    return Case(apply_fn, cross_entropy, params, *batches)
+
+
+def large_bias():
+    """Samples interact by less than is lost in the rounding of a bias. Not part of MODELS."""
+    case = zero_head()
+    params = case.params | {"head": 1e-2 * jnp.ones((8, 3)), "bias": jnp.full(3, 273.0)}
+
+    def apply_fn(params, x):
+        return case.apply_fn(params, x) + params["bias"]
+
+    return dataclasses.replace(case, apply_fn=apply_fn, params=params)
+
+
+def fixed_capacity(capacity=8):
+    """Samples interact only in a batch that fills an expert. Not part of MODELS."""
+    params = {"experts": jax.random.normal(jax.random.key(51), (2, 5, 3))}
+
+    def apply_fn(params, x):
+        route = jax.nn.one_hot((x[:, 0] > 0).astype(int), 2, dtype=x.dtype)
+        route = jnp.where(jnp.cumsum(route, axis=0) <= capacity, route, 0)
+        return jnp.einsum("be,bi,eio->bo", route, x, params["experts"])
+
+    return Case(apply_fn, mean_squared_error, params, _vectors(52, 32, 5, 3), _vectors(53, 4, 5, 3))
+
+
+def size_of_batch():
+    """Outputs are scaled by the size of the batch, behind a head of zeros. Not part of MODELS."""
+    case = zero_head()
+
+    def apply_fn(params, x):
+        return len(x) * jnp.tanh(x @ params["body"]) @ params["head"]
+
+    return dataclasses.replace(case, apply_fn=apply_fn)
+
+
+def ignores_inputs():
+    """Every sample has the same outputs."""
+    params = {"bias": jnp.array([1.0, 2.0, 3.0])}
+
+    def apply_fn(params, x):
+        return jnp.broadcast_to(params["bias"], (len(x), 3))
+
+    return Case(apply_fn, mean_squared_error, params, _vectors(54, 4, 5, 3), _vectors(55, 3, 5, 3))
+
+
 def routed_experts(*, capacity_factor=None, num_samples=16, num_experts=4):
     """Top-1 routing of single tokens; a full expert drops what comes late. Not part of MODELS.
 
@@ -363,6 +466,7 @@ MODELS = {
         convolution_and_norm,
         batch_norm_inference,
         inputs_pytree,
+        ignores_inputs,
         custom_vjp,
         llama,
         llama_tied,
