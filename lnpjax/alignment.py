@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnpjax._checks import check_floating, check_kernel, concrete, require
+from lnpjax._printing import result
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.spectrum import check_eigenvalues, effective_rank
 
@@ -124,7 +125,7 @@ def _alignment(kernel: Float[Array, "n n"], factor: Float[Array, "n c"]) -> Floa
     return overlap / (target_norm * jnp.linalg.norm(kernel))
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Misalignment:
     """How far the leading eigenvectors turned; made by `eigenvector_misalignment`.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lnpjax._checks import check_floating, require
+from lnpjax._printing import result
 from lnpjax.parameters import accumulation_dtype
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class BatchAverage:
     """Shell energies averaged over batches, from `average_over_batches`. A pytree.

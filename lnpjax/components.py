@@ -11,11 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from lnpjax._printing import result
 from lnpjax.status import Status, flag
 from lnpjax.trace import Estimate, standard_error
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class GroupLNP:
     """The share of one parameter group in an `LNP`.
@@ -39,7 +40,7 @@ class GroupLNP:
     chi_pos_sem: Float[Array, ""]
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class LNP:
     """The LNP components at one point of training. A pytree of scalars.

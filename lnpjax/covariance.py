@@ -18,6 +18,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
+from lnpjax._printing import result
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.microbatches import filled, sliced
 from lnpjax.parameters import accumulation_dtype
@@ -63,7 +64,7 @@ def _single(array: Array) -> TwoFloat:
     return TwoFloat(array, jnp.zeros_like(array))
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class CovarianceState:
     """Samples seen so far, as their covariance needs them. A pytree whose structure never changes.
@@ -86,7 +87,7 @@ class CovarianceState:
     status: Int[Array, ""]
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Covariance:
     """The centred covariance of hidden states, from `covariance_finalize`. A pytree.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
@@ -21,7 +22,7 @@ from lnpjax.probes import rademacher
 Moments = Float[Array, " moment"]
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class SpectralDensity:
     """The eigenvalue density of Theta, as spectral measures of random vectors. A pytree.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, require
+from lnpjax._printing import result
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.shells import check_values, is_ascending
 from lnpjax.status import Status, flag
@@ -29,7 +30,7 @@ _ZOOM_FACTOR = 3.0
 _GRID = 7
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Frontier:
     """The frontier of a profile of shell energies, from `detect_frontier`. A pytree.
@@ -175,7 +176,7 @@ def detect_frontier(
     )
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class FrontierDisplacement:
     """How far a frontier moved, from `frontier_displacement`. A pytree.

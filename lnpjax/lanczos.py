@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import check_floating, concrete, require
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
@@ -27,7 +28,7 @@ from lnpjax.outputs import OutputSubset, restrict
 from lnpjax.status import Status, flag
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class SpectralMeasure:
     """Gauss quadrature of a vector's spectral measure. A pytree; unpacks as ``nodes, weights``.

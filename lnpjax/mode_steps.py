@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_tree_like
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
@@ -17,7 +18,7 @@ from lnpjax.modes import Modes
 from lnpjax.outputs import OutputSubset, restrict, select_outputs
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class ModeStep:
     """What a gradient step did, mode by mode, beside what the kernel predicts. A pytree.

@@ -11,10 +11,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, concrete, require
+from lnpjax._printing import result
 from lnpjax.status import Status, flag
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Modes:
     """Eigenmodes of ``Theta = sum_k lambda_k q_k q_k^T`` seen from a loss gradient g. A pytree.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator
 from lnpjax.explicit_meshes import on_any_mesh
@@ -18,7 +19,7 @@ from lnpjax.trace import squared_jacobian_norm
 LEVELS = (0.1, 0.5, 0.9)
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class PositionDistribution:
     """The distribution of the loss gradient over normalised eigenvalues. A pytree.

@@ -6,17 +6,17 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
+from lnpjax._printing import result
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.status import Status, flag
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class PowerLaw:
     """A fitted power law, ``value ~ amplitude * rank^(-exponent)``; made by `power_law`.

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, require
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
@@ -26,7 +27,7 @@ from lnpjax.shells import check_edges, check_num_points, shell_indices
 from lnpjax.status import Status, flag
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class ShellFluxes:
     """The energy balance of every shell at one moment, from `shell_fluxes`. A pytree.

@@ -11,13 +11,13 @@ import dataclasses
 import math
 from typing import TypeAlias
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
+from lnpjax._printing import result
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.power_laws import PowerLaw, power_law
 from lnpjax.spectrum import check_eigenvalues, effective_rank, normalized_spectrum
@@ -193,7 +193,7 @@ def jensen_shannon_divergence(
     return jnp.sum(total / 2 * jnp.where(alone, math.log(2), distance), axis=-1)
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class SpectrumSummary:
     """What one spectrum says; made by `summarize_spectrum`. A pytree of arrays.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
+from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, check_batch, check_mask, check_tree_like, fill_masked
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
 from lnpjax.explicit_meshes import on_any_mesh
@@ -17,7 +18,7 @@ from lnpjax.jacobian import BatchLinearization
 from lnpjax.status import Status, flag
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """An estimate of ``|J|_F^2`` over a batch, with its error and its parts. A pytree.

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from lnpjax._checks import require
+from lnpjax._printing import result
 from lnpjax.assumptions import Batch
 from lnpjax.schedule import Windows
 from lnpjax.sequencing import after, floating_leaves
@@ -21,7 +22,7 @@ TrainStep: TypeAlias = Callable[[Any, Batch], tuple[Any, Any]]
 Measure: TypeAlias = Callable[..., PyTree]
 
 
-@jax.tree_util.register_dataclass
+@result
 @dataclasses.dataclass(frozen=True)
 class Record:
     """What an instrumented step found out. A pytree whose structure never changes.
