@@ -89,6 +89,14 @@ def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) 
         0.775
     """
     check_kernel("kernel", kernel)
+    require(
+        not jnp.issubdtype(jnp.result_type(labels), jnp.integer),
+        "labels",
+        expected="real floating-point numbers, such as the one-hot labels "
+        "jax.nn.one_hot(classes, num_classes)",
+        got=f"integers of dtype {jnp.result_type(labels)}",
+        error=TypeError,
+    )
     _check_finite("labels", labels)
     require(
         labels.ndim in (1, 2) and labels.shape[0] == kernel.shape[0],

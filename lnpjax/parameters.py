@@ -154,11 +154,16 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
         require(
             not flag or jnp.issubdtype(jnp.result_type(leaf), jnp.floating),
             "params",
-            expected=f"real floating-point leaves (leave {name!r} out with wrt=)",
-            got=f"{name!r} of dtype {jnp.result_type(leaf)}",
+            expected=f"real floating-point leaves ({_remedy(name)})",
+            got=f"{name or 'an array'!r} of dtype {jnp.result_type(leaf)}",
             error=TypeError,
         )
     return _split_leaves(params, flags)
+
+
+def _remedy(name: str) -> str:
+    """What to do about a leaf that cannot be trained."""
+    return f"leave {name!r} out with wrt=" if name else "params.astype('float32')"
 
 
 def split_paths(params: PyTree, selected: Callable[[str], bool]) -> tuple[PyTree, PyTree]:

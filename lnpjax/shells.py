@@ -56,8 +56,12 @@ def log_shells(low: float, high: float, *, ratio: float = 2.0) -> Float[Array, "
         _number(name, value) for name, value in (("low", low), ("high", high), ("ratio", ratio))
     )
     smallest = float(jnp.finfo(accumulation_dtype()).tiny)
+    require(low > 0 and math.isfinite(low), "low", expected="a number > 0", got=low)
     require(
-        low >= smallest and math.isfinite(low), "low", expected=f"a number >= {smallest}", got=low
+        low >= smallest,
+        "low",
+        expected=f"a number >= {smallest:.2g}, the smallest normal one",
+        got=low,
     )
     require(
         high > low and math.isfinite(high),

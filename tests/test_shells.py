@@ -172,7 +172,8 @@ def test_bad_measures_are_refused(function, changes, error, message):
     [
         ({"ratio": 1.0}, ValueError, "ratio: .*> 1, got 1.0"),
         ({"ratio": jnp.nan}, ValueError, "ratio: .*got nan"),
-        ({"low": 0.0}, ValueError, "low: .*got 0.0"),
+        ({"low": 0.0}, ValueError, "low: expected a number > 0, got 0.0"),
+        ({"low": 1e-39}, ValueError, "low: .*smallest normal one, got 1e-39"),
         ({"high": 1.0}, ValueError, "high: .*above low=1.0"),
         ({"high": jnp.inf}, ValueError, "high: .*got inf"),
         ({"low": "1"}, TypeError, "low: expected a number"),
