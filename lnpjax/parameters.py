@@ -181,7 +181,7 @@ def split_floating(params: PyTree) -> tuple[PyTree, PyTree]:
 
     Example:
         >>> split_floating({"w": 1.0, "step": 3})
-        ({'w': 1.0, 'step': None}, {'w': None, 'step': 3})
+        ({'step': None, 'w': 1.0}, {'step': 3, 'w': None})
     """
     dtypes = [jnp.result_type(leaf) for leaf in jax.tree.leaves(params)]
     return _split_leaves(params, [jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes])
