@@ -16,6 +16,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from lnpjax._checks import require
+from lnpjax.adapters import snapshot, split_module
 from lnpjax.assumptions import checked_layers
 
 Captured: TypeAlias = dict[str, Array]
@@ -228,7 +229,7 @@ def nnx_hidden_states(
         got=type(module).__name__,
         error=TypeError,
     )
-    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    graphdef, params, rest = split_module(module)
     embeddings = {
         "/".join(map(str, path))
         for path, part in nnx.iter_modules(module)
@@ -301,7 +302,7 @@ def linen_hidden_states(
         expected="a collection 'params'",
         got=f"the collections {sorted(variables)}",
     )
-    frozen = {name: value for name, value in variables.items() if name != "params"}
+    frozen = snapshot({name: value for name, value in variables.items() if name != "params"})
     parts: set[str] = set()
 
     def is_call(part: Any, name: str) -> bool:

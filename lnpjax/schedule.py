@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,11 @@ class Windows:
     width: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "starts", tuple(self.starts))
+        for argument, values in (("starts", self.starts), ("width", (self.width,))):
+            for value in values:
+                whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+                require(whole, argument, expected="integers", got=repr(value), error=TypeError)
         require(
             all(left < right for left, right in zip(self.starts, self.starts[1:], strict=False))
             and all(start >= 0 for start in self.starts),
@@ -54,6 +60,7 @@ class Windows:
 
     def window(self, step: int | Int[Array, ""]) -> int | Int[Array, ""]:
         """The index of the window that a step belongs to, or -1."""
+        step = step_number(step)
         if not isinstance(step, jax.core.Tracer):
             latest = int(np.searchsorted(self.starts, int(step), side="right")) - 1
             return latest if latest >= 0 and int(step) < self.starts[latest] + self.width else -1
@@ -63,6 +70,37 @@ class Windows:
         index = jnp.searchsorted(starts, step, side="right") - 1
         inside = (index >= 0) & (step < starts[index] + self.width)
         return jnp.where(inside, index, -1)
+
+
+def step_number(step: Any) -> Any:
+    """The number of a step as it is now, taken out of the variable that may hold it.
+
+    Args:
+        step: an integer, an array of shape (), or a Flax NNX variable of one (`nnx.Optimizer.step`).
+
+    Returns:
+        The integer or array itself, which later updates of the variable do not change.
+
+    Raises:
+        TypeError: if it is not one integer.
+
+    Example:
+        >>> step_number(jnp.arange(2))
+        Traceback (most recent call last):
+            ...
+        TypeError: step: expected one integer, got an array of shape (2,)
+    """
+    leaves = jax.tree.leaves(step)
+    whole = len(leaves) == 1 and jnp.issubdtype(jnp.result_type(leaves[0]), jnp.integer)
+    shape = jnp.shape(leaves[0]) if whole else None
+    require(
+        shape == (),
+        "step",
+        expected="one integer",
+        got=f"an array of shape {shape}" if whole else repr(step),
+        error=TypeError,
+    )
+    return leaves[0]
 
 
 def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Windows:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, Key, PyTree
 from lnpjax._checks import require
 from lnpjax._printing import result
 from lnpjax.assumptions import Batch
-from lnpjax.schedule import Windows
+from lnpjax.schedule import Windows, step_number
 from lnpjax.sequencing import after, floating_leaves
 from lnpjax.status import Status
 
@@ -70,7 +70,7 @@ class InstrumentedStep:
         Returns:
             ``(state, metrics, record)``: what `train_step` returns, and a `Record`.
         """
-        step = self.step_of(state)
+        step = step_number(self.step_of(state))
         active = self.windows.active(step)
         if not isinstance(active, jax.core.Tracer):
             chosen = self.measured if active else self.plain
@@ -85,7 +85,7 @@ class InstrumentedStep:
         self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
     ) -> tuple[Any, Any, Record]:
         """Train without measuring, whatever the schedule says; for loops that decide in Python."""
-        step = self.step_of(state)
+        step = step_number(self.step_of(state))
         new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
         return new_state, metrics, self._record(step, False, self._blank(*arguments))
 
@@ -93,7 +93,7 @@ class InstrumentedStep:
         self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
     ) -> tuple[Any, Any, Record]:
         """Train and measure, whatever the schedule says; for loops that decide in Python."""
-        step = self.step_of(state)
+        step = step_number(self.step_of(state))
         new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
         return new_state, metrics, self._record(step, True, self._measure(*arguments))
 

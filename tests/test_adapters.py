@@ -79,6 +79,71 @@ def test_nnx_statistics_do_not_leak_out_of_jit():
     np.testing.assert_array_equal(module.norm.mean[...], before)
 
 
+def train_on(module):
+    """What a step of training changes: statistics, parameters, random streams."""
+    module.train()
+    module(INPUTS + 5)
+    module.head.kernel[...] = 2 * module.head.kernel[...]
+    module.eval()
+
+
+@pytest.mark.parametrize("jit", [lambda function: function, nnx.jit], ids=["eager", "nnx.jit"])
+def test_nnx_neither_statistics_nor_params_follow_the_module(jit):
+    module = Network(nnx.Rngs(0))
+    module.eval()
+    expected = np.asarray(module(INPUTS))
+
+    @jit
+    def outputs_before_and_after(module):
+        apply_fn, params = lnpjax.from_nnx(module)
+        before = apply_fn(params, INPUTS)
+        train_on(module)
+        return before, apply_fn(params, INPUTS), module(INPUTS)
+
+    before, after, live = outputs_before_and_after(module)
+    np.testing.assert_array_equal(before, after)
+    np.testing.assert_allclose(before, expected, rtol=1e-5)
+    assert np.max(np.abs(live - after)) > 0.1  # the control: training does change the outputs
+
+
+def test_nnx_what_is_frozen_survives_donation():
+    """A compiled training step may give the buffers of statistics away."""
+    module = Network(nnx.Rngs(0))
+    module.eval()
+    apply_fn, params = lnpjax.from_nnx(module)
+    expected, kept = apply_fn(params, INPUTS), jax.tree.map(jnp.copy, params)
+    for leaf in jax.tree.leaves(nnx.state(module)):
+        leaf.delete()
+    np.testing.assert_array_equal(apply_fn(kept, INPUTS), expected)
+
+
+def test_nnx_numpy_arrays_are_copied():
+    class Shifted(nnx.Module):
+        def __init__(self):
+            self.scale = nnx.Param(np.ones(3, np.float32))
+            self.shift = nnx.data(np.zeros(3, np.float32))
+
+        def __call__(self, x):
+            return self.scale[...] * x + self.shift
+
+    module = Shifted()
+    apply_fn, params = lnpjax.from_nnx(module)
+    module.scale[...] += 1
+    module.shift += 1
+    np.testing.assert_array_equal(apply_fn(params, INPUTS), INPUTS)
+
+
+def test_linen_what_is_frozen_stays(linen):
+    module, variables = linen
+    variables = jax.tree.map(jnp.copy, variables)
+    apply_fn, params = lnpjax.from_linen(module, variables)
+    expected = apply_fn(params, INPUTS)
+    statistics = variables["batch_stats"]["BatchNorm_0"]
+    statistics["mean"].delete()
+    statistics["mean"] = jnp.full(4, 5.0)
+    np.testing.assert_array_equal(apply_fn(params, INPUTS), expected)
+
+
 def test_nnx_method_and_keywords(network):
     features, params = lnpjax.from_nnx(network, method="features")
     np.testing.assert_allclose(features(params, INPUTS), network.features(INPUTS), rtol=1e-6)

@@ -89,6 +89,25 @@ def test_what_nobody_asks_for_is_not_computed():
     assert flops(["layers/0"]) < 0.5 * flops(["head"])
 
 
+def test_nnx_hidden_states_do_not_follow_the_module():
+    class Network(nnx.Module):
+        def __init__(self):
+            self.norm = nnx.BatchNorm(3, rngs=nnx.Rngs(0))
+            self.head = nnx.Linear(3, 2, rngs=nnx.Rngs(1))
+
+        def __call__(self, x):
+            return self.head(self.norm(x))
+
+    module, x = Network(), np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
+    module.eval()
+    hidden_states, params = nnx_hidden_states(module)
+    before = hidden_states(params, x)["norm"]
+    module.norm.mean[...] = jnp.full(3, 7.0)
+    module.norm.scale[...] = jnp.full(3, 2.0)
+    np.testing.assert_array_equal(hidden_states(params, x)["norm"], before)
+    assert np.max(np.abs(module.norm(x) - before)) > 1  # the control
+
+
 class Block(nnx.Module):
     def __init__(self, rngs):
         self.linear = nnx.Linear(4, 4, rngs=rngs)

@@ -413,3 +413,47 @@ def test_a_state_without_a_step_is_refused():
         TypeError, match=r"step_of: expected a function .* got None for a state of type tuple"
     ):
         step(setting.state, batch_at(setting, 0), None, jax.random.key(0))
+
+
+@pytest.mark.parametrize("jit", [lambda step: step, nnx.jit], ids=["eager", "nnx.jit"])
+def test_nnx_optimizer_as_the_state(jit):
+    """Its step is a variable, which the update has moved on by the time the record is written."""
+    x, y = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3), np.zeros((4, 2), np.float32)
+
+    def loss_fn(outputs, targets):
+        return jnp.mean((outputs - targets) ** 2)
+
+    state = nnx.ModelAndOptimizer(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1))
+    apply_fn, params = lnpjax.from_nnx(state.model)
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=Exact())
+
+    def train_step(state, batch):
+        loss, gradient = nnx.value_and_grad(lambda model: loss_fn(model(batch[0]), batch[1]))(
+            state.model
+        )
+        state.update(gradient)
+        return state, {"loss": loss, "gradient": gradient}
+
+    step = lnpjax.instrument(
+        train_step,
+        measure,
+        Windows([1], 1),
+        params_of=lambda state: nnx.state(state.model, nnx.Param),
+        take_gradient=lambda metrics: (metrics.pop("gradient"), metrics),
+    )
+    run = jit(lambda state, key: step(state, (x, y), None, key)[1:])
+    first, second = (run(state, jax.random.key(seed)) for seed in range(2))
+    assert [bool(record.measured) for _, record in (first, second)] == [False, True]
+    assert [int(record.step) for _, record in (first, second)] == [0, 1]
+    assert [int(record.window) for _, record in (first, second)] == [-1, 0]
+
+    # By hand: the parameters after one step of plain gradient descent.
+    gradient = jax.grad(lambda p: loss_fn(apply_fn(p, x), y))(params)
+    moved = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    expected = measure(moved, (x, y))
+    found = second[1].measurement
+    np.testing.assert_allclose(found.delta_loss, expected.delta_loss, rtol=1e-5)
+    np.testing.assert_allclose(found.chi_pos, expected.chi_pos, rtol=1e-5)
+    # Quadratic loss: what linearisation misses is half the squared change of the outputs.
+    change = apply_fn(nnx.state(state.model, nnx.Param), x) - apply_fn(moved, x)
+    np.testing.assert_allclose(found.nu, np.mean(np.square(change)), rtol=1e-3)

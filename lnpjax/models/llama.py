@@ -19,7 +19,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._checks import require
-from lnpjax.adapters import from_nnx
+from lnpjax.adapters import from_nnx, split_module
 from lnpjax.assumptions import ApplyFn
 from lnpjax.closed_forms import SplitModel
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
@@ -370,9 +370,9 @@ def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
     """
     if model.config.tie_embeddings:
         return from_nnx(model)
-    graphdef, params = nnx.split(model, nnx.Param)
+    graphdef, params, nothing = split_module(model)  # a Llama has no other state
 
     def body(params: PyTree, embedded: Array) -> Array:
-        return nnx.merge(graphdef, params, copy=True).transform(embedded)
+        return nnx.merge(graphdef, params, nothing, copy=True).transform(embedded)
 
     return SplitModel(body, embedding="embedding/embedding", readout="head/kernel"), params
