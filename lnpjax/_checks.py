@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 
 def require(
@@ -58,6 +59,128 @@ def concrete(array: Any) -> np.ndarray | None:
     if isinstance(array, jax.Array) and not array.is_fully_addressable:
         return None
     return np.asarray(array)
+
+
+def check_key(argument: str, key: Any, *, drawn_by: str | None = None) -> None:
+    """Refuse what is not one key of `jax.random`.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        key: the key, traced or not: a typed one (`jax.random.key`) or a raw one
+            (`jax.random.PRNGKey`).
+        drawn_by: who draws with it; `None` if it may also be `None`, since nobody does.
+
+    Raises:
+        ValueError: if there is none, or an array of several.
+        TypeError: if it is something else, such as a seed.
+
+    Example:
+        >>> check_key("key", 0)
+        Traceback (most recent call last):
+            ...
+        TypeError: key: expected a jax.random key, such as jax.random.key(0), got 0
+        >>> check_key("key", jax.random.split(jax.random.key(0)))
+        Traceback (most recent call last):
+            ...
+        ValueError: key: expected one jax.random key, of shape (), got an array of them of shape
+        (2,)
+    """
+    if key is None:
+        why = "" if drawn_by is None else f", since {drawn_by} draws random probes"
+        require(drawn_by is None, argument, expected=f"a jax.random key{why}", got=None)
+        return
+    is_array = isinstance(key, jax.Array | np.ndarray)
+    typed = is_array and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    own = () if typed else jax.eval_shape(jax.random.PRNGKey, 0).shape
+    shape = np.shape(key) if is_array else ()
+    around = shape[: len(shape) - len(own)]
+    require(
+        typed or (is_array and key.dtype == jnp.uint32 and shape == (*around, *own)),
+        argument,
+        expected="a jax.random key, such as jax.random.key(0)",
+        got=f"an array of {key.dtype} of shape {shape}" if is_array and shape else repr(key),
+        error=TypeError,
+    )
+    require(
+        not around,
+        argument,
+        expected="one jax.random key, of shape ()",
+        got=f"an array of them of shape {around}",
+    )
+
+
+def check_functions(**functions: Any) -> None:
+    """Refuse what cannot be called.
+
+    Args:
+        **functions: by the name of the argument.
+
+    Raises:
+        TypeError: naming the first that is not a function.
+
+    Example:
+        >>> check_functions(loss_fn=0.5)
+        Traceback (most recent call last):
+            ...
+        TypeError: loss_fn: expected a function, got float
+    """
+    for argument, value in functions.items():
+        require(
+            callable(value),
+            argument,
+            expected="a function",
+            got=type(value).__name__,
+            error=TypeError,
+        )
+
+
+def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:
+    """Check ids that pick one of so many rows, where JAX would pick another one for those outside.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        ids: integers, traced or not.
+        count: how many rows there are.
+        from_end: whether -1 stands for the last row, as in `jnp.take`, or is refused.
+
+    Returns:
+        The ids from 0 to ``count - 1``. Where values are not known (under `jit`), those outside
+        have become `count`: ``mode="fill"``, the default of `jnp.take`, gives NaN for them.
+
+    Raises:
+        TypeError: if they are not integers.
+        ValueError: where values are known, if one is outside.
+
+    Example:
+        >>> checked_ids("labels", jnp.array([0, -1]), 3, from_end=True)
+        Array([0, 2], dtype=int32)
+        >>> checked_ids("labels", jnp.array([0, -1]), 3)
+        Traceback (most recent call last):
+            ...
+        ValueError: labels: expected ids from 0 to 2, got -1 to 0
+    """
+    require(
+        jnp.issubdtype(jnp.result_type(ids), jnp.integer),
+        argument,
+        expected="integer ids",
+        got=f"dtype {jnp.result_type(ids)}",
+        error=TypeError,
+    )
+    least, values = -count if from_end else 0, concrete(ids)
+    require(
+        values is None or not values.size or (values.min() >= least and values.max() < count),
+        argument,
+        expected=f"ids from {least} to {count - 1}",
+        got="some outside"
+        if values is None or not values.size
+        else f"{values.min()} to {values.max()}",
+    )
+    ids = jnp.asarray(ids)
+    if not jnp.issubdtype(ids.dtype, jnp.signedinteger):
+        return ids  # what is too large stays so
+    ids = ids.astype(jnp.promote_types(ids.dtype, jnp.int32))  # narrow ones may not hold `count`
+    inside = (ids >= least) & (ids < count)
+    return jnp.where(inside, jnp.where(ids < 0, ids + count, ids), count)
 
 
 def check_floating(argument: str, array: Any) -> None:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._checks import check_floating, concrete, require
+from lnpjax._checks import check_floating, check_key, concrete, require
 from lnpjax.assumptions import (
     Batch,
     check_pair,
@@ -85,7 +85,7 @@ class ActivationSpectra:
             TypeError, ValueError: as `activation_spectra`; also, outside of `jit`, if hidden states
                 are infinite or NaN, or samples interact.
         """
-        del key
+        check_key("key", key)
         inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
         return self._measure(params, inputs)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,8 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn
+
+MODULE = "the module's parameters"
+"""What parameters have to fit, in messages."""
 
 
 def snapshot(tree: PyTree) -> PyTree:
@@ -33,13 +39,71 @@ def snapshot(tree: PyTree) -> PyTree:
         >>> frozen["mean"]
         array([0., 0.])
     """
-
     return jax.tree.map(
         lambda leaf: jnp.copy(leaf) if isinstance(leaf, jax.Array) else leaf, _with_own_numpy(tree)
     )
 
 
-def split_module(module: Any) -> tuple[Any, PyTree, PyTree]:
+@contextlib.contextmanager
+def naming_misfits(params: PyTree, shapes: PyTree) -> Iterator[None]:
+    """Blame a failure on the first parameter that is not what the module has, if there is one.
+
+    Args:
+        params: what the module is run with.
+        shapes: of its own parameters.
+
+    Raises:
+        ValueError: in place of another exception, which stays the cause.
+
+    Example:
+        >>> with naming_misfits({"w": jnp.ones(2)}, {"w": jnp.ones(3)}):
+        ...     jnp.ones(2) + jnp.ones(3)
+        Traceback (most recent call last):
+            ...
+        ValueError: params/w: expected shape (3,), got shape (2,)
+    """
+    try:
+        yield
+    except Exception as error:  # a module raises whatever it likes
+        try:
+            parameters.fit("params", params, shapes, of=MODULE)
+        except (TypeError, ValueError) as misfit:
+            raise misfit from error
+        raise
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModuleParts:
+    """A Flax NNX module without its parameters, made by `split_module`.
+
+    Attributes:
+        graphdef: its structure.
+        rest: what it holds besides parameters.
+        shapes: of its parameters.
+    """
+
+    graphdef: Any
+    rest: PyTree
+    shapes: PyTree
+
+    @contextlib.contextmanager
+    def run_with(self, params: PyTree) -> Iterator[Any]:
+        """The module with other values of its parameters, for one call; see `naming_misfits`.
+
+        Raises:
+            ValueError: if `params` are of another model. Flax would hand out leaves in their order,
+                whatever their names.
+        """
+        from flax import nnx
+
+        if parameters.paths(params) != parameters.paths(self.shapes):
+            params = parameters.fit("params", params, self.shapes, of=MODULE)
+        with naming_misfits(params, self.shapes):
+            # Copied: a module that updates its own state (batch statistics) would write to `rest`.
+            yield nnx.merge(self.graphdef, params, self.rest, copy=True)
+
+
+def split_module(module: Any) -> tuple[ModuleParts, PyTree]:
     """Take a Flax NNX module apart, and share nothing with it that it can change.
 
     `flax.nnx.split` hands out the module's own variables, which follow it as it trains.
@@ -48,20 +112,21 @@ def split_module(module: Any) -> tuple[Any, PyTree, PyTree]:
         module: the module.
 
     Returns:
-        ``(graphdef, params, rest)`` for `flax.nnx.merge`: its `nnx.Param`, whose arrays are the
-        module's own, and everything else, whose arrays are copies.
+        Its parts, and its parameters (`nnx.Param`), whose arrays are the module's own; those of
+        everything else are copies.
 
     Example:
         >>> from flax import nnx
         >>> module = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
-        >>> _, params, _ = split_module(module)
+        >>> _, params = split_module(module)
         >>> params["bias"] is module.bias
         False
     """
     from flax import nnx
 
     graphdef, params, rest = nnx.split(nnx.clone(module), nnx.Param, ...)
-    return graphdef, _with_own_numpy(params), snapshot(rest)
+    shapes = jax.eval_shape(lambda tree: tree, params)
+    return ModuleParts(graphdef, snapshot(rest), shapes), _with_own_numpy(params)
 
 
 def _with_own_numpy(tree: PyTree) -> PyTree:
@@ -74,8 +139,10 @@ def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple
 
     Everything that is not an `nnx.Param` (batch statistics, random streams) is frozen at its
     present value, and `params` is the present value of the rest: neither follows the module as it
-    trains on. ``nnx.state(module, nnx.Param)`` gives later parameters. Put a module with dropout or batch normalisation into inference mode first
-    (``module.eval()``), since per-sample Jacobians need samples that do not interact.
+    trains on. ``nnx.state(module, nnx.Param)`` gives later parameters.
+
+    Put a module with dropout or batch normalisation into inference mode first (``module.eval()``),
+    since per-sample Jacobians need samples that do not interact.
 
     Args:
         module: the module.
@@ -104,12 +171,11 @@ def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple
         got=type(module).__name__,
         error=TypeError,
     )
-    graphdef, params, rest = split_module(module)
+    parts, params = split_module(module)
 
     def apply_fn(params: PyTree, inputs: PyTree) -> Array:
-        # Copied: a module that updates its own state (batch statistics) would write to `rest`.
-        merged = nnx.merge(graphdef, params, rest, copy=True)
-        return getattr(merged, method)(inputs, **keywords)
+        with parts.run_with(params) as own:
+            return getattr(own, method)(inputs, **keywords)
 
     return apply_fn, params
 
@@ -159,7 +225,10 @@ def from_linen(
     )
     frozen = snapshot({name: value for name, value in variables.items() if name != "params"})
 
+    shapes = jax.eval_shape(lambda tree: tree, variables["params"])
+
     def apply_fn(params: PyTree, inputs: PyTree) -> Array:
-        return module.apply({"params": params, **frozen}, inputs, **keywords)
+        with naming_misfits(params, shapes):
+            return module.apply({"params": params, **frozen}, inputs, **keywords)
 
     return apply_fn, variables["params"]

@@ -7,6 +7,7 @@ and a sample's row depends on that sample alone.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
@@ -103,7 +104,8 @@ def check_batch(
     num_samples = next(iter(sizes.values()))
     require(num_samples >= 1, argument, expected="at least one sample", got="an empty batch")
 
-    outputs = jax.eval_shape(apply_fn, params, inputs)
+    parameters.check_leaves(params)
+    outputs = result_shapes("apply_fn", apply_fn, params=params, inputs=inputs)
     if not isinstance(outputs, jax.ShapeDtypeStruct):
         raise TypeError(
             f"outputs: expected one array (B, ...) from apply_fn, got {_described(outputs)}"
@@ -112,7 +114,8 @@ def check_batch(
         outputs.ndim >= 1 and outputs.shape[0] == num_samples,
         "outputs",
         expected=f"a first axis of {num_samples}, the number of samples in {argument}",
-        got=f"shape {outputs.shape}",
+        got=f"shape {outputs.shape}"
+        + ("" if outputs.ndim else " (a model gives a row for each sample; a loss comes after it)"),
     )
     require(
         outputs.size > 0,
@@ -128,6 +131,57 @@ def check_batch(
         error=TypeError,
     )
     return num_samples
+
+
+def result_shapes(argument: str, function: Callable[..., Any], **given: PyTree) -> PyTree:
+    """The shapes that a function returns; where it fails, the error says what it was given.
+
+    Args:
+        argument: what the function is called in messages.
+        function: the model, or the loss.
+        **given: its arguments, in order, by the names that they have in messages.
+
+    Returns:
+        As `jax.eval_shape`: nothing is computed.
+
+    Raises:
+        TypeError, ValueError: in place of whatever the function raises, which stays the cause.
+
+    Example:
+        >>> params, inputs = {"w": jnp.ones((3, 2))}, jnp.ones(3)
+        >>> result_shapes("apply_fn", jnp.matmul, params=params, inputs=inputs)
+        Traceback (most recent call last):
+            ...
+        TypeError: apply_fn: expected params and inputs that it takes, got params {w: float32[3,2]},
+        inputs float32[3], and so TypeError: matmul requires ndarray or scalar arguments, ...
+    """
+    try:
+        return jax.eval_shape(function, *given.values())
+    except Exception as error:  # a model raises whatever it likes
+        if _OWN_ERROR.match(str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{argument}: expected {' and '.join(given)} that it takes, got "
+            + ", ".join(f"{name} {_listed_shapes(tree)}" for name, tree in given.items())
+            + f", and so {type(error).__name__}: {error}"
+        ) from error
+
+
+_OWN_ERROR = re.compile(r"[\w/.\[\]]+: expected ")
+"""How messages begin that name the argument already."""
+
+
+def _listed_shapes(tree: PyTree, most: int = 24) -> str:
+    """The shapes of the leaves by path, of so many at most."""
+    shapes = [
+        f"{name}: {jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
+        for name, leaf in zip(parameters.paths(tree), jax.tree.leaves(tree), strict=True)
+    ]
+    if len(shapes) == 1 and shapes[0].startswith(": "):
+        return shapes[0].removeprefix(": ")
+    more = f", ... ({len(shapes)} in all)" if len(shapes) > most else ""
+    return "{" + ", ".join(shapes[:most]) + more + "}"
 
 
 def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:
@@ -210,7 +264,15 @@ def check_training_batch(
         ValueError: batch: expected a pair (inputs, targets), got ArrayImpl of 3
     """
     inputs, targets = check_pair(argument, batch)
-    num_samples = check_batch(apply_fn, params, inputs, argument=f"{argument}/inputs")
+    try:
+        num_samples = check_batch(apply_fn, params, inputs, argument=f"{argument}/inputs")
+    except (TypeError, ValueError) as error:
+        if _is_model(loss_fn, params, inputs):
+            raise TypeError(
+                "apply_fn: expected the model, got what does not take params and inputs, while "
+                "loss_fn does: they are swapped (the order is apply_fn, loss_fn)"
+            ) from error
+        raise
     for path, leaf in zip(parameters.paths(targets), jax.tree.leaves(targets), strict=True):
         require(
             jnp.shape(leaf)[:1] == (num_samples,),
@@ -219,7 +281,7 @@ def check_training_batch(
             got=f"shape {jnp.shape(leaf)}",
         )
     outputs = jax.eval_shape(apply_fn, params, inputs)
-    loss = jax.eval_shape(loss_fn, outputs, targets)
+    loss = result_shapes("loss_fn", loss_fn, outputs=outputs, targets=targets)
     require(
         getattr(loss, "shape", None) == () and jnp.issubdtype(loss.dtype, jnp.floating),
         "loss_fn",
@@ -228,6 +290,20 @@ def check_training_batch(
         error=TypeError,
     )
     return num_samples
+
+
+def _is_model(function: Callable[..., Any], params: PyTree, inputs: PyTree) -> bool:
+    """Whether a function of parameters and inputs gives a row for each sample."""
+    try:
+        check_batch(function, params, inputs)
+    except Exception:  # whatever it is, it is not a model
+        return False
+    return True
+
+
+def as_mask(mask: Any) -> Any:
+    """A mask written as a Python list, as an array; anything else as it is."""
+    return np.asarray(mask) if isinstance(mask, list | tuple) else mask
 
 
 def check_mask(
@@ -241,6 +317,7 @@ def check_mask(
     """
     if mask is None:
         return jnp.ones(num_samples, bool)
+    mask = as_mask(mask)
     require(
         jnp.shape(mask) == (num_samples,),
         argument,
@@ -392,31 +469,3 @@ def _described(outputs: Any) -> str:
     ]
     name = type(outputs).__name__
     return f"{name} with fields {list(fields)}; {hint}.{fields[0]}" if fields else f"{name}; {hint}"
-
-
-def check_tree_like(argument: str, tree: PyTree, like: PyTree) -> None:
-    """Check that a pytree has the structure and shapes of another.
-
-    Args:
-        argument: its name, for the message.
-        tree: the pytree to check.
-        like: the pytree to compare it with.
-
-    Raises:
-        ValueError: if it differs; the message names the first leaf that does.
-    """
-    require(
-        str(jax.tree.structure(tree)) == str(jax.tree.structure(like)),
-        argument,
-        expected=f"the structure of the trainable parameters ({parameters.paths(like)})",
-        got=f"{parameters.paths(tree)}",
-    )
-    for name, leaf, model in zip(
-        parameters.paths(like), jax.tree.leaves(tree), jax.tree.leaves(like), strict=True
-    ):
-        require(
-            jnp.shape(leaf) == jnp.shape(model),
-            f"{argument}/{name}".rstrip("/"),
-            expected=f"shape {jnp.shape(model)}",
-            got=f"shape {jnp.shape(leaf)}",
-        )

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.assumptions import check_batch
 from lnpjax.jacobian import SampleLinearization, linearize_samples
 from lnpjax.norm_taps import shared_rows_norm
@@ -60,9 +60,16 @@ class SplitModel:
     readout: str
 
     def __call__(self, params: PyTree, inputs: Int[Array, "batch ..."]) -> Array:
-        """The outputs, ``(B, ..., outputs)``."""
+        """The outputs, ``(B, ..., outputs)``; an id of -1 reads the last row, as in `jnp.take`.
+
+        Raises:
+            TypeError: if the inputs are not integers.
+            ValueError: where values are known, if an id is outside of the table; elsewhere it gives
+                NaN, which `status` flags.
+        """
         table, kernel = self.outer(params)
-        return read_out(self.body(params, jnp.take(table, inputs, axis=0)), kernel)
+        ids = embedding_ids(table, inputs)
+        return read_out(self.body(params, jnp.take(table, ids, axis=0)), kernel)
 
     def outer(self, params: PyTree) -> tuple[Float[Array, "ids d"], Float[Array, "h outputs"]]:
         """The table and the kernel.
@@ -79,6 +86,22 @@ class SplitModel:
                 got=repr(path),
             )
         return leaves[self.embedding], leaves[self.readout]
+
+
+def embedding_ids(
+    table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
+) -> Int[Array, "batch ..."]:
+    """The rows that `jnp.take` reads, each by its own number: -1 is the last one.
+
+    Raises:
+        TypeError: if the inputs are not integers.
+        ValueError: where values are known, if one is outside of the table; elsewhere it gives NaN.
+
+    Example:
+        >>> embedding_ids(jnp.ones((3, 2)), jnp.array([0, -1]))
+        Array([0, 2], dtype=int32)
+    """
+    return checked_ids("inputs", inputs, len(table), from_end=True)
 
 
 def read_out(hidden: Float[Array, "... h"], kernel: Float[Array, "h outputs"]) -> Array:
@@ -164,7 +187,7 @@ class SplitLinearization:
         """The inverse of `_merged`."""
         if weights is None:
             return None, {}
-        leaves = jax.tree.leaves(weights)
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(weights)]
         outer = {name: leaves[position] for name, position in self.outer.items()}
         positions = self.outer.values()
         return [leaf for i, leaf in enumerate(leaves) if i not in positions], outer
@@ -241,7 +264,8 @@ def linearize_split(
         subset = parameters.combine(perturbed["params"], params)
         return model.body(subset, embedded + perturbed["embedded"])
 
-    embedded = jnp.take(table, inputs, axis=0)
+    ids = embedding_ids(table, inputs)
+    embedded = jnp.take(table, ids, axis=0)
     # A perturbation of the embedded positions gives their cotangents, sample by sample.
     still = jnp.zeros(embedded.shape[1:], embedded.dtype)
     linearization = linearize_samples(
@@ -249,7 +273,7 @@ def linearize_split(
     )
     assert isinstance(linearization, SampleLinearization)
     outputs = read_out(linearization.outputs, kernel)
-    return SplitLinearization(outputs, linearization, inputs, table, kernel, trainable, outer)
+    return SplitLinearization(outputs, linearization, ids, table, kernel, trainable, outer)
 
 
 def _require_untied(model: SplitModel, params: PyTree, inputs: PyTree) -> None:

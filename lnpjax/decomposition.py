@@ -17,21 +17,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters, precision
-from lnpjax._checks import require
+from lnpjax._checks import check_functions, require
 from lnpjax.assumptions import (
     ApplyFn,
     Batch,
     LossFn,
+    as_mask,
     check_mask,
     check_training_batch,
-    check_tree_like,
     compute_precision,
     fill_masked,
     loss_status,
     sample_losses,
 )
 from lnpjax.components import LNP, Side, components, with_status
-from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
+from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.sequencing import after
@@ -77,9 +77,10 @@ class LNPMeasure:
                 ``loss_fn`` over single valid samples.
             mask_b: likewise for B.
             gradient_a: the gradient of the loss on A in `params`, if it is already known (the
-                training step's own, before clipping or weight decay): saves 2/3 gradient.
-            params_after: the parameters after the update; fills `loss_change`, `linear_change` and
-                `nu`, for a forward pass on B.
+                training step's own, before clipping or weight decay): saves 2/3 gradient. Under
+                `wrt`, frozen leaves may be there, be `None`, or be left out.
+            params_after: the parameters after the update, likewise; fills `loss_change`,
+                `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
                 the components of ``J P J^T``, along which ``-P grad`` descends.
 
@@ -89,22 +90,22 @@ class LNPMeasure:
         Raises:
             TypeError, ValueError: as `lnp`.
         """
-        trainable, _ = parameters.partition(params, self.wrt)
+        mask_a, mask_b = as_mask(mask_a), as_mask(mask_b)
+        trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
-        if self.estimator.stochastic:
-            required_key(self.estimator, key)
+        check_estimator_key(self.estimator, key)
         batch_a = self._checked(params, batch_a, "a", mask_a)
         if batch_b is None:
             require(mask_b is None, "mask_b", expected="None where batch_b is None", got="a mask")
         else:
             batch_b = self._checked(params, batch_b, "b", mask_b)
         if gradient_a is not None:
-            check_tree_like("gradient_a", gradient_a, params)
-            gradient_a, _ = parameters.partition(gradient_a, self.wrt)
+            gradient_a, _ = parameters.fit_parts("gradient_a", gradient_a, trainable, frozen)
         if params_after is not None:
-            check_tree_like("params_after", params_after, params)
+            moved, still = parameters.fit_parts("params_after", params_after, trainable, frozen)
+            params_after = parameters.combine(moved, frozen if still is None else still)
         if preconditioner is not None:
-            check_tree_like("preconditioner", preconditioner, trainable)
+            preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
 
         keys = (None, None) if key is None else jax.random.split(key)
         eps = compute_precision(self.apply_fn, params, batch_a[0])
@@ -317,6 +318,7 @@ def lnp(
         `LNPMeasure.__call__`. It can be jitted, scanned and vmapped.
 
     Raises:
+        TypeError: if `apply_fn` or `loss_fn` is not a function, or `estimator` not an estimator.
         ValueError: if `normalization` is unknown; when called, for bad input, before anything is
             computed; and, outside `jit`, where samples interact (inside, `status` says so).
 
@@ -343,6 +345,7 @@ def lnp(
         got=repr(normalization),
     )
     check_estimator(estimator)
+    check_functions(apply_fn=apply_fn, loss_fn=loss_fn)
     return LNPMeasure(apply_fn, loss_fn, estimator, normalization, groups, wrt)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
+from lnpjax._checks import check_key, require
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn
 from lnpjax.explicit_meshes import on_any_mesh
@@ -151,6 +151,7 @@ def spectral_density(
         >>> round(float(trace), 3), round(float(error), 3)
         (14.0, 0.0)
     """
+    check_key("key", key, drawn_by="spectral_density")
     require(num_probes >= 2, "num_probes", expected="an integer >= 2", got=num_probes)
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)
     require(num_matvecs >= 2, "num_matvecs", expected="an integer >= 2", got=num_matvecs)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
+from lnpjax._checks import check_key, require
 from lnpjax.assumptions import ApplyFn, by_row
 from lnpjax.closed_forms import SplitLinearization, SplitModel, linearize_split
 from lnpjax.jacobian import (
@@ -98,7 +98,7 @@ class Exact(_PerSampleEstimator):
 
     def __post_init__(self) -> None:
         _require_count("chunk_size", self.chunk_size)
-        _require_count("microbatch_size", self.microbatch_size)
+        _require_count("microbatch_size", self.microbatch_size, optional=True)
 
     def draw(
         self,
@@ -155,7 +155,7 @@ class Hutchinson(_PerSampleEstimator):
 
     def __post_init__(self) -> None:
         _require_count("num_probes", self.num_probes)
-        _require_count("microbatch_size", self.microbatch_size)
+        _require_count("microbatch_size", self.microbatch_size, optional=True)
 
     def linearize(
         self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
@@ -253,21 +253,31 @@ def check_estimator(estimator: Any) -> None:
     )
 
 
-def _require_count(argument: str, count: int | None) -> None:
-    if count is not None:
-        whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-        require(whole and count >= 1, argument, expected="an integer >= 1", got=count)
+def _require_count(argument: str, count: int | None, *, optional: bool = False) -> None:
+    if count is None and optional:
+        return
+    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
+    positive = whole and count is not None and count >= 1
+    require(positive, argument, expected="an integer >= 1", got=count)
 
 
 def required_key(estimator: Estimator, key: Key[Array, ""] | None) -> Key[Array, ""]:
     """The key, for an estimator that draws.
 
     Raises:
-        ValueError: if there is none.
+        TypeError, ValueError: as `check_estimator_key`.
     """
-    if key is None:
-        raise ValueError(
-            "key: expected a jax.random key, since "
-            f"{type(estimator).__name__} draws random probes, got None"
-        )
+    check_estimator_key(estimator, key)
+    assert key is not None
     return key
+
+
+def check_estimator_key(estimator: Estimator, key: Key[Array, ""] | None) -> None:
+    """Refuse what is not a key, or that there is none for an estimator that draws.
+
+    Raises:
+        ValueError: if there is none, or an array of several.
+        TypeError: if it is something else, such as a seed.
+    """
+    drawn_by = type(estimator).__name__ if estimator.stochastic else None
+    check_key("key", key, drawn_by=drawn_by)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import check_kernel, concrete, require
+from lnpjax._checks import check_kernel, check_key, concrete, require
 from lnpjax.assumptions import (
     ApplyFn,
     Batch,
@@ -122,7 +122,7 @@ class GradientSpectra:
                 than a window needs, and, outside of `jit`, if samples interact or a gradient is not
                 finite.
         """
-        del key
+        check_key("key", key)
         return self._measure(params, measured_batch(self.pool, batch_a, batch_b))
 
     @on_any_mesh

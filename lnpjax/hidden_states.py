@@ -229,7 +229,7 @@ def nnx_hidden_states(
         got=type(module).__name__,
         error=TypeError,
     )
-    graphdef, params, rest = split_module(module)
+    states, params = split_module(module)
     embeddings = {
         "/".join(map(str, path))
         for path, part in nnx.iter_modules(module)
@@ -242,11 +242,10 @@ def nnx_hidden_states(
     }
 
     def capture(params: PyTree, inputs: PyTree) -> tuple[Any, Captured]:
-        # Copied: capturing writes to the module, and so do modules with a state.
-        merged = nnx.merge(graphdef, params, rest, copy=True)
-        function = merged if method == CALL else getattr(merged, method)
-        captured = nnx.capture(function, nnx.Intermediate, method_outputs=nnx.Intermediate)
-        outputs, intermediates = captured(inputs, **keywords)
+        with states.run_with(params) as own:  # a copy, since capturing writes to the module
+            function = own if method == CALL else getattr(own, method)
+            captured = nnx.capture(function, nnx.Intermediate, method_outputs=nnx.Intermediate)
+            outputs, intermediates = captured(inputs, **keywords)
         return outputs, dict(_named(nnx.to_pure_dict(intermediates)))
 
     return HiddenStates(capture, checked_layers(layers), _among(parts - embeddings)), params

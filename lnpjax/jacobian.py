@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
+from lnpjax.assumptions import ApplyFn, check_batch
 from lnpjax.microbatches import sliced, unsliced
 from lnpjax.pullbacks import Pullback, StoredPullbacks, store_pullbacks
 
@@ -55,7 +55,7 @@ class Linearization:
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
         """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient."""
         expected = jax.eval_shape(self.vjp, self.outputs)
-        check_tree_like("tangents", tangents, expected)
+        tangents = parameters.fit("tangents", tangents, expected)
         tangents = jax.tree.map(lambda t, like: jnp.asarray(t, like.dtype), tangents, expected)
         return jax.linear_transpose(self.vjp, self.outputs)(tangents)[0]
 
@@ -67,7 +67,7 @@ class Linearization:
         gradient = self.vjp(vector)
         if self.preconditioner is not None:
             gradient = jax.tree.map(
-                lambda g, p: g * p.astype(g.dtype), gradient, self.preconditioner
+                lambda g, p: g * jnp.asarray(p, g.dtype), gradient, self.preconditioner
             )
         return self.jvp(gradient)
 
@@ -112,7 +112,7 @@ def linearize(
     check_batch(apply_fn, params, inputs)
     trainable, frozen = parameters.partition(params, wrt)
     if preconditioner is not None:
-        check_tree_like("preconditioner", preconditioner, trainable)
+        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
     outputs, pullback = jax.vjp(
         lambda subset: apply_fn(parameters.combine(subset, frozen), inputs), trainable
     )

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import kernel_methods, parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
+from lnpjax.assumptions import ApplyFn, check_batch
 from lnpjax.costs import check_fits
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import samples_interact
@@ -110,7 +110,7 @@ def entk(
         )
     trainable, _ = parameters.partition(params, wrt)
     if preconditioner is not None:
-        check_tree_like("preconditioner", preconditioner, trainable)
+        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
     require(
         backend == "jax" or preconditioner is None,
         "preconditioner",

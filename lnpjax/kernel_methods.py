@@ -235,7 +235,7 @@ def _transposed(columns: Float[Array, "n2_m n1_m"]) -> Float[Array, "n1_m n2_m"]
 def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
     if weights is None:
         return rows
-    return jax.tree.map(lambda row, weight: row * weight.astype(row.dtype), rows, weights)
+    return jax.tree.map(lambda row, weight: row * jnp.asarray(weight, row.dtype), rows, weights)
 
 
 def _inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:

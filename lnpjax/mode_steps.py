@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax._printing import result
-from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_tree_like
+from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.modes import Modes
@@ -185,7 +185,8 @@ def project_update(
     num_outputs = linearization.outputs.size
     _check_modes(modes, num_outputs)
     trainable, _ = parameters.partition(params, wrt)
-    check_tree_like("update", update, trainable)
+    update = parameters.fit("update", update, trainable)
+    chosen = jnp.asarray(chosen)
     require(
         jnp.shape(chosen) == (num_outputs,),
         "chosen",

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._checks import check_floating, concrete, require
+from lnpjax._checks import check_floating, check_functions, checked_ids, require
 from lnpjax.assumptions import ApplyFn
 
 Observable: TypeAlias = Callable[[Array, PyTree], Array]
@@ -49,14 +49,7 @@ def observable(apply_fn: ApplyFn, function: Observable) -> ApplyFn:
         >>> linearize(error, jnp.array([[3.0], [4.0]]), batch).outputs.ravel()
         Array([ 2., -1.], dtype=float32)
     """
-    for argument, value in (("apply_fn", apply_fn), ("function", function)):
-        require(
-            callable(value),
-            argument,
-            expected="a function",
-            got=type(value).__name__,
-            error=TypeError,
-        )
+    check_functions(apply_fn=apply_fn, function=function)
 
     def apply_observable(params: PyTree, batch: tuple[PyTree, PyTree]) -> Float[Array, "batch ..."]:
         inputs, targets = batch
@@ -132,32 +125,15 @@ def token_surprisal(
         Array([[0.5 , 0.25]], dtype=float32)
     """
     check_floating("outputs", outputs)
-    targets = jnp.asarray(targets)
     require(
-        jnp.issubdtype(targets.dtype, jnp.integer),
-        "targets",
-        expected="integer tokens",
-        got=f"dtype {targets.dtype}",
-        error=TypeError,
-    )
-    require(
-        outputs.ndim >= 2 and targets.shape == outputs.shape[:-1],
+        outputs.ndim >= 2 and jnp.shape(targets) == outputs.shape[:-1],
         "targets",
         expected=f"one token for each row of logits, shape {outputs.shape[:-1]}",
-        got=targets.shape,
+        got=jnp.shape(targets),
     )
-    vocabulary = outputs.shape[-1]
-    known = concrete(targets)
-    require(
-        known is None or not known.size or (known.min() >= 0 and known.max() < vocabulary),
-        "targets",
-        expected=f"tokens from 0 to {vocabulary - 1}",
-        got="some outside" if known is None else f"{known.min()} to {known.max()}",
-    )
+    ids = checked_ids("targets", targets, outputs.shape[-1])
     logits = jnp.asarray(outputs, jnp.promote_types(outputs.dtype, jnp.float32))
     log_probabilities = jax.nn.log_softmax(logits)
-    # A negative index would count from the end.
-    index = jnp.where(targets < 0, vocabulary, targets)
     return -jnp.take_along_axis(
-        log_probabilities, index[..., None], axis=-1, mode="fill", fill_value=jnp.nan
+        log_probabilities, ids[..., None], axis=-1, mode="fill", fill_value=jnp.nan
     )[..., 0]

@@ -13,11 +13,15 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax._checks import require
 
 Subset: TypeAlias = Callable[[str], bool] | str | Sequence[str] | PyTree | None
+REST = "other"
+"""The group of the parameters that no prefix names."""
+
 Grouping: TypeAlias = Callable[[str], str] | Sequence[str] | None
 
 
@@ -75,7 +79,8 @@ def by_depth(depth: int) -> Callable[[str], str]:
         >>> by_depth(2)("layers/0/attention/query/kernel")
         'layers/0'
     """
-    require(depth >= 1, "depth", expected="an integer >= 1", got=depth)
+    whole = isinstance(depth, int | np.integer) and not isinstance(depth, bool)
+    require(whole and depth >= 1, "depth", expected="an integer >= 1", got=depth)
     return lambda path: "/".join(path.split("/")[:depth])
 
 
@@ -92,7 +97,7 @@ def _selected(params: PyTree, wrt: Subset) -> list[bool]:
     names = paths(params)
     if wrt is None:
         return [True] * len(names)
-    if callable(wrt):
+    if callable(wrt) and not _is_container(wrt):
         return [bool(wrt(name)) for name in names]
     if isinstance(wrt, str):
         wrt = (wrt,)
@@ -113,13 +118,22 @@ def _selected(params: PyTree, wrt: Subset) -> list[bool]:
             f"that is a prefix of params, got a structure that does not match: {error}"
         ) from error
     require(
-        all(isinstance(flag, bool) for flag in mask),
+        all(isinstance(flag, bool | np.bool_) for flag in mask),
         "wrt",
         expected="Python booleans as the leaves of its pytree",
         got=_listed([type(flag).__name__ for flag in mask]),
         error=TypeError,
     )
-    return mask
+    return [bool(flag) for flag in mask]
+
+
+def _is_container(tree: PyTree) -> bool:
+    """Whether a pytree holds leaves, as a model does that can also be called."""
+    return (
+        not isinstance(tree, jax.tree_util.Partial)
+        and not jax.tree_util.all_leaves([tree])
+        and bool(jax.tree.leaves(tree))
+    )
 
 
 def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
@@ -129,11 +143,12 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
         params: any pytree.
         wrt: what is trainable. `None` (everything), a function of a leaf's path, one path prefix or
             several (``"head"``, ``("head", "layers/3")``), or a pytree of booleans that is a prefix
-            of `params`.
+            of `params`, be it one that can be called (a module whose leaves are booleans).
 
     Returns:
         ``(trainable, frozen)``, each with the structure of `params` and `None` where a leaf belongs
-        to the other part, so that `jax.tree.map` over either meets only its own leaves.
+        to the other part, so that `jax.tree.map` over either meets only its own leaves. Trainable
+        leaves are arrays: Python numbers have become weakly typed ones.
 
     Raises:
         ValueError: if nothing is selected, or a prefix names no parameter.
@@ -150,6 +165,7 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
         expected=f"at least one trainable parameter among {_listed(paths(params))}",
         got="a selection of none" if flags else "params without leaves",
     )
+    check_leaves(params)
     for name, leaf, flag in zip(paths(params), jax.tree.leaves(params), flags, strict=True):
         require(
             not flag or jnp.issubdtype(jnp.result_type(leaf), jnp.floating),
@@ -158,7 +174,41 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
             got=f"{name or 'an array'!r} of dtype {jnp.result_type(leaf)}",
             error=TypeError,
         )
-    return _split_leaves(params, flags)
+    trainable, frozen = _split_leaves(params, flags)
+    return jax.tree.map(_as_array, trainable), frozen
+
+
+def check_leaves(params: PyTree, *, argument: str = "params") -> None:
+    """Refuse parameters that hold something else than arrays and numbers.
+
+    Args:
+        params: any pytree.
+        argument: what it is called in messages.
+
+    Raises:
+        TypeError: naming the first leaf that is neither.
+
+    Example:
+        >>> check_leaves({"scale": 1.0, "activation": "relu"})
+        Traceback (most recent call last):
+            ...
+        TypeError: params/activation: expected an array or a number (functions and settings belong
+        into apply_fn, or into static fields of a module), got str
+    """
+    for name, leaf in zip(paths(params), jax.tree.leaves(params), strict=True):
+        is_array = hasattr(leaf, "shape") and hasattr(leaf, "dtype") and not isinstance(leaf, type)
+        require(
+            is_array or isinstance(leaf, int | float | complex),
+            f"{argument}/{name}".rstrip("/"),
+            expected="an array or a number (functions and settings belong into apply_fn, or into "
+            "static fields of a module)",
+            got=type(leaf).__name__,
+            error=TypeError,
+        )
+
+
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, int | float | np.generic) else leaf
 
 
 def _remedy(name: str) -> str:
@@ -195,6 +245,89 @@ def _split_leaves(params: PyTree, flags: list[bool]) -> tuple[PyTree, PyTree]:
     return left, right
 
 
+def fit(
+    argument: str, tree: PyTree, like: PyTree, *, of: str = "the trainable parameters"
+) -> PyTree:
+    """Bring a pytree that goes with another into the very structure of that.
+
+    Leaves are told by their paths, so that containers may differ (a dictionary for a Flax state)
+    and entries without leaves may be left out.
+
+    Args:
+        argument: its name, for the message.
+        tree: the pytree.
+        like: the pytree that it goes with.
+        of: what that is, for the message.
+
+    Returns:
+        The leaves of `tree`, as arrays, in the structure of `like`.
+
+    Raises:
+        TypeError: if a leaf is not an array or a number.
+        ValueError: if leaves are missing, or there are others, or a shape differs; the message
+            names them.
+
+    Example:
+        >>> fit("gradient", {"head": 1.0}, {"body": None, "head": jnp.zeros(())})
+        {'body': None, 'head': Array(1., dtype=float32, weak_type=True)}
+    """
+    names, given = paths(like), paths(tree)
+    leaves, structure = jax.tree.leaves(tree), jax.tree.structure(like)
+    if str(jax.tree.structure(tree)) != str(structure):
+        missing = [name for name in names if name not in given]
+        others = [name for name in given if name not in names]
+        require(
+            sorted(given) == sorted(names) and len(set(names)) == len(names),
+            argument,
+            expected=f"the structure of {of} ({names})",
+            got=f"{given}"
+            + (f", without {_listed(missing)}" if missing else "")
+            + (f", with {_listed(others)}" if others else ""),
+        )
+        by_path = dict(zip(given, leaves, strict=True))
+        leaves = [by_path[name] for name in names]
+    check_leaves(tree, argument=argument)
+    for name, leaf, model in zip(names, leaves, jax.tree.leaves(like), strict=True):
+        require(
+            jnp.shape(leaf) == jnp.shape(model),
+            f"{argument}/{name}".rstrip("/"),
+            expected=f"shape {jnp.shape(model)}",
+            got=f"shape {jnp.shape(leaf)}",
+        )
+    return jax.tree.unflatten(structure, [_as_array(leaf) for leaf in leaves])
+
+
+def fit_parts(
+    argument: str, tree: PyTree, trainable: PyTree, frozen: PyTree
+) -> tuple[PyTree, PyTree]:
+    """Bring a pytree that goes with the parameters, or with the trainable ones, into their parts.
+
+    Args:
+        argument: its name, for the message.
+        tree: a pytree with a leaf for each trainable parameter, and for all frozen ones or none.
+        trainable: from `partition`.
+        frozen: likewise.
+
+    Returns:
+        ``(trainable part, frozen part)``, in the structures of `trainable` and `frozen`; `None` in
+        place of the second where there is none.
+
+    Raises:
+        TypeError, ValueError: as `fit`.
+
+    Example:
+        >>> parts = partition({"base": jnp.ones(2, "int8"), "lora": jnp.ones(2)}, "lora")
+        >>> fit_parts("gradient", {"base": None, "lora": jnp.zeros(2)}, *parts)
+        ({'base': None, 'lora': Array([0., 0.], dtype=float32)}, None)
+    """
+    still = set(paths(frozen)) - set(paths(trainable))
+    own, rest = split_paths(tree, lambda path: path not in still)
+    left = fit(argument, own, trainable)
+    if not jax.tree.leaves(rest):
+        return left, None
+    return left, fit(argument, rest, frozen, of="the frozen parameters")
+
+
 def combine(trainable: PyTree, frozen: PyTree) -> PyTree:
     """Undo `partition`.
 
@@ -224,7 +357,8 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
         its leaves in `jax.tree.leaves(params)`.
 
     Raises:
-        ValueError: if a prefix names no parameter.
+        ValueError: if a prefix names no parameter, or none that an earlier one does not name; or if
+            one is called ``"other"`` and there is a rest.
 
     Example:
         >>> group_leaves({"a": {"w": 1.0, "b": 2.0}, "c": 3.0}, None)
@@ -246,13 +380,35 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
             )
 
         def label(path: str) -> str:
-            return next((prefix for prefix in prefixes if _under(path, prefix)), "other")
+            return next((prefix for prefix in prefixes if _under(path, prefix)), REST)
+
+        _check_prefixes(names, prefixes)
 
     members: dict[str, tuple[int, ...]] = {}
     for index, name in enumerate(names):
         group = str(label(name))
         members[group] = (*members.get(group, ()), index)
     return dict(sorted(members.items()))
+
+
+def _check_prefixes(names: list[str], prefixes: Sequence[str]) -> None:
+    """Refuse groups by prefix that would swallow others without a word."""
+    rest = [name for name in names if not any(_under(name, prefix) for prefix in prefixes)]
+    require(
+        REST not in prefixes or not rest,
+        "groups",
+        expected=f"a function of the path, or prefixes of all parameters, where one is {REST!r}, "
+        "the name of the group of all others",
+        got=f"none for {_listed(rest)}",
+    )
+    first = [next((p for p in prefixes if _under(name, p)), None) for name in names]
+    empty = [prefix for prefix in prefixes if prefix not in first]
+    require(
+        not empty,
+        "groups",
+        expected="prefixes that each name parameters which no earlier one does (narrow ones first)",
+        got=f"{_listed(empty)} behind a wider one",
+    )
 
 
 def accumulation_dtype() -> jnp.dtype:
@@ -297,7 +453,7 @@ def leaf_inner_products(
     trees = (left, right) if weights is None else (left, right, weights)
 
     def inner_product(*factors: Array) -> Float[Array, ""]:
-        product = functools.reduce(jnp.multiply, (factor.astype(dtype) for factor in factors))
+        product = functools.reduce(jnp.multiply, (jnp.asarray(factor, dtype) for factor in factors))
         return accurate_sum(product)
 
     return jnp.stack(jax.tree.leaves(jax.tree.map(inner_product, *trees)))

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
+from lnpjax._checks import check_functions
 from lnpjax._printing import result
-from lnpjax.assumptions import ApplyFn, Batch, LossFn
-from lnpjax.estimators import Estimator, Hutchinson, check_estimator
+from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
+from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.lanczos import SpectralMeasure, quantiles, spectral_measure
 from lnpjax.trace import squared_jacobian_norm
@@ -87,6 +88,8 @@ class PositionMeasure:
             A `PositionDistribution`.
         """
         del batch_b
+        check_estimator_key(self.estimator, key)
+        check_training_batch(self.apply_fn, self.loss_fn, params, batch_a, argument="batch_a")
         inputs, targets = batch_a
         with jax.default_matmul_precision("highest"):
             outputs = self.apply_fn(params, inputs)
@@ -148,7 +151,9 @@ def position_distribution(
         for use by itself or in `lnpjax.instrument`.
 
     Raises:
-        TypeError: if `estimator` is none; when called, as `lnpjax.spectral_measure`.
+        TypeError: if `estimator` is not an estimator, or `apply_fn` or `loss_fn` not a function;
+            when called, as `lnpjax.spectral_measure`.
+        ValueError: when called, as `lnpjax.lnp`.
 
     Cost: 5/3 gradients for the loss gradient and the trace, and 4/3 for each product.
 
@@ -162,4 +167,5 @@ def position_distribution(
         (Array([0.8, 0.2], dtype=float32), Array([0.5, 0.5], dtype=float32))
     """
     check_estimator(estimator)
+    check_functions(apply_fn=apply_fn, loss_fn=loss_fn)
     return PositionMeasure(apply_fn, loss_fn, num_matvecs, estimator, wrt)

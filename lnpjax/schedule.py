@@ -76,7 +76,8 @@ def step_number(step: Any) -> Any:
     """The number of a step as it is now, taken out of the variable that may hold it.
 
     Args:
-        step: an integer, an array of shape (), or a Flax NNX variable of one (`nnx.Optimizer.step`).
+        step: an integer, an array of shape (), or a Flax NNX variable of one, as an
+            `nnx.Optimizer` has it.
 
     Returns:
         The integer or array itself, which later updates of the variable do not change.

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, require
 from lnpjax._printing import result
-from lnpjax.assumptions import ApplyFn, check_batch, check_tree_like
+from lnpjax.assumptions import ApplyFn, check_batch
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.jacobian import linearize
 from lnpjax.kernel import entk
@@ -125,7 +125,7 @@ def shell_fluxes(
     check_num_points(num_points)
     num_samples = check_batch(apply_fn, params, inputs)
     if velocity is not None:
-        check_tree_like("velocity", velocity, parameters.partition(params, wrt)[0])
+        velocity = parameters.fit("velocity", velocity, parameters.partition(params, wrt)[0])
 
     def apply_kernel(params: PyTree, inputs: PyTree) -> Float[Array, "batch entries"]:
         kernel = entk(apply_fn, params, inputs, wrt=wrt, method="batch")

@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._printing import result
-from lnpjax.assumptions import ApplyFn, check_batch, check_mask, check_tree_like, fill_masked
-from lnpjax.estimators import Estimator, Hutchinson, check_estimator, required_key
+from lnpjax.assumptions import ApplyFn, check_batch, check_mask, fill_masked
+from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.jacobian import BatchLinearization
@@ -93,10 +93,9 @@ def squared_jacobian_norm(
     trainable, _ = parameters.partition(params, wrt)
     members = parameters.group_leaves(trainable, groups)
     check_estimator(estimator)
-    if estimator.stochastic:
-        required_key(estimator, key)
+    check_estimator_key(estimator, key)
     if preconditioner is not None:
-        check_tree_like("preconditioner", preconditioner, trainable)
+        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
     valid = check_mask("mask", mask, check_batch(apply_fn, params, inputs))
     if mask is not None:
         inputs = fill_masked(inputs, valid)

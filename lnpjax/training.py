@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._checks import require
+from lnpjax._checks import check_functions, check_key, require
 from lnpjax._printing import result
 from lnpjax.assumptions import Batch
 from lnpjax.schedule import Windows, step_number
@@ -70,6 +70,7 @@ class InstrumentedStep:
         Returns:
             ``(state, metrics, record)``: what `train_step` returns, and a `Record`.
         """
+        check_key("key", key)
         step = step_number(self.step_of(state))
         active = self.windows.active(step)
         if not isinstance(active, jax.core.Tracer):
@@ -85,6 +86,7 @@ class InstrumentedStep:
         self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
     ) -> tuple[Any, Any, Record]:
         """Train without measuring, whatever the schedule says; for loops that decide in Python."""
+        check_key("key", key)
         step = step_number(self.step_of(state))
         new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
         return new_state, metrics, self._record(step, False, self._blank(*arguments))
@@ -93,6 +95,7 @@ class InstrumentedStep:
         self, state: Any, batch_a: Batch, batch_b: Batch | None, key: Key[Array, ""]
     ) -> tuple[Any, Any, Record]:
         """Train and measure, whatever the schedule says; for loops that decide in Python."""
+        check_key("key", key)
         step = step_number(self.step_of(state))
         new_state, metrics, arguments = self._train(state, batch_a, batch_b, key)
         return new_state, metrics, self._record(step, True, self._measure(*arguments))
@@ -210,7 +213,10 @@ def instrument(
         decision to the caller (see `InstrumentedStep`).
 
     Raises:
-        TypeError: when called, if the state has no ``step`` and `step_of` is not given.
+        TypeError: if `windows` has not the methods of `Windows`, or what should be a function
+            cannot be called; when called, if the state has no ``step`` and `step_of` is not given,
+            if what `step_of` gives is not one integer, or `key` not a key.
+        ValueError: when called, if `key` is an array of several.
 
     Cost of a measured step, in gradients beside the training step's: that of `measure` (with
     `lnpjax.lnp` and one probe: 10/3, or 8/3 with `take_gradient`), and 1/3 for `real_update`.
@@ -239,6 +245,14 @@ def instrument(
         >>> bool(record.measured), round(float(record.measurement.chi_pos), 6)
         (True, 0.5)
     """
+    check_functions(train_step=train_step, measure=measure, params_of=params_of, step_of=step_of)
+    require(
+        all(callable(getattr(windows, method, None)) for method in ("active", "window")),
+        "windows",
+        expected="Windows, such as lnpjax.log_windows(max_steps) or Windows(starts, width)",
+        got=repr(windows),
+        error=TypeError,
+    )
     return InstrumentedStep(
         train_step, measure, windows, params_of, step_of, take_gradient, real_update
     )

@@ -194,6 +194,26 @@ def test_both_give_one_measurement(linen):
         np.testing.assert_allclose(left.groups[other], right.groups[name], rtol=1e-5)
 
 
+def test_nnx_leaves_go_by_name_not_by_order():
+    """Flax would give the leaves of another module to this one, in their order."""
+
+    class Two(nnx.Module):
+        def __init__(self, *names):
+            for index, name in enumerate(names):
+                setattr(self, name, nnx.Linear(3, 2, rngs=nnx.Rngs(index)))
+
+        def __call__(self, x):
+            return self.a(x) - 2 * self.b(x)
+
+    apply_fn, params = lnpjax.from_nnx(Two("a", "b"))
+    pure = {name: {k: v[...] for k, v in params[name].items()} for name in ("b", "a")}
+    np.testing.assert_array_equal(apply_fn(pure, INPUTS), apply_fn(params, INPUTS))
+    _, others = lnpjax.from_nnx(Two("b", "c"))
+    message = r"^params: expected .* module's parameters .*, without 'a/bias', .* with 'c/bias'"
+    with pytest.raises(ValueError, match=message):
+        apply_fn(others, INPUTS)
+
+
 def test_wrong_kinds_are_refused(network, linen):
     module, variables = linen
     with pytest.raises(TypeError, match=r"module: expected a flax\.nnx\.Module .*from_linen"):

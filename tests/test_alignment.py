@@ -122,7 +122,11 @@ def test_vmapped_alignment(x64):
             ValueError,
             "^loss_grad: .* finite",
         ),
-        (lambda: label_alignment(jnp.eye(3), jnp.arange(3)), TypeError, "^labels: .*one_hot.* int32"),
+        (
+            lambda: label_alignment(jnp.eye(3), jnp.arange(3)),
+            TypeError,
+            "^labels: .*one_hot.* int32",
+        ),
         (lambda: label_alignment(jnp.eye(3), jnp.ones((2, 3))), ValueError, "^labels: .* 3 rows"),
         (lambda: label_alignment(jnp.eye(1), jnp.ones(())), ValueError, "^labels: "),
         (lambda: label_alignment(jnp.triu(jnp.ones((3, 3))), jnp.ones(3)), ValueError, "symmetric"),

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import lnpjax
 from lnpjax import Exact, GlobalHutchinson, Hutchinson, Windows
@@ -65,6 +66,12 @@ class NamedOutput(NamedTuple):
     logits: jax.Array
 
 
+def split_norm(ids):
+    params = {"table": np.ones((3, 2), np.float32), "kernel": np.ones((2, 2), np.float32)}
+    model = lnpjax.SplitModel(lambda p, h: h, embedding="table", readout="kernel")
+    return norm(model, params, ids)
+
+
 def changed(**leaves):
     return {**PARAMS, **leaves}
 
@@ -78,7 +85,163 @@ def test_good_input_is_accepted_and_counted():
         assert evaluations
 
 
+def swapped_loss(outputs, targets):
+    return jnp.mean((outputs["scale"] - targets) ** 2)
+
+
+def drawing(key):
+    """Everything that takes a key, with this one."""
+    batch = (jnp.asarray(INPUTS), jnp.asarray(TARGETS))
+    step = lnpjax.instrument(
+        lambda state, batch: (state, None),
+        lnpjax.lnp(network, loss),
+        Windows((1,), 1),
+        params_of=lambda state: PARAMS,
+        step_of=lambda state: 0,
+    )
+    position = lnpjax.position_distribution(network, loss, num_matvecs=2)
+    density = lnpjax.spectral_density
+    gradients = lnpjax.gradient_spectra(network, loss, weights="body/kernel", tail=(1, 4))
+    activations = lnpjax.activation_spectra(lambda p, x: {"x": network(p, x)})
+    return {
+        "squared_jacobian_norm": lambda: norm(key=key),
+        "squared_jacobian_norm, nothing drawn": lambda: norm(key=key, estimator=Exact()),
+        "lnp": lambda: lnp(key=key),
+        "lnp, nothing drawn": lambda: lnp(key=key, estimator=Exact()),
+        "position_distribution": lambda: position(PARAMS, batch, key=key),
+        "spectral_density": lambda: density(network, PARAMS, INPUTS, num_matvecs=2, key=key),
+        "gradient_spectra": lambda: gradients(PARAMS, batch, key=key),
+        "activation_spectra": lambda: activations(PARAMS, batch, key=key),
+        "instrument": lambda: step(None, batch, None, key),
+    }
+
+
+class Affine(nnx.Module):
+    def __init__(self, features):
+        self.linear = nnx.Linear(features, 2, rngs=nnx.Rngs(0))
+
+    def __call__(self, x):
+        count()
+        return self.linear(x)
+
+
+def with_params_of(other):
+    """A Flax module that is run with another's parameters."""
+    return norm(lnpjax.from_nnx(Affine(3))[0], lnpjax.from_nnx(other)[1])
+
+
 CASES = {
+    # keys
+    **{
+        f"{name}(key={key})": (drawing(value)[name], error, message)
+        for name in drawing(KEY)
+        for key, value, error, message in (
+            ("0", 0, TypeError, r"^key: expected a jax.random key, such as .*, got 0"),
+            ("0.5", 0.5, TypeError, r"^key: expected a jax.random key, .*got 0.5"),
+            ("text", "a", TypeError, r"^key: expected a jax.random key, .*got 'a'"),
+            (
+                "an array",
+                np.ones(2),
+                TypeError,
+                r"^key: .* got an array of float64 of shape \(2,\)",
+            ),
+            (
+                "several keys",
+                jax.random.split(KEY),
+                ValueError,
+                r"^key: expected one jax.random key, of shape \(\), got .* of shape \(2,\)",
+            ),
+            (
+                "several raw keys",
+                jax.random.split(jax.random.PRNGKey(0), 3),
+                ValueError,
+                r"^key: expected one jax.random key, .*\(3,\)",
+            ),
+        )
+    },
+    "no key (spectral_density)": (
+        drawing(None)["spectral_density"],
+        ValueError,
+        r"^key: expected a jax.random key, since spectral_density draws",
+    ),
+    "no key (position_distribution)": (
+        drawing(None)["position_distribution"],
+        ValueError,
+        r"^key: expected a jax.random key, since Hutchinson draws",
+    ),
+    # the model, and the parameters that belong to it
+    "params of another shape": (
+        lambda: norm(params=changed(body={"kernel": np.ones((4, 2), np.float32)})),
+        TypeError,
+        r"^apply_fn: expected params and inputs that it takes, got params \{body/kernel: "
+        r"float32\[4,2\], scale: float32\[\]\}, inputs float32\[4,3\], and so TypeError: dot",
+    ),
+    "params of another model": (
+        lambda: lnp(params={"weights": np.ones((3, 2), np.float32)}),
+        ValueError,
+        r"^apply_fn: .* params \{weights: float32\[3,2\]\}, inputs .* KeyError: 'scale'",
+    ),
+    "params of another size, for a Flax module": (
+        lambda: with_params_of(Affine(4)),
+        ValueError,
+        r"^params/linear/kernel: expected shape \(3, 2\), got shape \(4, 2\)",
+    ),
+    "params of another Flax module": (
+        lambda: with_params_of(nnx.Linear(3, 2, rngs=nnx.Rngs(0))),
+        ValueError,
+        r"^params: expected the structure of the module's parameters \(\['linear/bias', "
+        r"'linear/kernel'\]\), got .*, without 'linear/bias', 'linear/kernel', with 'bias'",
+    ),
+    **{
+        f"{kind} among params ({name})": (
+            lambda call=call, leaf=leaf: call(params=changed(extra=leaf), wrt="scale"),
+            TypeError,
+            rf"^params/extra: expected an array or a number .*, got {kind}",
+        )
+        for name, call in (("norm", norm), ("linearize", linearize), ("lnp", lnp))
+        for kind, leaf in (("function", loss), ("str", "relu"), ("type", np.float32))
+    },
+    "apply_fn and loss_fn swapped": (
+        lambda: lnp(swapped_loss, network),
+        TypeError,
+        r"^apply_fn: expected the model, .* swapped \(the order is apply_fn, loss_fn\)",
+    ),
+    "the loss for a model": (
+        lambda: norm(lambda p, x: jnp.mean(network(p, x))),
+        ValueError,
+        r"^outputs: .* got shape \(\) \(a model gives a row for each sample; a loss",
+    ),
+    "apply_fn a number": (
+        lambda: lnpjax.lnp(1, loss),
+        TypeError,
+        r"^apply_fn: expected a function",
+    ),
+    "loss_fn missing": (
+        lambda: lnpjax.position_distribution(network, None),
+        TypeError,
+        r"^loss_fn: expected a function, got NoneType",
+    ),
+    "targets that do not fit the loss": (
+        lambda: lnp(batch_a=(INPUTS, np.zeros((4, 3), np.float32))),
+        TypeError,
+        r"^loss_fn: expected outputs and targets that it takes, got outputs float32\[4,2\], "
+        r"targets float32\[4,3\], and so TypeError: ",
+    ),
+    "ids outside of an embedding": (
+        lambda: split_norm(np.array([[0, 3]])),
+        ValueError,
+        r"^inputs: expected ids from -3 to 2, got 0 to 3",
+    ),
+    "ids before an embedding": (
+        lambda: split_norm(np.array([[-4, 1]])),
+        ValueError,
+        r"^inputs: expected ids from -3 to 2, got -4 to 1",
+    ),
+    "ids that are numbers": (
+        lambda: split_norm(np.array([[0.0, 1.0]])),
+        TypeError,
+        r"^inputs: expected integer ids, got dtype float",
+    ),
     # inputs
     "leading axes disagree": (
         lambda: norm(lambda p, x: x["a"], inputs={"a": INPUTS, "b": INPUTS[:3]}),
@@ -287,7 +450,30 @@ CASES = {
         ValueError,
         r"^depth: expected an integer >= 1, got 0",
     ),
+    "a group with the name of the rest": (
+        lambda: norm(groups=("other",), params=changed(other=np.ones((), np.float32))),
+        ValueError,
+        r"^groups: .*'other', the name of the group of all others, got none for 'body/kernel', 's",
+    ),
+    "a group behind a wider one": (
+        lambda: lnp(groups=("body", "body/kernel")),
+        ValueError,
+        r"^groups: expected .* \(narrow ones first\), got 'body/kernel' behind a wider one",
+    ),
+    "by_depth(1.5)": (
+        lambda: lnpjax.by_depth(1.5),
+        ValueError,
+        r"^depth: expected an integer >= 1, got 1.5",
+    ),
     # estimators and keys
+    **{
+        f"{kind.__name__}(None)": (
+            lambda kind=kind: kind(None),
+            ValueError,
+            r"^(chunk_size|num_probes): expected an integer >= 1, got None",
+        )
+        for kind in (Exact, Hutchinson, GlobalHutchinson)
+    },
     **{
         f"{kind.__name__}({argument}={value})": (
             lambda kind=kind, argument=argument, value=value: kind(**{argument: value}),
@@ -402,6 +588,24 @@ CASES = {
             ({"max_steps": 49}, r"^width: expected at most max_steps = 49, .*got 50"),
         )
     },
+    **{
+        f"windows: {windows}": (
+            lambda windows=windows: lnpjax.instrument(
+                lambda state, batch: (state, None),
+                lnpjax.lnp(network, loss),
+                windows,
+                params_of=lambda state: state,
+            ),
+            TypeError,
+            r"^windows: expected Windows, such as lnpjax.log_windows\(max_steps\) or",
+        )
+        for windows in ([0, 10], 100, None)
+    },
+    "windows that start between steps": (
+        lambda: Windows((0.5,), 1),
+        TypeError,
+        r"^starts: expected integers, got 0.5",
+    ),
     "windows out of order": (
         lambda: Windows((3, 1), 2),
         ValueError,
@@ -439,6 +643,25 @@ def test_bad_input_is_refused_before_any_work(name):
         call()
     jax.effects_barrier()
     assert not evaluations
+
+
+@pytest.mark.parametrize("make", [list, tuple])
+def test_a_mask_may_be_a_list(make):
+    mask = np.array([True, True, False, True])
+    for call in (
+        lambda mask: norm(mask=mask, estimator=Exact()),
+        lambda mask: lnp(mask_a=mask, estimator=Exact()),
+        lambda mask: lnp(batch_b=BATCH, mask_b=mask, estimator=Exact()),
+    ):
+        found, expected = call(make(mask.tolist())), call(mask)
+        for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("key", [jax.random.PRNGKey(0), np.asarray(jax.random.PRNGKey(0))])
+def test_raw_keys_are_keys(key):
+    """`jax.random.PRNGKey` has the very bits of `jax.random.key`."""
+    np.testing.assert_array_equal(norm(key=key).value, norm(key=KEY).value)
 
 
 @pytest.mark.parametrize("count_type", [np.int64, np.int32])

@@ -87,6 +87,37 @@ def test_split_model_has_the_same_gradient_and_norm(x64, wrt, positions):
             assert_mean(norm.groups[name], value, scale=1.5)
 
 
+def test_ids_that_count_from_the_end(x64):
+    """Id -1 is the row of id 4; one sample that reads it by both names has one gradient for it."""
+    case = split_case()
+    ids, targets = case.batch_a
+    renamed = jnp.where(jnp.arange(ids.size).reshape(ids.shape) % 2, ids, ids - 5)
+    assert len(np.unique(renamed)) > len(np.unique(ids))
+    np.testing.assert_array_equal(
+        case.apply_fn(case.params, renamed), case.apply_fn(case.params, ids)
+    )
+    measure = jax.jit(lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Hutchinson(2)))
+    arguments = {"key": jax.random.key(8)}
+    expected = measure(case.params, (ids, targets), **arguments)
+    found = measure(case.params, (renamed, targets), **arguments)
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-12)
+
+
+@pytest.mark.parametrize("outside", [5, -6])
+def test_ids_outside_of_the_table_are_flagged_under_jit(outside):
+    case = split_case()
+    ids = case.batch_a[0].at[0, 0].set(outside)
+    found = jax.jit(
+        lambda ids: lnpjax.squared_jacobian_norm(
+            case.apply_fn, case.params, ids, key=jax.random.key(0)
+        )
+    )(ids)
+    assert lnpjax.Status.NON_FINITE in lnpjax.Status(int(found.status))
+    with pytest.raises(ValueError, match=r"^inputs: expected ids from -5 to 4"):
+        case.apply_fn(case.params, ids)
+
+
 def test_read_out_is_exact(x64):
     """V |h|^2 needs no probe: every draw is the truth."""
     case = split_case()

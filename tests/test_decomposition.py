@@ -57,6 +57,39 @@ def test_exact_equals_the_dense_jacobian(x64, name, cross):
     assert out.chi_net_sem == 0
 
 
+@pytest.mark.parametrize("how", ["adapters alone", "None", "float0", "another container"])
+def test_gradient_of_adapters_in_their_own_structure(x64, how):
+    """What a training step of adapters has at hand, with the base and without."""
+    case = zoo.adapters_on_integers()
+    expected = dense(case, cross=True)
+    apply_fn, loss_fn = case.apply_fn, case.loss_fn
+    params = dataclasses.asdict(case.params)  # as a dictionary, so that it can lose an entry
+    adapters = {name: params[name] for name in ("down", "up")}
+
+    def loss(adapters):
+        return loss_fn(apply_fn(zoo.Adapted(**params | adapters), case.batch_a[0]), case.batch_a[1])
+
+    gradient = jax.grad(loss)(adapters)
+    after = jax.tree.map(lambda p, g: p - 0.1 * g, adapters, gradient)
+    float0 = np.zeros((5, 3), jax.dtypes.float0)
+    gradient, after = {
+        "adapters alone": lambda: (gradient, after),
+        "None": lambda: ({"base": None} | gradient, {"base": None} | after),
+        "float0": lambda: ({"base": float0} | gradient, params | after),
+        "another container": lambda: (zoo.Adapted(None, **gradient), zoo.Adapted(None, **after)),
+    }[how]()
+    measure = lnpjax.lnp(
+        lambda p, x: apply_fn(zoo.Adapted(**p), x), loss_fn, estimator=Exact(), wrt=("down", "up")
+    )
+    out = measure(params, case.batch_a, case.batch_b, gradient_a=gradient, params_after=after)
+    np.testing.assert_allclose(out.delta_loss, expected.delta_loss, rtol=TOLERANCE)
+    np.testing.assert_allclose(out.chi_net, expected.chi_net, rtol=TOLERANCE)
+    np.testing.assert_allclose(out.linear_change, -0.1 * expected.delta_loss, rtol=TOLERANCE)
+    wrong = {"down": jnp.ones((5, 2))}
+    with pytest.raises(ValueError, match=r"^gradient_a: .*\(\['down', 'up'\]\), .*without 'up'$"):
+        measure(params, case.batch_a, gradient_a=wrong)
+
+
 @every_model
 def test_full_batch_chi_pos_is_the_mean_normalised_eigenvalue(x64, name):
     """Equation 9: sum_k gamma_k^2 p_k, from the eigendecomposition of the dense kernel."""

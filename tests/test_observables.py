@@ -76,7 +76,7 @@ def test_what_is_no_token_becomes_nan_under_jit(target):
     surprisal = jax.jit(token_surprisal)(logits, jnp.array([0, target]))
     np.testing.assert_allclose(surprisal[0], np.log(3), rtol=1e-6)
     assert bool(jnp.isnan(surprisal[1]))
-    with pytest.raises(ValueError, match=r"targets: expected tokens from 0 to 2"):
+    with pytest.raises(ValueError, match=r"targets: expected ids from 0 to 2"):
         token_surprisal(logits, jnp.array([0, target]))
 
 
@@ -89,7 +89,7 @@ def test_bad_input_is_refused():
         residual(jnp.ones((2, 1)), jnp.ones(2))
     with pytest.raises(TypeError, match=r"targets: .*int32"):
         residual(jnp.ones(2), jnp.array([1, 2]))
-    with pytest.raises(TypeError, match=r"targets: expected integer tokens"):
+    with pytest.raises(TypeError, match=r"targets: expected integer ids"):
         token_surprisal(jnp.ones((2, 3)), jnp.ones(2))
     with pytest.raises(ValueError, match=r"targets: expected one token for each row"):
         token_surprisal(jnp.ones((2, 3)), jnp.array([1]))

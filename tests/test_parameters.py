@@ -93,6 +93,55 @@ def test_partition_and_combine(wrt, expected):
         assert left is right
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Module:
+    """A pytree that can be called, as the modules of Equinox can."""
+
+    weight: object
+    bias: object
+
+    def __call__(self, x):
+        raise AssertionError("a pytree of booleans is not a function of paths")
+
+
+@pytest.mark.parametrize("true", [True, np.True_])
+def test_a_pytree_of_booleans_may_be_callable(true):
+    params = Module(jnp.ones((2, 2)), jnp.ones(2))
+    mask = jax.tree.map(lambda leaf: leaf.ndim > 1, params)
+    assert callable(mask)
+    mask = Module(true & mask.weight, mask.bias)
+    assert parameters.paths(parameters.partition(params, mask)[0]) == ["weight"]
+    with pytest.raises(TypeError, match=r"^wrt: expected Python booleans .*'float'"):
+        parameters.partition(params, Module(1.0, 0.0))
+
+
+def test_a_function_of_paths_may_be_a_pytree():
+    ends_with = jax.tree_util.Partial(lambda end, path: path.endswith(end), "t")
+    params = Module(jnp.ones((2, 2)), jnp.ones(2))
+    assert parameters.paths(parameters.partition(params, ends_with)[0]) == ["weight"]
+
+
+def test_fit_tells_leaves_by_their_paths():
+    like = {"a": {"x": jnp.zeros(2), "y": None}, "b": [jnp.zeros(()), jnp.zeros(3)]}
+    tree = {"b": (1.0, jnp.ones(3)), "a": Part(x=np.full(2, 2.0))}
+    found = parameters.fit("tree", tree, like)
+    assert jax.tree.structure(found) == jax.tree.structure(like)
+    np.testing.assert_array_equal(found["a"]["x"], 2)
+    np.testing.assert_array_equal(found["b"][1], 1)
+    message = r"^tree: expected .*, got \['a/x', 'c'\], without 'b/0', 'b/1', with 'c'"
+    with pytest.raises(ValueError, match=message):
+        parameters.fit("tree", {"a": {"x": np.ones(2)}, "c": 1.0}, like)
+    with pytest.raises(ValueError, match=r"^tree/a/x: expected shape \(2,\), got shape \(3,\)"):
+        parameters.fit("tree", tree | {"a": {"x": np.ones(3)}}, like)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Part:
+    x: object
+
+
 def test_partition_keeps_none_and_frozen_integers():
     params = {"w": jnp.ones(2), "table": jnp.arange(3), "nothing": None}
     trainable, frozen = parameters.partition(params, "w")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from lnpjax import Windows, log_windows
 
@@ -128,3 +129,15 @@ def test_no_windows_measure_nothing():
 def test_windows_compare_and_hash():
     assert log_windows(500) == log_windows(500) != log_windows(501, width=49)
     assert len({log_windows(500), log_windows(500)}) == 1
+
+
+def test_a_step_may_be_held_in_a_variable():
+    windows = Windows([3, 10], 2)  # a list, as a config file has it
+    assert windows == Windows((3, 10), 2)
+    variable = nnx.Variable(jnp.uint32(4))
+    assert windows.active(variable) is True
+    assert windows.window(nnx.Variable(jnp.uint32(5))) == -1
+    assert int(jax.jit(windows.window)(variable)) == 0
+    for step in (1.5, jnp.arange(2), None):
+        with pytest.raises(TypeError, match=r"^step: expected one integer"):
+            windows.active(step)

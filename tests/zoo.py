@@ -302,6 +302,50 @@ def custom_vjp():
     return Case(apply_fn, mean_squared_error, params, _vectors(24, 3, 4, 2), _vectors(25, 4, 4, 2))
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Adapted:
+    """A model that is its own parameters and can be called, as Equinox has them."""
+
+    base: Any
+    down: Any
+    up: Any
+
+    def __call__(self, x):
+        return jnp.tanh(x @ (self.base + self.down @ self.up))
+
+
+def adapters_on_integers():
+    """Low-rank adapters on a frozen int8 base; what is trained is said by a callable pytree."""
+    keys = _keys(33, 3)
+    params = Adapted(
+        jax.random.randint(keys[0], (5, 3), -2, 3, jnp.int8),
+        jax.random.normal(keys[1], (5, 2)),
+        jax.random.normal(keys[2], (2, 3)),
+    )
+    return Case(
+        lambda model, x: model(x),
+        mean_squared_error,
+        params,
+        _vectors(34, 4, 5, 3),
+        _vectors(35, 3, 5, 3),
+        wrt=Adapted(base=False, down=True, up=True),
+        selected=[False, True, True],
+    )
+
+
+def python_numbers():
+    """Parameters that are not arrays yet."""
+    case = mlp()
+    params = {"layer": case.params["layer0"], "scale": 0.7, "shift": 0.1}
+
+    def apply_fn(params, x):
+        return params["scale"] * jnp.tanh(_affine(params["layer"], x)) + params["shift"]
+
+    batches = [_vectors(36 + i, n, 5, 7) for i, n in enumerate((4, 6))]
+    return Case(apply_fn, mean_squared_error, params, *batches)
+
+
 def live_dropout(*, train=True):
     """Samples interact: a mask drawn over the batch. Not part of MODELS."""
     from flax import nnx
@@ -468,6 +512,8 @@ MODELS = {
         inputs_pytree,
         ignores_inputs,
         custom_vjp,
+        adapters_on_integers,
+        python_numbers,
         llama,
         llama_tied,
     )

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 import lnpjax
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.assumptions import Batch
 from lnpjax.data import Batches, Dataset, validation_batch, validation_batches
 from lnpjax.experiments.lens_spectra import Lens, LensSpectra
@@ -54,7 +54,10 @@ def cross_entropy(
         targets: token ids, `(batch, time)`.
 
     Returns:
-        A scalar.
+        A scalar. NaN where, under `jit`, a target is not a token.
+
+    Raises:
+        ValueError: where values are known, if a target is not a token.
 
     Example:
         >>> cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])).round(4)
@@ -67,7 +70,8 @@ def _token_losses(
     logits: Float[Array, "batch time vocab"], targets: Int[Array, "batch time"]
 ) -> Float[Array, "batch time"]:
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    return optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    ids = checked_ids("targets", targets, logits.shape[-1])
+    return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 
 class Experiment:

@@ -25,7 +25,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.data.image_classes import ImageClasses, LabelledImages
 from lnpjax.experiments.dense_kernel import dense_kernel
 from lnpjax.experiments.noise_results import draw_noise_scaling, judge_noise_scaling
@@ -323,7 +323,8 @@ class NoiseTrainer:
     def _one_step(self, state: PyTree, images: Array, labels: Array, rows: Array) -> PyTree:
         def loss(params: PyTree) -> Array:
             logits = self._network.apply(params, images[rows])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows])
+            ids = checked_ids("labels", labels[rows], logits.shape[-1])
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
             return jnp.mean(losses)
 
         params, memory = state

@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
-from lnpjax._checks import import_extra, require
+from lnpjax._checks import checked_ids, import_extra, require
 from lnpjax.alignment import eigenvector_misalignment, label_alignment
 from lnpjax.experiments.dense_kernel import dense_kernel, dense_sample_kernel, dense_trace
 from lnpjax.models.vision import MLP
@@ -242,7 +242,8 @@ class DenseEnsemble:
     def _loss(self, params: PyTree, inputs: Array, labels: Array) -> tuple[Array, Array]:
         """Mean cross-entropy, and accuracy."""
         logits = nnx.merge(self._graphdef, params)(inputs)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        ids = checked_ids("labels", labels, logits.shape[-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
         return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 

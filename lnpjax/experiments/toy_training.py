@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.data.modular import ModularTask, modular_sequences
 from lnpjax.models.modular import ModularTransformer, ModularTransformerConfig
 
@@ -194,7 +194,8 @@ class ToyTrainer:
         self, params: PyTree, tokens: Int[Array, "batch time"]
     ) -> Float[Array, " batch"]:
         logits = nnx.merge(self._graphdef, params)(tokens[:, :-1])
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
+        ids = checked_ids("tokens", tokens[:, 1:], logits.shape[-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
         return jnp.mean(losses, axis=-1)
 
     def _train_block(

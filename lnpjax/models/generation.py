@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.models.llama import Llama
 
 
@@ -26,8 +26,8 @@ def generate_greedy(
         The prompts with their continuations, `(batch, prompt + num_tokens)`.
 
     Raises:
-        ValueError: if a prompt is empty, `num_tokens` is negative, or the result would be longer
-            than the model's `max_seq_len`.
+        ValueError: if a prompt is empty or holds what is not a token, `num_tokens` is negative, or
+            the result would be longer than the model's `max_seq_len`.
 
     Example:
         >>> from flax import nnx
@@ -43,6 +43,7 @@ def generate_greedy(
         expected="shape (batch, prompt) with at least one token",
         got=f"shape {prompt.shape}",
     )
+    checked_ids("prompt", prompt, model.config.vocab_size)
     limit = model.config.max_seq_len - prompt.shape[1]
     require(
         0 <= num_tokens <= limit,

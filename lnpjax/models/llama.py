@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.adapters import from_nnx, split_module
 from lnpjax.assumptions import ApplyFn
 from lnpjax.closed_forms import SplitModel
@@ -284,13 +284,14 @@ class Llama(nnx.Module):
         """The final normalised hidden states, which the read-out turns into logits.
 
         Args:
-            tokens: token ids, `(batch, time)`; an id of `vocab_size` or more gives NaN.
+            tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
 
         Returns:
             Hidden states in the compute dtype, `(batch, time, hidden)`.
 
         Raises:
-            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`.
+            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`; where
+                values are known, if an id is outside of the vocabulary.
         """
         require(
             jnp.ndim(tokens) == 2,
@@ -304,7 +305,8 @@ class Llama(nnx.Module):
             expected="integer ids",
             got=jnp.result_type(tokens),
         )
-        return self.transform(self.embedding(tokens))
+        ids = checked_ids("tokens", tokens, self.config.vocab_size)
+        return self.transform(self.embedding(ids))
 
     def transform(
         self, embedded: Float[Array, "batch time hidden"]
@@ -337,14 +339,15 @@ class Llama(nnx.Module):
         """Logits of the next token at every position.
 
         Args:
-            tokens: token ids, `(batch, time)`; an id of `vocab_size` or more gives NaN.
+            tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
 
         Returns:
             Logits in the compute dtype, `(batch, time, vocab)`; those at a position depend on no
             later token and on no other sample.
 
         Raises:
-            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`.
+            ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`; where
+                values are known, if an id is outside of the vocabulary.
         """
         hidden = self.hidden(tokens)
         return self.embedding.attend(hidden) if self.config.tie_embeddings else self.head(hidden)
@@ -370,9 +373,10 @@ def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
     """
     if model.config.tie_embeddings:
         return from_nnx(model)
-    graphdef, params, nothing = split_module(model)  # a Llama has no other state
+    parts, params = split_module(model)
 
     def body(params: PyTree, embedded: Array) -> Array:
-        return nnx.merge(graphdef, params, nothing, copy=True).transform(embedded)
+        with parts.run_with(params) as own:
+            return own.transform(embedded)
 
     return SplitModel(body, embedding="embedding/embedding", readout="head/kernel"), params

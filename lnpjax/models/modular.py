@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lnpjax._checks import require
+from lnpjax._checks import checked_ids, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 NORM_EPS = 1e-6
@@ -209,13 +209,15 @@ class ModularTransformer(nnx.Module):
         """The final normalised hidden states, which the read-out turns into logits.
 
         Args:
-            tokens: token ids, `(batch, time)`.
+            tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
 
         Returns:
             Hidden states, `(batch, time, hidden)`.
 
         Raises:
-            ValueError: if `tokens` is not a matrix or is longer than the context.
+            TypeError: if `tokens` are not integers.
+            ValueError: if `tokens` is not a matrix or is longer than the context; where values are
+                known, if an id is outside of the vocabulary.
         """
         require(
             jnp.ndim(tokens) == 2,
@@ -230,7 +232,7 @@ class ModularTransformer(nnx.Module):
             expected=f"at most context_length={self.config.context_length} positions",
             got=time,
         )
-        x = self.embedding(tokens)
+        x = self.embedding(checked_ids("tokens", tokens, self.config.vocab_size))
         if not self.config.rotary:
             x = x + self.positions.embedding[:time]
         if self.config.untied:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -400,3 +401,14 @@ def test_a_run_from_before_an_option_existed_still_opens(experiment: Experiment)
     del written["training"]["steps"]
     with pytest.raises(ValueError, match="training: expected an object with"):
         PretrainConfig.from_json(written, source="test")
+
+
+@pytest.mark.parametrize("outside", [-1, -100, 4])
+def test_cross_entropy_takes_tokens_only(outside):
+    """A label of -1 would count as the last token; -100 marks what others leave out of a loss."""
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]]]))
+    np.testing.assert_allclose(cross_entropy(logits, jnp.array([[0, 3]])), 1.5 * np.log(2))
+    bad = jnp.array([[0, outside]])
+    with pytest.raises(ValueError, match=r"^targets: expected ids from 0 to 3, got "):
+        cross_entropy(logits, bad)
+    assert np.isnan(jax.jit(cross_entropy)(logits, bad))

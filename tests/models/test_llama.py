@@ -346,3 +346,17 @@ def test_greedy_generation_refuses_what_cannot_be():
         generate_greedy(model, random_tokens(time=3), 14)
     with pytest.raises(ValueError, match="prompt: expected shape"):
         generate_greedy(model, jnp.zeros((1, 0), int), 1)
+
+
+@pytest.mark.parametrize("outside", [-1, -100, SMALL.vocab_size])
+def test_what_is_not_a_token_is_refused_or_gives_nan(outside):
+    """JAX would take -1 for the last token of the vocabulary."""
+    model, tokens = small_model(), random_tokens()
+    bad = tokens.at[1, 0].set(outside)
+    with pytest.raises(ValueError, match=r"^tokens: expected ids from 0 to 12, got "):
+        model(bad)
+    with pytest.raises(ValueError, match=r"^prompt: expected ids from 0 to 12, got "):
+        generate_greedy(model, bad, 1)
+    found = np.asarray(logits(model, bad))
+    assert np.all(np.isnan(found[1]))
+    np.testing.assert_allclose(found[[0, 2]], logits(model, tokens)[np.array([0, 2])], rtol=1e-5)

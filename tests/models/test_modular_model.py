@@ -90,3 +90,14 @@ def test_bad_input():
         model(jnp.zeros((1, 7), int))
     with pytest.raises(ValueError, match=r"tokens: expected shape \(batch, time\)"):
         model(jnp.zeros(6, int))
+
+
+@pytest.mark.parametrize("outside", [-1, 12])
+def test_what_is_not_a_token_is_refused_or_gives_nan(outside):
+    model = ModularTransformer(SHAPE, rngs=nnx.Rngs(0))
+    tokens = jnp.array([[1, outside], [2, 3]])
+    with pytest.raises(ValueError, match=r"^tokens: expected ids from 0 to 11, got "):
+        model(tokens)
+    found = nnx.jit(lambda model, tokens: model(tokens))(model, tokens)
+    assert np.isnan(found[0, 1]).all()
+    assert np.isfinite(found[1]).all()
