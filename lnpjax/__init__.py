@@ -42,6 +42,7 @@ from lnpjax.gradients import (
     weight_spectra,
 )
 from lnpjax.hidden_states import linen_hidden_states, nnx_hidden_states
+from lnpjax.intervals import Interval
 from lnpjax.jacobian import Linearization, linearize
 from lnpjax.kernel import entk, entk_groups
 from lnpjax.lanczos import SpectralMeasure, spectral_measure
@@ -99,6 +100,7 @@ __all__ = [
     "GroupLNP",
     "Hutchinson",
     "InstrumentedStep",
+    "Interval",
     "LNPMeasure",
     "Linearization",
     "Misalignment",

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from lnpjax._checks import check_floating, require
 from lnpjax._printing import result
+from lnpjax.intervals import Interval, scale_interval
 from lnpjax.parameters import accumulation_dtype
 
 
@@ -31,6 +32,18 @@ class BatchAverage:
     sem: Float[Array, ...]
     log_sem: Float[Array, ...]
     num_batches: Int[Array, ""]
+
+    def interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the mean over all batches with this probability.
+
+        By Student's t with ``num_batches - 1`` degrees of freedom, symmetric in the logarithm
+        (`lnpjax.intervals.scale_interval`), for batches drawn independently. NaN from one batch.
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+        """
+        df = jnp.maximum(self.num_batches - 1, 1).astype(self.mean.dtype)
+        return scale_interval(self.mean, self.sem, jnp.full_like(self.mean, df), coverage)
 
 
 def average_over_batches(energies: Float[Array, "b ..."]) -> BatchAverage:

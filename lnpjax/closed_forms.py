@@ -124,6 +124,11 @@ class SplitLinearization:
     trainable: PyTree
     outer: dict[str, int]
 
+    @property
+    def exact(self) -> list[int]:
+        """The trainable leaves whose squared norm `draw` gives without error."""
+        return [position for name, position in self.outer.items() if name == "readout"]
+
     def vjp(self, cotangents: Float[Array, "batch ... outputs"]) -> PyTree:
         """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient."""
         hidden = self.body.outputs

@@ -12,13 +12,58 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._printing import result
+from lnpjax.intervals import Interval, scale_interval
+from lnpjax.probe_noise import degrees_of_freedom
 from lnpjax.status import Status, flag
 from lnpjax.trace import Estimate, standard_error
 
 
+class _WithIntervals:
+    """Intervals for chi_net and chi_pos, which share their relative error."""
+
+    chi_net: Float[Array, ""]
+    chi_pos: Float[Array, ""]
+    chi_net_sem: Float[Array, ""]
+    chi_pos_sem: Float[Array, ""]
+    sem_df: Float[Array, ""]
+
+    def chi_net_interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the true chi_net with this probability over the probes.
+
+        See `lnpjax.Estimate.interval`, whose coverage this has.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            An `Interval`, NaN where nothing can be said.
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+        """
+        return scale_interval(self.chi_net, self.chi_net_sem, self.sem_df, coverage)
+
+    def chi_pos_interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the true chi_pos with this probability over the probes.
+
+        It holds it where `chi_net_interval` holds chi_net: its ends are ``delta_loss / chi_loss``
+        over those.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            An `Interval`, NaN where nothing can be said.
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+        """
+        return scale_interval(self.chi_pos, self.chi_pos_sem, self.sem_df, coverage)
+
+
 @result
 @dataclasses.dataclass(frozen=True)
-class GroupLNP:
+class GroupLNP(_WithIntervals):
     """The share of one parameter group in an `LNP`.
 
     Attributes:
@@ -31,6 +76,7 @@ class GroupLNP:
             Within [-1, 1]; NaN where the group has no Jacobian.
         chi_net_sem: standard error of `chi_net`.
         chi_pos_sem: standard error of `chi_pos`.
+        sem_df: effective degrees of freedom of both.
     """
 
     delta_loss: Float[Array, ""]
@@ -38,11 +84,12 @@ class GroupLNP:
     chi_pos: Float[Array, ""]
     chi_net_sem: Float[Array, ""]
     chi_pos_sem: Float[Array, ""]
+    sem_df: Float[Array, ""]
 
 
 @result
 @dataclasses.dataclass(frozen=True)
-class LNP:
+class LNP(_WithIntervals):
     """The LNP components at one point of training. A pytree of scalars.
 
     Attributes:
@@ -56,6 +103,7 @@ class LNP:
             step on A harms B.
         chi_net_sem: standard error of `chi_net`, from the probes.
         chi_pos_sem: standard error of `chi_pos`, from the probes.
+        sem_df: effective degrees of freedom of both (`lnpjax.Estimate.df`).
         loss_change: actual change of the loss on B over the update, if the updated parameters were
             given; else NaN.
         linear_change: what linearisation predicts for that very update, ``<grad_B, d theta>``.
@@ -72,6 +120,7 @@ class LNP:
     chi_pos: Float[Array, ""]
     chi_net_sem: Float[Array, ""]
     chi_pos_sem: Float[Array, ""]
+    sem_df: Float[Array, ""]
     loss_change: Float[Array, ""]
     linear_change: Float[Array, ""]
     nu: Float[Array, ""]
@@ -104,7 +153,8 @@ def components(
 ) -> LNP:
     """Assemble the decomposition from its ingredients (equations 24, 29, 49).
 
-    Standard errors follow those of ``|J|_F^2`` to first order, with the covariances between groups.
+    Standard errors follow those of ``|J|_F^2`` to first order, with the covariances between groups;
+    and so do their degrees of freedom.
 
     Args:
         members: the parameter groups, in order.
@@ -145,11 +195,15 @@ def components(
         chi_pos = delta / (chi_loss * chi_net)
         return chi_pos, jnp.abs(chi_pos) * chi_net_sem / chi_net
 
+    dfs = degrees_of_freedom(
+        [estimate.noise for estimate in estimates],
+        [jnp.concatenate([slope, jnp.sum(slope, axis=0, keepdims=True)]) for slope in slopes],
+    )
     sems = jnp.sqrt(jnp.diagonal(covariance))
     delta_loss, chi_net = jnp.sum(deltas), jnp.sum(chi_nets)
     chi_net_sem = standard_error(covariance)
     chi_pos, chi_pos_sem = position(delta_loss, chi_net, chi_net_sem)
-    group_columns = (deltas, chi_nets, *position(deltas, chi_nets, sems), sems)
+    group_columns = (deltas, chi_nets, *position(deltas, chi_nets, sems), sems, dfs[:-1])
     unknown = jnp.full_like(delta_loss, jnp.nan)
     return LNP(
         loss_a=side_a.loss,
@@ -160,12 +214,15 @@ def components(
         chi_pos=chi_pos,
         chi_net_sem=chi_net_sem,
         chi_pos_sem=chi_pos_sem,
+        sem_df=dfs[-1],
         loss_change=unknown,
         linear_change=unknown,
         nu=unknown,
         groups={
-            name: GroupLNP(delta, net, pos, chi_net_sem=net_sem, chi_pos_sem=pos_sem)
-            for name, delta, net, pos, pos_sem, net_sem in zip(members, *group_columns, strict=True)
+            name: GroupLNP(delta, net, pos, chi_net_sem=net_sem, chi_pos_sem=pos_sem, sem_df=df)
+            for name, delta, net, pos, pos_sem, net_sem, df in zip(
+                members, *group_columns, strict=True
+            )
         },
         status=jnp.int32(Status.OK),
     )

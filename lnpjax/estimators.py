@@ -135,9 +135,15 @@ class Hutchinson(_PerSampleEstimator):
     errors of independent probes average out over the batch, so that the relative error falls like
     ``1/sqrt(batch)`` and one probe does the work of many shared ones.
 
+    With one probe the standard error is the spread between samples, their true differences
+    included. That is all that one probe tells: samples that differ but have no noise, and samples
+    alike but noisy, can give the very same draws, and no function of these can tell them apart.
+    Where samples differ much (a few carry most of the norm, or groups that hardly any noise
+    reaches), two probes give the error itself, often many times smaller.
+
     Args:
-        num_probes: probes per sample. One is enough where the batch has many samples; two or more
-            give an unbiased standard error.
+        num_probes: probes per sample. One is enough where the batch has many samples of a kind; two
+            or more give an unbiased standard error.
         microbatch_size: how many samples are alive at once; `None` for all.
 
     Cost: 2/3 gradient per probe, plus one forward pass for all.
@@ -240,6 +246,19 @@ class GlobalHutchinson:
             return squares(linearization.vjp(signs), weights)
 
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
+
+
+def exact_leaves(estimator: Estimator, linearization: Any, num_leaves: int) -> range | list[int]:
+    """Return which parameter leaves the draws of an estimator hold without error.
+
+    All of them, for an estimator that does not draw, and where a single sign is drawn, whose square
+    is 1. Otherwise those of which the linearisation knows a closed form.
+    """
+    shape = linearization.outputs.shape
+    num_signs = math.prod(shape[1:] if estimator.per_sample else shape)
+    if not estimator.stochastic or num_signs == 1:
+        return range(num_leaves)
+    return linearization.exact if isinstance(linearization, SplitLinearization) else []
 
 
 def check_estimator(estimator: Any) -> None:

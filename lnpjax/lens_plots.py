@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lnpjax._checks import import_extra, require
-from lnpjax.plot_style import COLOURS, Panel, dress, new_figure, saved
+from lnpjax.intervals import student_t
+from lnpjax.plot_style import COLOURS, COVERAGE, COVERAGE_TEXT, Panel, dress, new_figure, saved
 from lnpjax.run_summary import Kind, MeasuredSpectra, RunSummary, read_run
 from lnpjax.runs import Run
 from lnpjax.status import describe_status
@@ -33,7 +34,7 @@ def plot_lens(run: Run | RunSummary, path: str | os.PathLike[str] | None = None)
 
     Spectra of the deepest layer's activations and of the last attention output's gradients at
     several times, with their fitted tails; RankMe and the exponents of head and tail over tokens,
-    with bands of two standard errors; RankMe by layer. Undefined numbers leave gaps, and the
+    with bands of 95 % intervals; RankMe by layer. Undefined numbers leave gaps, and the
     figure says how many there are, and why.
 
     Args:
@@ -178,14 +179,16 @@ def _plot_rank(ax: Axes, summary: RunSummary) -> None:
 def _plot_exponents(ax: Axes, summary: RunSummary, kind: Kind) -> None:
     tokens = summary.spectra_tokens()
     for end, colour in (("head", COLOURS[1]), ("tail", COLOURS[0])):
-        exponent, sem = (summary.series(kind, f"alpha_{end}{of}") for of in ("", "_sem"))
+        names = (f"alpha_{end}{of}" for of in ("", "_sem", "_points"))
+        exponent, sem, points = (summary.series(kind, name) for name in names)
         if not np.any(np.isfinite(exponent)):
             continue
         ax.plot(tokens, exponent, "o-", color=colour, markersize=3, label=end)
+        half = np.asarray(student_t(COVERAGE, np.maximum(points - 2, 1))) * sem
         ax.fill_between(
-            tokens, exponent - 2 * sem, exponent + 2 * sem, color=colour, alpha=0.2, linewidth=0
+            tokens, exponent - half, exponent + half, color=colour, alpha=0.2, linewidth=0
         )
-    caption = "slope of log eigenvalue on log rank; bands: two standard errors of the fit"
+    caption = f"slope of log eigenvalue on log rank; bands: {COVERAGE_TEXT} of the fit"
     title = f"How fast the {kind}' spectrum falls"
     dress(ax, Panel(kind, title, caption, r"exponent $\alpha$"), xlabel=TOKENS, yscale="linear")
 

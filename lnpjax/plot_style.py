@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Okabe and Ito's palette, told apart with any colour vision; its yellow is too faint for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
+COVERAGE = 0.95  # of the intervals that bands show
+COVERAGE_TEXT = f"{COVERAGE:.0%} intervals".replace("%", " %")
+
 
 class Panel(NamedTuple):
     """One quantity of a figure, in words."""

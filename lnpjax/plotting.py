@@ -15,8 +15,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lnpjax._checks import require
+from lnpjax.intervals import scale_interval
 from lnpjax.lens_plots import plot_lens
-from lnpjax.plot_style import Panel, add_legend, dress, new_figure, palette, saved
+from lnpjax.plot_style import (
+    COVERAGE,
+    COVERAGE_TEXT,
+    Panel,
+    add_legend,
+    dress,
+    new_figure,
+    palette,
+    saved,
+)
 from lnpjax.position_plots import plot_positions, positions_of
 from lnpjax.rows import Row, columns
 from lnpjax.runs import Run
@@ -27,6 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
+_BANDS = f"bands: {COVERAGE_TEXT} over the probes"
 
 _COMPUTE = "training compute 6 N D (FLOPs)"
 
@@ -47,13 +58,13 @@ _PANELS = (
     Panel(
         "chi_net",
         r"Network magnitude $\chi_\mathrm{net}$",
-        "trace of the eNTK: how strongly the outputs respond to the parameters",
+        f"trace of the eNTK: how strongly the outputs respond to the parameters; {_BANDS}",
         r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
     ),
     Panel(
         "chi_pos",
         r"Spectral position $\chi_\mathrm{pos}$",
-        "mean normalised eNTK eigenvalue that drives learning: lower is deeper in the spectrum",
+        f"mean normalised eNTK eigenvalue that drives learning: lower is deeper; {_BANDS}",
         r"$\chi_\mathrm{pos}$ (dimensionless)",
     ),
 )
@@ -104,7 +115,8 @@ def plot_components(
     """Loss, chi_loss, chi_net and chi_pos over training compute, as in Spectral Reach, D.4.
 
     The components are shown as in C.1 of the paper: the first 40 measured steps one by one, then a
-    mean per window. Bands span two standard errors to each side, as far as the rows give them.
+    mean per window. Bands are 95 % intervals over the probes, as far as the rows give standard
+    errors (as if these were known exactly, where older rows say nothing of how well they are).
     Where chi_pos is negative, as it may be across batches, a hollow triangle stands at its size.
 
     Args:
@@ -249,9 +261,10 @@ def _plot_measured(
     ax.plot(flops[negative], -values[negative], "v", color=colour, fillstyle="none", markersize=6)
     if f"{column}_sem" in measured:
         parts = _shown_together(measured["window"], STEPS_SHOWN_SINGLY)
-        band = 2 * _sems_of_means(measured[f"{column}_sem"], parts)
-        low = np.maximum(positive - band, positive / 100)  # a logarithmic axis has no zero
-        ax.fill_between(flops, low, positive + band, color=colour, alpha=0.2, linewidth=0)
+        sems = measured[f"{column}_sem"]
+        df = measured.get("sem_df", np.full(sems.shape, math.inf))
+        band = scale_interval(positive, *_errors_of_means(sems, df, parts), COVERAGE)
+        ax.fill_between(flops, *map(np.asarray, band), color=colour, alpha=0.2, linewidth=0)
 
 
 def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
@@ -267,10 +280,27 @@ def _means(values: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.array([part.mean() if part.size else math.nan for part in known])
 
 
-def _sems_of_means(sems: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """The standard error of each mean of independent estimates: the root of sum(sem^2), over n."""
-    known = [sems[part][~np.isnan(sems[part])] for part in parts]
-    return np.array([math.hypot(*part) / part.size if part.size else math.nan for part in known])
+def _errors_of_means(
+    sems: np.ndarray, df: np.ndarray, parts: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error of each mean of independent estimates, and its degrees of freedom.
+
+    The root of sum(sem^2), over n; and those of Satterthwaite, as in
+    `lnpjax.probe_noise.degrees_of_freedom`.
+    """
+    df = np.where(np.isnan(df), math.inf, df)  # an error of zero has no number of them
+
+    def of_mean(part: np.ndarray) -> tuple[float, float]:
+        known = part[~np.isnan(sems[part])]
+        variances = sems[known] ** 2
+        doubt = np.sum(variances**2 / (df[known] + 2))
+        if not known.size or not doubt:
+            return math.hypot(*sems[known]) / known.size if known.size else math.nan, math.inf
+        found = np.sum(variances) ** 2 / doubt - 2
+        return math.hypot(*sems[known]) / known.size, max(found, df[known].min())
+
+    means = np.array([of_mean(part) for part in parts]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
 
 
 def _rows_by_label(

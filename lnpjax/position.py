@@ -14,6 +14,7 @@ from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
 from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.intervals import Interval, scale_interval
 from lnpjax.lanczos import SpectralMeasure, quantiles, spectral_measure
 from lnpjax.trace import squared_jacobian_norm
 
@@ -30,6 +31,7 @@ class PositionDistribution:
         weights: the share ``gamma^2`` of the squared loss gradient at each; they add up to 1.
         chi_pos: the mean, the spectral position of Spectral Reach, equation 9.
         chi_pos_sem: its standard error, which is that of the trace.
+        sem_df: effective degrees of freedom of it (`lnpjax.Estimate.df`).
         tenth: 10 % of the squared loss gradient lies at smaller p.
         median: 50 %: the median spectral position.
         ninetieth: 90 %.
@@ -47,6 +49,7 @@ class PositionDistribution:
     weights: Float[Array, " node"]
     chi_pos: Float[Array, ""]
     chi_pos_sem: Float[Array, ""]
+    sem_df: Float[Array, ""]
     tenth: Float[Array, ""]
     median: Float[Array, ""]
     ninetieth: Float[Array, ""]
@@ -55,6 +58,16 @@ class PositionDistribution:
     loss: Float[Array, ""]
     measure: SpectralMeasure
     status: Int[Array, ""]
+
+    def chi_pos_interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the true chi_pos with this probability over the probes.
+
+        See `lnpjax.Estimate.interval`, whose coverage this has.
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+        """
+        return scale_interval(self.chi_pos, self.chi_pos_sem, self.sem_df, coverage)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -113,6 +126,7 @@ class PositionMeasure:
             weights=measure.weights,
             chi_pos=chi_pos,
             chi_pos_sem=chi_pos * trace.sem / trace.value,
+            sem_df=trace.df,
             tenth=tenth,
             median=median,
             ninetieth=ninetieth,

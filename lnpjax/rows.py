@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 
@@ -40,8 +40,10 @@ class GroupComponents(TypedDict):
 class LnpRow(TypedDict):
     """One LNP measurement (`lnpjax.lnp`), made at `step` in window number `window`.
 
-    `status` is 0 where every component is defined. `loss_change` is the change of the loss on B
-    over the update that was made, `linear_change` its linear prediction, `nu` their difference.
+    `status` is 0 where every component is defined. `sem_df` is the degrees of freedom of the two
+    standard errors: null where these are zero, and absent from older runs. `loss_change` is the
+    change of the loss on B over the update that was made, `linear_change` its linear prediction,
+    `nu` their difference.
     """
 
     kind: Literal["lnp"]
@@ -57,6 +59,7 @@ class LnpRow(TypedDict):
     chi_pos: float
     chi_net_sem: float
     chi_pos_sem: float
+    sem_df: NotRequired[float]
     status: int
     loss_change: float
     linear_change: float

@@ -12,7 +12,16 @@ from jaxtyping import Float
 
 from lnpjax._checks import require
 from lnpjax.batch_average import BatchAverage
-from lnpjax.plot_style import Panel, add_legend, dress, new_figure, palette, saved
+from lnpjax.plot_style import (
+    COVERAGE,
+    COVERAGE_TEXT,
+    Panel,
+    add_legend,
+    dress,
+    new_figure,
+    palette,
+    saved,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -111,7 +120,7 @@ def plot_shell_profiles(
         smooth.plot(centers, np.exp(_smoothed(logarithms)), color=colour, linewidth=1.8)
         if np.isfinite(profile.frontier.peak):
             smooth.axvline(float(profile.frontier.peak), color=colour, linestyle=":", linewidth=1)
-    dress(raw, Panel("e", "Energy per shell", "bands: two standard errors over batches", _ENERGY),
+    dress(raw, Panel("e", "Energy per shell", f"bands: {COVERAGE_TEXT} over batches", _ENERGY),
           xlabel=_XLABEL)  # fmt: skip
     dress(smooth, Panel("e", "Smoothed over three shells", "dotted: the peak", _ENERGY),
           xlabel=_XLABEL)  # fmt: skip
@@ -121,12 +130,12 @@ def plot_shell_profiles(
 
 
 def _points(ax: Axes, profile: Profile, average: BatchAverage, colour: Any, label: str) -> None:
-    mean, sem = np.asarray(average.mean), np.nan_to_num(np.asarray(average.sem))
+    mean = np.asarray(average.mean)
     known = mean > 0
-    centers, mean, sem = np.asarray(profile.centers)[known], mean[known], sem[known]
-    ax.plot(centers, mean, "o-", color=colour, markersize=3, linewidth=1.2, label=label)
-    low = np.maximum(mean - 2 * sem, mean / 100)  # a logarithmic axis has no zero
-    ax.fill_between(centers, low, mean + 2 * sem, color=colour, alpha=0.2, linewidth=0)
+    low, high = (np.where(np.isnan(end), mean, end)[known] for end in average.interval(COVERAGE))
+    centers = np.asarray(profile.centers)[known]
+    ax.plot(centers, mean[known], "o-", color=colour, markersize=3, linewidth=1.2, label=label)
+    ax.fill_between(centers, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
 def _smoothed(values: Float[np.ndarray, " shell"]) -> Float[np.ndarray, " shell"]:

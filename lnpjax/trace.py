@@ -11,10 +11,18 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, check_batch, check_mask, fill_masked
-from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
+from lnpjax.estimators import (
+    Estimator,
+    Hutchinson,
+    check_estimator,
+    check_estimator_key,
+    exact_leaves,
+)
 from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import interaction_status, samples_interact
+from lnpjax.intervals import Interval, scale_interval
 from lnpjax.jacobian import BatchLinearization
+from lnpjax.probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
 from lnpjax.status import Status, flag
 
 
@@ -28,21 +36,70 @@ class Estimate:
         sem: standard error of `value`; zero for `Exact`. From the spread between probes where there
             are at least two, and then unbiased (for its square). With one probe per sample it comes
             from the spread between samples, which adds their true differences: it then errs on
-            the safe side. NaN where nothing can be said (one draw in all).
+            the safe side (see `lnpjax.Hutchinson`). NaN where nothing can be said (one draw in
+            all).
+        df: how well `sem` is known, as the effective degrees of freedom of its square
+            (`lnpjax.probe_noise.degrees_of_freedom`); inf where there is no error.
         per_sample: ``|J_i|_F^2`` for each sample; zero where masked, NaN for `GlobalHutchinson`.
         groups: `value` split over parameter groups; the parts add up to it.
         groups_sem: the standard errors of the parts.
+        groups_df: the degrees of freedom of these.
         covariance: covariance of the parts with each other, in the order of `groups`.
+        noise: the deviations between draws, from which `covariance` and `df` are made.
         status: see `lnpjax.Status`.
     """
 
     value: Float[Array, ""]
     sem: Float[Array, ""]
+    df: Float[Array, ""]
     per_sample: Float[Array, " batch"]
     groups: dict[str, Float[Array, ""]]
     groups_sem: dict[str, Float[Array, ""]]
+    groups_df: dict[str, Float[Array, ""]]
     covariance: Float[Array, "group group"]
+    noise: ProbeNoise
     status: Int[Array, ""]
+
+    def interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the true `value` with this probability over the probes.
+
+        By Student's t with `df` degrees of freedom, symmetric in the logarithm
+        (`lnpjax.intervals.scale_interval`). With one probe per sample it holds the truth at least
+        as often as stated. Where it is far too wide (`df` of one or two, as where one sample
+        dominates), two probes or more give one that is not. It holds it less often than stated
+        where hardly anything was drawn: one or two samples of two or three outputs, whose draws
+        agree by chance, or one sample of a single dominant mode beside which all others vanish.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            An `Interval`, NaN where nothing can be said (one draw in all).
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+
+        Example:
+            >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
+            >>> norm = squared_jacobian_norm(
+            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=jax.random.key(0)
+            ... )
+            >>> low, high = norm.interval(0.68)
+            >>> bool(low < norm.value) and bool(norm.value < high)
+            True
+        """
+        return scale_interval(self.value, self.sem, self.df, coverage)
+
+    def groups_interval(self, coverage: float = 0.95) -> dict[str, Interval]:
+        """Return such an interval for each of the `groups`, by itself.
+
+        Raises:
+            ValueError: as `interval`.
+        """
+        return {
+            name: scale_interval(part, self.groups_sem[name], self.groups_df[name], coverage)
+            for name, part in self.groups.items()
+        }
 
 
 @on_any_mesh
@@ -126,44 +183,33 @@ def estimate_squared_norm(
     preconditioner: PyTree | None = None,
 ) -> Estimate:
     """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
-    draws = parameters.sum_groups(
-        estimator.draw(linearization, key=key, mask=mask, weights=preconditioner), members
-    )
+    draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
     if estimator.per_sample:
-        draws = jnp.where(mask[:, None, None], draws, 0)
+        draws, rows = jnp.where(mask[:, None, None], draws, 0), mask
         per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)
-        covariance = _covariance(draws, mask)
     else:
+        rows = jnp.ones(1, bool)
         per_sample = jnp.full(mask.shape, jnp.nan, draws.dtype)
-        covariance = _covariance(draws, jnp.ones(1, bool))
-    if not estimator.stochastic:
-        covariance = jnp.zeros_like(covariance)
-    parts = jnp.sum(jnp.mean(draws, axis=1), axis=0)
-    value, sems = jnp.sum(parts), jnp.sqrt(jnp.diagonal(covariance))
+    exact = exact_leaves(estimator, linearization, draws.shape[2])
+    noise = probe_noise(draws, members, rows, exact)
+    parts = parameters.sum_groups(jnp.sum(jnp.mean(draws, axis=1), axis=0), members)
+    value, covariance = jnp.sum(parts), noise.covariance
+    every = jnp.eye(len(members) + 1, len(members), dtype=draws.dtype).at[-1].set(1)
+    *groups_df, df = degrees_of_freedom([noise], [every])
+    sems = jnp.sqrt(jnp.diagonal(covariance))
     return Estimate(
         value=value,
         sem=standard_error(covariance),
+        df=df,
         per_sample=per_sample,
         groups=dict(zip(members, parts, strict=True)),
         groups_sem=dict(zip(members, sems, strict=True)),
+        groups_df=dict(zip(members, groups_df, strict=True)),
         covariance=covariance,
+        noise=noise,
         status=flag(value == 0, Status.ZERO_JACOBIAN)
         | flag(~jnp.isfinite(value), Status.NON_FINITE),
     )
-
-
-def _covariance(
-    draws: Float[Array, "rows probes group"], mask: Bool[Array, " rows"]
-) -> Float[Array, "group group"]:
-    """Covariance of ``sum_rows mean_probes draws`` between groups (see `Estimate.sem`)."""
-    num_probes = draws.shape[1]
-    if num_probes > 1:
-        centred = draws - jnp.mean(draws, axis=1, keepdims=True)
-        return jnp.einsum("ipg,iph->gh", centred, centred) / (num_probes * (num_probes - 1))
-    rows, num_rows = draws[:, 0], jnp.sum(mask)
-    centred = jnp.where(mask[:, None], rows - jnp.sum(rows, axis=0) / num_rows, 0)
-    scale = jnp.where(num_rows > 1, num_rows / jnp.maximum(num_rows - 1, 1), jnp.nan)
-    return scale * (centred.T @ centred)
 
 
 def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:

@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from lnpjax.plotting import (
     plot_components,
@@ -55,6 +56,30 @@ def run(tmp_path):
         for row in synthetic_rows():
             run.append(row)
     return Run.open(tmp_path / "run")
+
+
+def shown_band(ax):
+    """The ends of the band at the first point and at the last, which is a window's mean."""
+    (band,) = ax.collections
+    path = band.get_paths()[0].vertices
+    ends = [path[path[:, 0] == x, 1] for x in (path[:, 0].min(), path[:, 0].max())]
+    return [(end.min(), end.max()) for end in ends]
+
+
+@pytest.mark.parametrize("df", [3.0, None])
+def test_bands_are_intervals(df):
+    """95 %, with the rows' degrees of freedom; of a window's mean more; none in older rows."""
+    rows = [row if df is None else row | {"sem_df": df} for row in synthetic_rows()]
+    figure = plot_components({"run": rows})
+    first, last = shown_band(figure.axes[2])
+    number = 30  # steps of the last window: n (f + 2) - 2 degrees of freedom
+    dfs = (math.inf, math.inf) if df is None else (df, number * (df + 2) - 2)
+    t_first, t_last = scipy.stats.t.ppf(0.975, dfs)
+    mean = 2 + np.mean(np.arange(90, 120))
+    relative = t_first * 0.1 / 2, t_last * 0.1 / np.sqrt(number) / mean
+    for (low, high), value, error in zip((first, last), (2, mean), relative, strict=True):
+        np.testing.assert_allclose([low, high], value * np.exp([-error, error]), rtol=1e-5)
+    assert "95 % intervals" in " ".join(text.get_text() for text in figure.axes[2].texts)
 
 
 def longest_curve(ax):
