@@ -33,7 +33,7 @@ from lnpjax.covariance import covariance_init as covariance_init
 from lnpjax.covariance import covariance_merge as covariance_merge
 from lnpjax.covariance import covariance_update as covariance_update
 from lnpjax.covariance_spectra import covariance_spectrum as covariance_spectrum
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.interaction import interaction_status, values_interact
 from lnpjax.microbatches import filled, sliced
 from lnpjax.progress import Reporter
@@ -89,7 +89,7 @@ class ActivationSpectra:
         inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
         return self._measure(params, inputs)
 
-    @on_any_mesh
+    @entry_point
     def _measure(self, params: PyTree, inputs: PyTree) -> dict[str, SpectrumSummary]:
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes)
@@ -282,7 +282,7 @@ class _Accumulate:
     layers: tuple[str, ...] | None
     mask: MaskFn | None
 
-    @on_any_mesh
+    @entry_point
     def __call__(
         self,
         params: PyTree,

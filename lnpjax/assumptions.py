@@ -51,7 +51,9 @@ def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp
     """The floating-point dtypes that a computation passes through."""
 
     def variables(jaxpr: Any) -> Iterator[Any]:
-        yield from (*jaxpr.invars, *jaxpr.constvars)
+        # What is only stored in eight bits is widened before anything is differentiated.
+        given = (*jaxpr.invars, *jaxpr.constvars)
+        yield from (v for v in given if not parameters.is_narrow(v.aval.dtype))
         for equation in jaxpr.eqns:
             yield from equation.outvars
             for part in subprograms(equation):

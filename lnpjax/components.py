@@ -92,6 +92,10 @@ class GroupLNP(_WithIntervals):
 class LNP(_WithIntervals):
     """The LNP components at one point of training. A pytree of scalars.
 
+    NaN stands for what is unknown; under `jax_debug_nans`, which refuses it, infinity does, unless
+    `status` has `Status.NON_FINITE`: then something failed, and JAX is left to say so. Set that
+    flag before anything is compiled.
+
     Attributes:
         loss_a: loss on batch A (units of the loss, as all losses here).
         loss_b: loss on batch B; equal to `loss_a` where A = B.

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._checks import check_floating, concrete, require
 from lnpjax._printing import result
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.microbatches import filled, sliced
 from lnpjax.parameters import accumulation_dtype
 from lnpjax.status import Status, describe_status, flag
@@ -149,7 +149,7 @@ def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> Covari
     )
 
 
-@on_any_mesh
+@entry_point
 def covariance_update(
     state: CovarianceState,
     hidden: Float[Array, "*batch d"],
@@ -318,7 +318,7 @@ def _scatter(deviations: Float[Array, "n d"]) -> TwoFloat:
     return TwoFloat(*_exact_sum(product(leading, leading), cross + cross.T))
 
 
-@on_any_mesh
+@entry_point
 def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
     """The state of the samples of both, as partial results of devices or runs are joined.
 
@@ -360,7 +360,7 @@ def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
     )
 
 
-@on_any_mesh
+@entry_point
 def covariance_finalize(state: CovarianceState) -> Covariance:
     """The covariance of the samples seen (Spectral Lens, equation 1). Pure; does not end the state.
 

@@ -31,8 +31,8 @@ from lnpjax.assumptions import (
     sample_losses,
 )
 from lnpjax.components import LNP, Side, components, with_status
+from lnpjax.entry_points import entry_point
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
-from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.sequencing import after
 from lnpjax.status import Status
@@ -52,7 +52,7 @@ class LNPMeasure:
     groups: parameters.Grouping
     wrt: parameters.Subset
 
-    @on_any_mesh
+    @entry_point
     def __call__(
         self,
         params: PyTree,
@@ -270,8 +270,10 @@ class LNPMeasure:
         loss_after = _masked_loss(self.loss_fn, updated.outputs, targets, mask)
         update = jax.tree.map(
             jnp.subtract,
-            parameters.partition(params_after, self.wrt)[0],
-            parameters.partition(params, self.wrt)[0],
+            *(
+                parameters.widened(parameters.partition(point, self.wrt)[0])
+                for point in (params_after, params)
+            ),
         )
         linear = jnp.sum(parameters.leaf_inner_products(side.gradient, update))
         return loss_after.astype(dtype) - side.loss, linear

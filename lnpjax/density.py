@@ -13,7 +13,7 @@ from lnpjax import parameters
 from lnpjax._checks import check_key, require
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.jacobian import linearize
 from lnpjax.lanczos import measure_at
 from lnpjax.outputs import OutputSubset, restrict
@@ -97,7 +97,7 @@ class SpectralDensity:
         return function(means), jnp.sqrt(variance)
 
 
-@on_any_mesh
+@entry_point
 def spectral_density(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -32,7 +32,7 @@ from lnpjax.assumptions import (
     compute_precision,
     measured_batch,
 )
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.sample_gradients import (
     MICROBATCH_SIZE,
@@ -125,7 +125,7 @@ class GradientSpectra:
         check_key("key", key)
         return self._measure(params, measured_batch(self.pool, batch_a, batch_b))
 
-    @on_any_mesh
+    @entry_point
     def _measure(self, params: PyTree, batch: Batch) -> dict[str, SpectrumSummary]:
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
@@ -275,7 +275,7 @@ def attention_probes(params: PyTree) -> dict[str, str]:
     return probes
 
 
-@on_any_mesh
+@entry_point
 def weight_spectra(
     params: PyTree,
     weights: Weights,

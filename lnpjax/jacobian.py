@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch
+from lnpjax.entry_points import vary_alike
 from lnpjax.microbatches import sliced, unsliced
 from lnpjax.pullbacks import Pullback, StoredPullbacks, store_pullbacks
 
@@ -50,13 +51,15 @@ class Linearization:
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
         """``J^T cotangents``, in the structure of the trainable parameters. Cost: 2/3 gradient."""
         _check_like("cotangents", cotangents, self.outputs)
-        return self.pullback(jnp.asarray(cotangents, self.outputs.dtype))[0]
+        cotangents = jnp.asarray(cotangents, self.outputs.dtype)
+        return self.pullback(vary_alike((cotangents, self.outputs))[0])[0]
 
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
         """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient."""
         expected = jax.eval_shape(self.vjp, self.outputs)
         tangents = parameters.fit("tangents", tangents, expected)
         tangents = jax.tree.map(lambda t, like: jnp.asarray(t, like.dtype), tangents, expected)
+        tangents, _ = vary_alike((tangents, self.outputs))
         return jax.linear_transpose(self.vjp, self.outputs)(tangents)[0]
 
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
@@ -110,7 +113,8 @@ def linearize(
         Array([3., 4.], dtype=float32)
     """
     check_batch(apply_fn, params, inputs)
-    trainable, frozen = parameters.partition(params, wrt)
+    params, inputs, preconditioner = vary_alike((params, inputs, preconditioner))
+    trainable, frozen = _partition(apply_fn, params, inputs, wrt)
     if preconditioner is not None:
         preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
     outputs, pullback = jax.vjp(
@@ -199,7 +203,7 @@ class MicrobatchedLinearization:
 
         first = jax.tree.map(lambda leaf: leaf[0], (self.slices, parts))
         shapes = jax.eval_shape(lambda xs: self.linearize_slice(xs[0]).vjp(xs[1]), first)
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        zeros = jax.tree.map(jnp.zeros_like, shapes)
         return jax.lax.scan(add, zeros, (self.slices, parts))[0]
 
 
@@ -244,7 +248,7 @@ def linearize_samples(
         Array([0., 1., 4.], dtype=float32)
     """
     num_samples = check_batch(apply_fn, params, inputs)
-    trainable, frozen = parameters.partition(params, wrt)
+    trainable, frozen = _partition(apply_fn, params, inputs, wrt)
 
     def apply_one(subset: PyTree, sample: PyTree) -> Array:
         batch_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], sample)
@@ -275,6 +279,26 @@ def linearize_samples(
     return MicrobatchedLinearization(
         unsliced(outputs, num_samples), linearize_slice, slices, slice_shape
     )
+
+
+def _partition(
+    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, wrt: parameters.Subset
+) -> tuple[PyTree, PyTree]:
+    """`parameters.partition`, with floats of eight bits as float32 if the network takes them so."""
+    trainable, frozen = parameters.partition(params, wrt)
+    if not any(parameters.is_narrow(jnp.result_type(leaf)) for leaf in jax.tree.leaves(trainable)):
+        return trainable, frozen
+
+    wide = parameters.widened(trainable)
+
+    def outputs(subset: PyTree) -> jax.ShapeDtypeStruct:
+        return jax.eval_shape(lambda: apply_fn(parameters.combine(subset, frozen), inputs))
+
+    try:
+        same = outputs(wide).dtype == outputs(trainable).dtype
+    except (TypeError, ValueError):  # it multiplies in eight bits, and then pulls back so
+        same = False
+    return (wide if same else trainable), frozen
 
 
 def _check_batch_of_one(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> None:

@@ -12,7 +12,7 @@ from lnpjax import kernel_methods, parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch
 from lnpjax.costs import check_fits
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.interaction import samples_interact
 from lnpjax.kernel_methods import Plan, Side
 from lnpjax.outputs import OutputSubset, restrict
@@ -22,7 +22,7 @@ Backend: TypeAlias = Literal["jax", "neural_tangents"]
 Method: TypeAlias = Literal["auto", "contraction", "products", "batch"]
 
 
-@on_any_mesh
+@entry_point
 def entk(
     apply_fn: ApplyFn,
     params: PyTree,
@@ -133,7 +133,7 @@ def entk(
     return jnp.where(valid, kernel, jnp.nan)
 
 
-@on_any_mesh
+@entry_point
 def entk_groups(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax.assumptions import ApplyFn, floating_dtypes
 from lnpjax.costs import largest_intermediate, matmul_flops
+from lnpjax.entry_points import vary_alike
 from lnpjax.jacobian import Linearization, linearize, linearize_samples
 
 Index: TypeAlias = int | Int[Array, ""]
@@ -159,6 +160,7 @@ def contraction(
 
         def block_below_diagonal(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
             blank = jnp.zeros((stored * rows.rows, columns.rows), parameters.accumulation_dtype())
+            blank, _ = vary_alike((blank, parts))
             needed = index < first + stored
             if isinstance(needed, bool):
                 return block(index, after) if needed else blank

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-import matfree.decomp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -22,7 +21,7 @@ from lnpjax import parameters
 from lnpjax._checks import check_floating, concrete, require
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point, vary_alike
 from lnpjax.jacobian import linearize
 from lnpjax.outputs import OutputSubset, restrict
 from lnpjax.status import Status, flag
@@ -74,7 +73,7 @@ class SpectralMeasure:
         return jnp.sum(self.nodes * self.weights)
 
 
-@on_any_mesh
+@entry_point
 def spectral_measure(
     apply_fn: ApplyFn,
     params: PyTree,
@@ -88,7 +87,7 @@ def spectral_measure(
 ) -> SpectralMeasure:
     """The spectral measure of the empirical NTK at a vector, without the kernel.
 
-    Lanczos with full re-orthogonalisation (matfree). A product with Theta is a pullback and its
+    Lanczos with full re-orthogonalisation. A product with Theta is a pullback and its
     transpose, so networks without a forward derivative serve as well.
 
     Args:
@@ -177,14 +176,40 @@ def measure_at(
     def flat_matvec(flat: Float[Array, " N"]) -> Float[Array, " N"]:
         return jnp.ravel(matvec(flat.reshape(jnp.shape(vector)))).astype(dtype)
 
-    # Not `tridiag_sym`: it averages the two off-diagonals, which hides where the space has ended.
-    arnoldi = matfree.decomp.hessenberg(num_matvecs, reortho="full", custom_vjp=False)
     start = jnp.ravel(vector).astype(dtype)
     with jax.default_matmul_precision("highest"):
-        found = arnoldi(flat_matvec, start)
-    matrix = found.J_small
-    links = jnp.append(jnp.diagonal(matrix, -1), jnp.linalg.norm(found.residual))
-    return _quadrature(found.Q_tall, jnp.diagonal(matrix), links, jnp.sum(start**2))
+        vectors, diagonal, links = _krylov_basis(flat_matvec, start, num_matvecs)
+    return _quadrature(vectors, diagonal, links, jnp.sum(start**2))
+
+
+def _krylov_basis(
+    matvec: Callable[[Float[Array, " N"]], Float[Array, " N"]],
+    start: Float[Array, " N"],
+    num_matvecs: int,
+) -> tuple[Float[Array, "k N"], Float[Array, " k"], Float[Array, " k"]]:
+    """Orthonormal vectors, the diagonal of the matrix in them, and the links below it.
+
+    Arnoldi's iteration, each vector made orthogonal to all before it twice (Golub and Van Loan,
+    Matrix Computations, algorithm 10.5.1). The links are the lengths before normalisation.
+    """
+
+    def extend(
+        index: Int[Array, ""], carry: tuple[Array, Array, Array, Array]
+    ) -> tuple[Array, Array, Array, Array]:
+        vectors, diagonal, links, vector = carry
+        length = jnp.sqrt(jnp.vdot(vector, vector))
+        vectors = vectors.at[index].set(vector / length)
+        vector = matvec(vectors[index])
+        overlaps = vectors @ vector
+        vector = vector - overlaps @ vectors
+        vector = vector - (vectors @ vector) @ vectors
+        link = jnp.sqrt(jnp.vdot(vector, vector))
+        return vectors, diagonal.at[index].set(overlaps[index]), links.at[index].set(link), vector
+
+    zeros = jnp.zeros(num_matvecs, start.dtype)
+    vectors = jnp.zeros((num_matvecs, len(start)), start.dtype)
+    carry = vary_alike((vectors, zeros, zeros, start))
+    return jax.lax.fori_loop(0, num_matvecs, extend, carry)[:3]
 
 
 def _quadrature(

@@ -12,7 +12,7 @@ from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.jacobian import linearize
 from lnpjax.modes import Modes
 from lnpjax.outputs import OutputSubset, restrict, select_outputs
@@ -47,7 +47,7 @@ class ModeStep:
     disagreement: Float[Array, ""]
 
 
-@on_any_mesh
+@entry_point
 def step_along_gradient(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -131,7 +131,7 @@ def step_along_gradient(
     return jax.tree.map(lambda leaf: leaf.reshape(rates.shape + leaf.shape[1:]), steps)
 
 
-@on_any_mesh
+@entry_point
 def project_update(
     apply_fn: ApplyFn,
     params: PyTree,

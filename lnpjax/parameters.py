@@ -216,6 +216,26 @@ def _remedy(name: str) -> str:
     return f"leave {name!r} out with wrt=" if name else "params.astype('float32')"
 
 
+def widened(params: PyTree) -> PyTree:
+    """Return parameters with their floats of eight bits in float32.
+
+    A gradient in eight bits is zero below 2e-3 and NaN above 448 (float8_e4m3fn); one in the values
+    that they stand for is neither.
+
+    Example:
+        >>> widened({"w": jnp.ones(2, jnp.float8_e4m3fn), "b": jnp.ones(1, jnp.bfloat16)})
+        {'b': Array([1], dtype=bfloat16), 'w': Array([1., 1.], dtype=float32)}
+    """
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float32) if is_narrow(jnp.result_type(leaf)) else leaf, params
+    )
+
+
+def is_narrow(dtype: Any) -> bool:
+    """Whether a dtype holds floating-point numbers of eight bits or less."""
+    return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 1
+
+
 def split_paths(params: PyTree, selected: Callable[[str], bool]) -> tuple[PyTree, PyTree]:
     """Split a pytree by the paths of its leaves, whatever they hold; see `partition`.
 

@@ -12,8 +12,8 @@ from lnpjax import parameters
 from lnpjax._checks import check_functions
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
+from lnpjax.entry_points import entry_point
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
-from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.intervals import Interval, scale_interval
 from lnpjax.lanczos import SpectralMeasure, quantiles, spectral_measure
 from lnpjax.trace import squared_jacobian_norm
@@ -80,7 +80,7 @@ class PositionMeasure:
     estimator: Estimator
     wrt: parameters.Subset
 
-    @on_any_mesh
+    @entry_point
     def __call__(
         self,
         params: PyTree,

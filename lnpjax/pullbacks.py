@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax import parameters
+from lnpjax.entry_points import vary_alike
 from lnpjax.norm_taps import add_taps, tap_shapes, zero_taps
 
 Pullback: TypeAlias = Callable[[Array], PyTree]
@@ -60,7 +61,12 @@ class StoredPullbacks:
         """
 
         def one_sample(residuals: list[Array], *arguments: PyTree) -> PyTree:
-            return function(self.treedef.unflatten(residuals)[1], *arguments)
+            pullback = self.treedef.unflatten(residuals)[1]
+
+            def pull(cotangent: Array) -> PyTree:
+                return pullback(vary_alike((cotangent, residuals))[0])
+
+            return function(pull, *arguments)
 
         in_axes = (list(self.axes), *([0] * len(arguments)))
         mapped = jax.vmap(one_sample, in_axes, out_axes, axis_size=len(self.outputs))
@@ -128,7 +134,8 @@ def store_pullbacks(
         norm_taps: whether norms are taken without gradients, where that can be done
             (`lnpjax.norm_taps`). Without, every sample's own gradient can be had.
     """
-    sample = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), inputs)
+    trainable, _ = vary_alike((trainable, inputs))
+    sample = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], inputs))
     shapes: dict[int, tuple[int, ...]] = {}
     if norm_taps:
         program = jax.make_jaxpr(apply_one)(trainable, sample)
@@ -147,7 +154,7 @@ def store_pullbacks(
         return leaves
 
     # Two traces may store the same things in another order, so one jaxpr serves all that follows.
-    shared = (trainable, zero_taps(shapes))
+    shared, _ = vary_alike(((trainable, zero_taps(shapes)), inputs))
     jaxpr = jax.make_jaxpr(linearize_one)(*shared, sample)
     residuals, axes = _vmap_lazily(
         jax.extend.core.jaxpr_as_fun(jaxpr), jax.tree.leaves(shared), jax.tree.leaves(inputs)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lnpjax import parameters
 from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, Batch, LossFn, check_training_batch
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point, vary_alike
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.jacobian import linearize_samples
 from lnpjax.microbatches import sliced, unsliced
@@ -32,7 +32,7 @@ BLOCK_BYTES = 2**27  # of the gradients that are kept at once, where no block si
 MICROBATCH_SIZE = 32
 
 
-@on_any_mesh
+@entry_point
 def per_sample_gradients(
     apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Batch, *, weights: Weights
 ) -> dict[str, Float[Array, "samples ..."]]:
@@ -111,7 +111,7 @@ def _sample_gradients(
     return {name: by_path[name] for name in names}
 
 
-@on_any_mesh
+@entry_point
 def gradient_gram(
     apply_fn: ApplyFn,
     loss_fn: LossFn,
@@ -214,6 +214,7 @@ def gradient_gram(
 
     side = blocks.number * blocks.size
     zeros = {name: jnp.zeros((side, side), dtype) for name in names}
+    zeros, _ = vary_alike((zeros, batch))
     grams, _ = jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))
 
     def in_order(gram: Float[Array, "side side"]) -> Float[Array, "samples samples"]:

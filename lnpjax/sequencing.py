@@ -30,7 +30,7 @@ def after(tree: Tree, *done: PyTree) -> Tree:
         >>> after(jnp.arange(3), jnp.full(2, jnp.nan))
         Array([0, 1, 2], dtype=int32)
     """
-    known = [jnp.sum(leaf) for leaf in floating_leaves(done)]
+    known = [jnp.sum(leaf.astype(jnp.float32)) for leaf in floating_leaves(done)]
     if not known:
         return tree
     never = _never(jax.lax.stop_gradient(sum(known[1:], known[0])))

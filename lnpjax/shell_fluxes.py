@@ -18,7 +18,7 @@ from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, require
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, check_batch
-from lnpjax.explicit_meshes import on_any_mesh
+from lnpjax.entry_points import entry_point
 from lnpjax.jacobian import linearize
 from lnpjax.kernel import entk
 from lnpjax.modes import eigenmodes
@@ -71,7 +71,7 @@ class ShellFluxes:
         return self.net - self.dissipation
 
 
-@on_any_mesh
+@entry_point
 def shell_fluxes(
     apply_fn: ApplyFn,
     params: PyTree,

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._printing import result
 from lnpjax.assumptions import ApplyFn, check_batch, check_mask, fill_masked
+from lnpjax.entry_points import entry_point
 from lnpjax.estimators import (
     Estimator,
     Hutchinson,
@@ -18,7 +19,6 @@ from lnpjax.estimators import (
     check_estimator_key,
     exact_leaves,
 )
-from lnpjax.explicit_meshes import on_any_mesh
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.intervals import Interval, scale_interval
 from lnpjax.jacobian import BatchLinearization
@@ -102,7 +102,7 @@ class Estimate:
         }
 
 
-@on_any_mesh
+@entry_point
 def squared_jacobian_norm(
     apply_fn: ApplyFn,
     params: PyTree,

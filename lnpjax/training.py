@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
+from lnpjax import entry_points
 from lnpjax._checks import check_functions, check_key, require
 from lnpjax._printing import result
 from lnpjax.assumptions import Batch
@@ -32,7 +33,8 @@ class Record:
         step: the step, before the update.
         window: the index of its window, or -1.
         measurement: what the measure returned. Where the step was not measured: NaN for floating
-            numbers, zero for others, and `Status.NOT_MEASURED` in the fields `status`, if any.
+            numbers (infinity under `jax_debug_nans`, which refuses NaN), zero for others, and
+            `Status.NOT_MEASURED` in the fields `status`, if any.
     """
 
     measured: Bool[Array, ""]
@@ -135,11 +137,11 @@ class InstrumentedStep:
     def _blank(self, *arguments: PyTree) -> PyTree:
         shapes = jax.eval_shape(self._measure, *arguments)
 
-        def unknown(leaf: jax.ShapeDtypeStruct) -> Array:
+        def blank(leaf: jax.ShapeDtypeStruct) -> Array:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-            return jnp.full(leaf.shape, jnp.nan if floating else 0, leaf.dtype)
+            return jnp.full_like(leaf, entry_points.unknown() if floating else 0)
 
-        return jax.tree.map(_not_measured, jax.tree.map(unknown, shapes), is_leaf=_has_status)
+        return jax.tree.map(_not_measured, jax.tree.map(blank, shapes), is_leaf=_has_status)
 
     def _record(self, step: Any, measured: Any, measurement: PyTree) -> Record:
         return Record(
