@@ -6,6 +6,7 @@ and a sample's row depends on that sample alone.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -105,7 +106,6 @@ def check_batch(
     )
     num_samples = next(iter(sizes.values()))
     require(num_samples >= 1, argument, expected="at least one sample", got="an empty batch")
-
     parameters.check_leaves(params)
     outputs = result_shapes("apply_fn", apply_fn, params=params, inputs=inputs)
     if not isinstance(outputs, jax.ShapeDtypeStruct):
@@ -184,6 +184,38 @@ def _listed_shapes(tree: PyTree, most: int = 24) -> str:
         return shapes[0].removeprefix(": ")
     more = f", ... ({len(shapes)} in all)" if len(shapes) > most else ""
     return "{" + ", ".join(shapes[:most]) + more + "}"
+
+
+class SingleSamplesRefusedError(ValueError):
+    """A network cannot be passed its samples one at a time."""
+
+
+@contextlib.contextmanager
+def one_sample_at_a_time() -> Iterator[None]:
+    """Say what was tried, and what serves instead, where a network does not take single samples.
+
+    Raises:
+        SingleSamplesRefusedError: from whatever is raised within.
+
+    Example:
+        >>> with one_sample_at_a_time():
+        ...     jnp.ones((1, 3)).reshape(2, -1)
+        Traceback (most recent call last):
+            ...
+        lnpjax.assumptions.SingleSamplesRefusedError: apply_fn: expected a network that takes one
+        sample at a time (as batches of one, under jax.vmap), since ...
+    """
+    try:
+        yield
+    except SingleSamplesRefusedError:
+        raise
+    except Exception as error:  # whatever the network, or what it is made of, raises
+        raise SingleSamplesRefusedError(
+            "apply_fn: expected a network that takes one sample at a time (as batches of one, "
+            "under jax.vmap), since Jacobians of single samples are asked for (for lnp and "
+            "squared_jacobian_norm, estimator=GlobalHutchinson(...) takes the batch as it is; for "
+            f"entk, method='batch'), got {type(error).__name__}: {error}"
+        ) from error
 
 
 def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:

@@ -25,7 +25,14 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import concrete
-from lnpjax.assumptions import ApplyFn, compute_precision, evenly_spread, typical_size
+from lnpjax.assumptions import (
+    ApplyFn,
+    compute_precision,
+    evenly_spread,
+    one_sample_at_a_time,
+    typical_size,
+)
+from lnpjax.entry_points import vary_alike
 from lnpjax.independence import keeps_samples_apart
 from lnpjax.probes import rademacher
 from lnpjax.status import Status, describe_status, flag
@@ -130,7 +137,12 @@ def _one_by_one(
         return jax.tree.map(lambda rows: rows[0], outputs)
 
     samples = jax.tree.map(jnp.asarray, inputs)
-    return lambda params: jax.vmap(alone, in_axes=(None, 0))(params, samples)
+
+    def each(params: PyTree) -> PyTree:
+        with one_sample_at_a_time():
+            return jax.vmap(alone, in_axes=(None, 0))(params, samples)
+
+    return each
 
 
 def _values_differ(
@@ -169,7 +181,7 @@ def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool
         lambda subset: one_by_one(parameters.combine(subset, rest)), floating
     )
     signs = rademacher(jax.random.key(0), alone.shape, alone.dtype)
-    signs = jnp.where(jnp.isfinite(alone), signs, 0)
+    signs, _ = vary_alike((jnp.where(jnp.isfinite(alone), signs, 0), alone))
     pulled = (jax.tree.leaves(pull(signs)[0]) for pull in (pull_together, pull_alone))
     return _rows_differ(together, alone, eps=eps) | _leaves_differ(*pulled, eps=eps)
 

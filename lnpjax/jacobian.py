@@ -7,25 +7,31 @@ cost one backward pass for the whole batch and no per-sample gradient outlives t
 consumes it.
 
 Only reverse mode is used: forward products come from transposing the pullback, which also works for
-code with a custom VJP and no JVP (fused attention).
+code with a custom VJP and no JVP (fused attention). Where the pullback has no transpose (a fixed
+point whose custom VJP is a loop), they are made of rows of J. The JVP of what such a function runs
+going forward would not do: a custom VJP may say something else.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch
+from lnpjax.assumptions import ApplyFn, check_batch, one_sample_at_a_time
 from lnpjax.entry_points import vary_alike
 from lnpjax.microbatches import sliced, unsliced
 from lnpjax.pullbacks import Pullback, StoredPullbacks, store_pullbacks
+
+ROWS_AT_ONCE = 16
+"""How many rows of J are alive at once where products are made of them."""
 
 
 class BatchLinearization(Protocol):
@@ -55,12 +61,48 @@ class Linearization:
         return self.pullback(vary_alike((cotangents, self.outputs))[0])[0]
 
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
-        """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient."""
+        """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient.
+
+        Where the pullback cannot be transposed, a pullback for each output, and a warning.
+        """
         expected = jax.eval_shape(self.vjp, self.outputs)
         tangents = parameters.fit("tangents", tangents, expected)
         tangents = jax.tree.map(lambda t, like: jnp.asarray(t, like.dtype), tangents, expected)
         tangents, _ = vary_alike((tangents, self.outputs))
-        return jax.linear_transpose(self.vjp, self.outputs)(tangents)[0]
+        try:
+            return jax.linear_transpose(self.vjp, self.outputs)(tangents)[0]
+        except Exception as error:  # whatever a rule of transposition, or its absence, raises
+            warnings.warn(
+                "apply_fn: its pullback cannot be transposed (a loop or a callback within a custom "
+                f"VJP?), so that a product with J takes {self.outputs.size} pullbacks, one for "
+                f"each output ({type(error).__name__}: {error})",
+                stacklevel=2,
+            )
+            return self._jvp_by_rows(tangents)
+
+    @property
+    def transposable(self) -> bool:
+        """Whether products with J come from transposing the pullback. Nothing is computed."""
+        tangents = jax.eval_shape(self.vjp, self.outputs)
+        try:
+            jax.eval_shape(jax.linear_transpose(self.vjp, self.outputs), tangents)
+        except Exception:  # as in `jvp`
+            return False
+        return True
+
+    def _jvp_by_rows(self, tangents: PyTree) -> Float[Array, "batch ..."]:
+        """``J tangents``, every entry as an inner product with its row of J."""
+        size, shape = self.outputs.size, self.outputs.shape
+
+        def entry(index: Int[Array, ""]) -> Float[Array, ""]:
+            basis = jax.nn.one_hot(index, size, dtype=self.outputs.dtype).reshape(shape)
+            return jnp.sum(parameters.leaf_inner_products(self.vjp(basis), tangents))
+
+        try:
+            entries = jax.lax.map(entry, jnp.arange(size), batch_size=min(size, ROWS_AT_ONCE))
+        except NotImplementedError:  # an operation without a rule for vmap
+            entries = jax.lax.map(entry, jnp.arange(size))
+        return entries.reshape(shape).astype(self.outputs.dtype)
 
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
@@ -256,14 +298,16 @@ def linearize_samples(
 
     _check_batch_of_one(apply_fn, params, inputs)
 
+    def stored(inputs: PyTree, *, norm_taps: bool) -> StoredPullbacks:
+        with one_sample_at_a_time():
+            return store_pullbacks(apply_one, trainable, inputs, norm_taps=norm_taps)
+
     def linearize_slice(inputs: PyTree) -> SampleLinearization:
         inputs = jax.tree.map(jnp.asarray, inputs)
-        pullbacks = store_pullbacks(apply_one, trainable, inputs, norm_taps=norms_only)
+        pullbacks = stored(inputs, norm_taps=norms_only)
 
         def whole() -> StoredPullbacks:
-            if not pullbacks.tapped:
-                return pullbacks
-            return store_pullbacks(apply_one, trainable, inputs, norm_taps=False)
+            return stored(inputs, norm_taps=False) if pullbacks.tapped else pullbacks
 
         return SampleLinearization(pullbacks.outputs, pullbacks, whole)
 
@@ -304,7 +348,8 @@ def _partition(
 def _check_batch_of_one(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> None:
     def rows(count: int) -> tuple[int, ...]:
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:count], inputs)
-        return jax.eval_shape(lambda: apply_fn(params, first)).shape
+        with one_sample_at_a_time():
+            return jax.eval_shape(lambda: apply_fn(params, first)).shape
 
     whole, single = rows(_leading_axis(inputs)), rows(1)
     require(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import kernel_methods, parameters
 from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn, check_batch
+from lnpjax.assumptions import ApplyFn, SingleSamplesRefusedError, check_batch
 from lnpjax.costs import check_fits
 from lnpjax.entry_points import entry_point
 from lnpjax.interaction import samples_interact
@@ -59,7 +59,9 @@ def entk(
             J, "products" pushes each row forward through the network; both take each sample's rows
             from that sample alone. "batch" assumes nothing about samples, at about ``1 + n2 / n1``
             times the cost of "products". "auto" takes the one of the first two with fewer
-            operations; outside `jit`, "batch" where samples interact.
+            operations; "batch" where the network takes no single samples and, outside `jit`, where
+            samples interact. Networks whose pullback has no transpose (fixed points whose custom
+            VJP is a loop) are contracted also where "products" is asked for.
         chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
             four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
             an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
@@ -188,7 +190,12 @@ def _settle(method: Method, left: Side, right: Side) -> tuple[Method, Bool[Array
     if method == "batch":
         return method, True
     batches = [left.inputs] if right is left else [left.inputs, right.inputs]
-    interact = samples_interact(left.apply_fn, left.params, *batches)
+    try:
+        interact = samples_interact(left.apply_fn, left.params, *batches)
+    except SingleSamplesRefusedError:
+        if method != "auto":
+            raise
+        return "batch", True
     if isinstance(interact, jax.core.Tracer):
         return method, ~interact
     if bool(interact):

@@ -129,6 +129,27 @@ class Side:
         rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
         return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
 
+    def takes(self, inputs: PyTree) -> bool:
+        """Whether the network can be called with such inputs."""
+        try:
+            jax.eval_shape(self.apply_fn, self.params, inputs)
+        except Exception:  # whatever a network raises
+            return False
+        return True
+
+    @property
+    def transposable(self) -> bool:
+        """`Linearization.transposable`, without a forward pass."""
+        answers: list[bool] = []
+
+        def ask() -> Array:
+            linearization = self.linearization()
+            answers.append(linearization.transposable)
+            return linearization.outputs
+
+        jax.eval_shape(ask)
+        return answers[0]
+
     def linearization(self) -> Linearization:
         """The batch as one function."""
         return linearize(self.apply_fn, self.params, self.inputs, wrt=self.wrt)
@@ -218,13 +239,21 @@ def batch_products(
     left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
     """As `products`, with the whole batch pulled back: also right where samples interact."""
-    pull, push = right.linearization(), jax.vmap(left.linearization().jvp)
+    pull, push = right.linearization(), left.linearization()
+
+    def column(index: Int[Array, ""]) -> Float[Array, "n1 m"]:
+        basis = jax.nn.one_hot(index, right.num_rows, dtype=pull.outputs.dtype)
+        return push.jvp(_weighted(pull.vjp(basis.reshape(right.shape)), weights))
+
+    def each(indices: Int[Array, " chunk"]) -> Float[Array, "chunk n1 m"]:
+        try:
+            return jax.vmap(column)(indices)
+        except NotImplementedError:  # an operation without a rule for vmap
+            return jax.lax.map(column, indices)
 
     def columns(start: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
         del after
-        indices = start + jnp.arange(chunk_size)
-        basis = jax.nn.one_hot(indices, right.num_rows, dtype=pull.outputs.dtype)
-        return push(_weighted(jax.vmap(pull.vjp)(basis.reshape(-1, *right.shape)), weights))
+        return each(start + jnp.arange(chunk_size))
 
     kernel = _map_chunks(columns, range(0, right.num_rows, chunk_size))
     return _transposed(kernel.reshape(-1, left.num_rows)[: right.num_rows])
@@ -285,7 +314,10 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
     row_bytes = sum(
         jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(trainable)
     )
-    passing = 2 * largest_intermediate(left.apply_fn, left.params, one)  # forward, and back
+    size = 1
+    if not left.takes(one):
+        one, size = left.inputs, left.shape[0]
+    passing = 2 * largest_intermediate(left.apply_fn, left.params, one) // size  # forward, and back
     pushed_bytes = row_bytes + left.shape[0] * passing
     sizes = _chunk_sizes(row_bytes + passing, pushed_bytes)
     if chunk_size is not None:
@@ -293,7 +325,7 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
     most = max(left.num_rows, right.num_rows)
     sizes = {name: min(size, most) for name, size in sizes.items()}
 
-    forward = matmul_flops(left.apply_fn, left.params, one)
+    forward = matmul_flops(left.apply_fn, left.params, one) / size
     num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
     num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
     remade = (num_blocks - 1) / 2 if symmetric else num_blocks
@@ -309,6 +341,8 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
         exact = coarsest >= parameters.accumulation_dtype().itemsize
         cheaper = "products" if costs["products"] < costs["contraction"] else "contraction"
         method = cheaper if exact else "contraction"
+    if method == "products" and not left.transposable:
+        method = "contraction"
     alive = {
         "contraction": (STORED_CHUNKS + 1) * row_bytes + passing,
         "products": pushed_bytes,
