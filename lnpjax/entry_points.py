@@ -43,7 +43,8 @@ class _Refused:
 
     @classmethod
     def now(cls) -> _Refused:
-        return cls(nans=jax.config.jax_debug_nans, infs=jax.config.jax_debug_infs)
+        config: Any = jax.config  # whose settings are not in its type
+        return cls(nans=config.jax_debug_nans, infs=config.jax_debug_infs)
 
 
 _outside: contextvars.ContextVar[_Refused | None] = contextvars.ContextVar("outside", default=None)
@@ -130,7 +131,9 @@ def _marked(results: Tree, mark: float) -> Tree:
         def settle_leaf(leaf: Any) -> Any:
             if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
                 return leaf
-            return jnp.where(jnp.isnan(leaf) & ~failed, jnp.asarray(mark, leaf.dtype), leaf)
+            # Degrees of freedom are infinite where nothing was drawn.
+            refused = jnp.isnan(leaf) | (jnp.isinf(leaf) & math.isfinite(mark))
+            return jnp.where(refused & ~failed, jnp.asarray(mark, leaf.dtype), leaf)
 
         fields = {
             field.name: jax.tree.map(settle, getattr(node, field.name), is_leaf=has_status)

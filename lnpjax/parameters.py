@@ -158,7 +158,7 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
         >>> partition({"body": jnp.ones(2), "head": jnp.ones(3)}, "head")[0]
         {'body': None, 'head': Array([1., 1., 1.], dtype=float32)}
     """
-    check_arrays(params)
+    check_leaves(params)
     flags = _selected(params, wrt)
     require(
         any(flags),

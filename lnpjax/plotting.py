@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -263,8 +264,11 @@ def _plot_measured(
         parts = _shown_together(measured["window"], STEPS_SHOWN_SINGLY)
         sems = measured[f"{column}_sem"]
         df = measured.get("sem_df", np.full(sems.shape, math.inf))
-        band = scale_interval(positive, *_errors_of_means(sems, df, parts), COVERAGE)
-        ax.fill_between(flops, *map(np.asarray, band), color=colour, alpha=0.2, linewidth=0)
+        errors = [jnp.asarray(error) for error in _errors_of_means(sems, df, parts)]
+        low, high = scale_interval(jnp.asarray(positive), errors[0], errors[1], COVERAGE)
+        ax.fill_between(
+            flops, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0
+        )
 
 
 def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
