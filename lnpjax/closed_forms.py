@@ -47,6 +47,8 @@ class SplitModel:
             apart, as any model that is measured.
         embedding: the path of the table ``(ids, d)``; see `lnpjax.parameters.paths`.
         readout: the path of the kernel ``(h, outputs)``.
+        from_end: whether an id of -1 reads the last row, as in `jnp.take`; else it counts as one
+            outside of the table, which is refused where values are known and gives NaN elsewhere.
 
     Example:
         >>> params = {"table": jnp.eye(3), "kernel": jnp.ones((3, 2))}
@@ -58,9 +60,10 @@ class SplitModel:
     body: Body
     embedding: str
     readout: str
+    from_end: bool = True
 
     def __call__(self, params: PyTree, inputs: Int[Array, "batch ..."]) -> Array:
-        """The outputs, ``(B, ..., outputs)``; an id of -1 reads the last row, as in `jnp.take`.
+        """The outputs, ``(B, ..., outputs)``.
 
         Raises:
             TypeError: if the inputs are not integers.
@@ -68,8 +71,19 @@ class SplitModel:
                 NaN, which `status` flags.
         """
         table, kernel = self.outer(params)
-        ids = embedding_ids(table, inputs)
+        ids = self.ids(table, inputs)
         return read_out(self.body(params, jnp.take(table, ids, axis=0)), kernel)
+
+    def ids(
+        self, table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
+    ) -> Int[Array, "batch ..."]:
+        """The rows that are read, each by its own number, from 0.
+
+        Raises:
+            TypeError: if the inputs are not integers.
+            ValueError: where values are known, if one is outside of the table.
+        """
+        return checked_ids("inputs", inputs, len(table), from_end=self.from_end)
 
     def outer(self, params: PyTree) -> tuple[Float[Array, "ids d"], Float[Array, "h outputs"]]:
         """The table and the kernel.
@@ -86,22 +100,6 @@ class SplitModel:
                 got=repr(path),
             )
         return leaves[self.embedding], leaves[self.readout]
-
-
-def embedding_ids(
-    table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
-) -> Int[Array, "batch ..."]:
-    """The rows that `jnp.take` reads, each by its own number: -1 is the last one.
-
-    Raises:
-        TypeError: if the inputs are not integers.
-        ValueError: where values are known, if one is outside of the table; elsewhere it gives NaN.
-
-    Example:
-        >>> embedding_ids(jnp.ones((3, 2)), jnp.array([0, -1]))
-        Array([0, 2], dtype=int32)
-    """
-    return checked_ids("inputs", inputs, len(table), from_end=True)
 
 
 def read_out(hidden: Float[Array, "... h"], kernel: Float[Array, "h outputs"]) -> Array:
@@ -269,7 +267,7 @@ def linearize_split(
         subset = parameters.combine(perturbed["params"], params)
         return model.body(subset, embedded + perturbed["embedded"])
 
-    ids = embedding_ids(table, inputs)
+    ids = model.ids(table, inputs)
     embedded = jnp.take(table, ids, axis=0)
     # A perturbation of the embedded positions gives their cotangents, sample by sample.
     still = jnp.zeros(embedded.shape[1:], embedded.dtype)

@@ -306,7 +306,9 @@ def lnp(
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
-        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples. Labels outside of
+            their range are for it to refuse: JAX takes -1 for the last class, and what is measured
+            is the loss as it is computed.
         estimator: how ``|J|_F^2`` is found: `Exact`, `Hutchinson` (default), `GlobalHutchinson`.
         normalization: ``"sample"`` multiplies chi_loss and divides chi_net by ``sqrt(|A| |B|)``;
             ``"token"`` does so with the number of loss terms (samples times positions: all axes of

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import lnpjax
-from lnpjax._checks import require
+from lnpjax._checks import check_key, require
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.batch_average import BatchAverage, average_over_batches
 from lnpjax.frontier import Frontier, detect_frontier
@@ -123,6 +123,7 @@ def measure_states(
     Yields:
         ``(label, measured)``, state by state.
     """
+    check_key("key", key, drawn_by="measure_states")
     surprisal = observable(apply_fn, token_surprisal)
     position = lnpjax.position_distribution(apply_fn, loss_fn, num_matvecs=options.num_matvecs)
 

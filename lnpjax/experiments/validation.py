@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 import lnpjax
+from lnpjax._checks import check_key
 from lnpjax.assumptions import ApplyFn, Batch, LossFn
 from lnpjax.kernel import Backend
 from lnpjax.mode_steps import ModeStep
@@ -123,6 +124,7 @@ def validate(
         >>> validate(subject).agrees
         True
     """
+    check_key("key", key)
     key = jax.random.key(0) if key is None else key
     kernels = {backend: _kernels(subject, backend) for backend in backends}
     gradients = _loss_gradients(subject)

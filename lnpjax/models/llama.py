@@ -379,4 +379,5 @@ def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
         with parts.run_with(params) as own:
             return own.transform(embedded)
 
-    return SplitModel(body, embedding="embedding/embedding", readout="head/kernel"), params
+    split = SplitModel(body, embedding="embedding/embedding", readout="head/kernel", from_end=False)
+    return split, params

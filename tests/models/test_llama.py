@@ -19,6 +19,7 @@ from lnpjax.models import (
     LlamaConfig,
     generate_greedy,
     preset,
+    split_llama,
 )
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
@@ -357,6 +358,10 @@ def test_what_is_not_a_token_is_refused_or_gives_nan(outside):
         model(bad)
     with pytest.raises(ValueError, match=r"^prompt: expected ids from 0 to 12, got "):
         generate_greedy(model, bad, 1)
+    split, params = split_llama(model)
+    with pytest.raises(ValueError, match=r"^inputs: expected ids from 0 to 12, got "):
+        split(params, bad)
+    assert np.all(np.isnan(jax.jit(split)(params, bad)[1]))
     found = np.asarray(logits(model, bad))
     assert np.all(np.isnan(found[1]))
     np.testing.assert_allclose(found[[0, 2]], logits(model, tokens)[np.array([0, 2])], rtol=1e-5)
