@@ -131,7 +131,9 @@ def measurement(apply_fn_of, loss_fn, dtype):
         cotangents = loss_gradient(outputs, batch[1])
         gradient = linearization.vjp(cotangents)
         norm = jnp.sqrt(jnp.sum(parameters.leaf_inner_products(gradient, gradient)))
-        sensitivity = precision.output_sensitivity(lambda f: loss_gradient(f, batch[1]), outputs)
+        sensitivity = precision.loss_sensitivity(
+            lambda f: loss_gradient(f, batch[1]), outputs, cotangents, eps=eps
+        )
         noise = precision.gradient_noise(
             norm,
             jnp.linalg.norm(cotangents.astype(norm.dtype)),

@@ -189,15 +189,17 @@ def eigenvector_misalignment(
             kernel. By default ``k eps``, which is what rounding in a solver leaves uncertain.
 
     Returns:
-        The `Misalignment`, with NaN where either kernel is zero. Costs one singular value
+        The `Misalignment`, with NaN where either kernel is zero, and under `jit`, where they cannot
+        be refused, for eigenvectors that are not orthonormal. Costs one singular value
         decomposition of a k x k matrix.
 
     Raises:
         TypeError: if an array does not hold real floating-point numbers, or `num_modes` is not an
             integer.
         ValueError: if shapes disagree; and, where values are known, if they are not finite,
-            eigenvalues are negative beyond rounding or not in descending order, or `num_modes` or
-            `tolerance` is out of range.
+            eigenvalues are negative beyond rounding or not in descending order, eigenvectors are
+            not orthonormal to within ``sqrt(eps)``, or `num_modes` or `tolerance` is out of
+            range.
 
     Example:
         The second mode leaves for a direction that was not among the leading two:
@@ -233,6 +235,8 @@ def eigenvector_misalignment(
         gaps = -jnp.diff(jnp.asarray(eigenvalues, dtype))
         separate &= gaps > tolerance * eigenvalues[0]
         defined &= (eigenvalues[0] > 0) & jnp.all(jnp.isfinite(eigenvalues))
+    for eigenvectors in (eigenvectors_before, eigenvectors_after):
+        defined &= _orthonormality_error(eigenvectors) <= _orthonormality(eigenvectors.dtype)
     cluster = jnp.concatenate([jnp.zeros(1, jnp.int32), jnp.cumsum(separate, dtype=jnp.int32)])
     same_cluster = cluster[:, None] == cluster[None, :]
     leading = jnp.arange(k) < num_modes
@@ -277,6 +281,25 @@ def _check_modes(when: str, eigenvalues: Any, eigenvectors: Any) -> None:
         "fewer rows",
         got=f"shape {eigenvectors.shape}",
     )
+    error = concrete(_orthonormality_error(eigenvectors))
+    require(
+        error is None or bool(error <= _orthonormality(eigenvectors.dtype)),
+        f"eigenvectors_{when}",
+        expected="orthonormal columns",
+        got=f"columns whose Gram matrix differs from the identity by up to {error}",
+    )
+
+
+def _orthonormality_error(eigenvectors: Float[Array, "n k"]) -> Float[Array, ""]:
+    vectors = jnp.asarray(eigenvectors, accumulation_dtype())
+    with jax.default_matmul_precision("highest"):
+        gram = vectors.T @ vectors
+    return jnp.max(jnp.abs(gram - jnp.eye(len(gram), dtype=gram.dtype)))
+
+
+def _orthonormality(dtype: Any) -> float:
+    """How far the Gram matrix of eigenvectors in a dtype may be from the identity."""
+    return float(jnp.finfo(dtype).eps) ** 0.5
 
 
 def _check_num_modes(num_modes: Any, k: int) -> None:

@@ -138,6 +138,7 @@ class Side:
 
     loss: Float[Array, ""]
     loss_scale: Float[Array, ""]
+    """``|g|``, in units of `unit`, as the gradient is."""
     gradient: PyTree
     jacobian: Estimate
     num_samples: Float[Array, ""]
@@ -145,12 +146,39 @@ class Side:
     outputs: Float[Array, "batch ..."]
     sensitivity: Float[Array, ""]
     status: Int[Array, ""]
+    unit: Float[Array, ""]
+
+
+POSITION_ERRORS = 5
+"""So many standard errors of a squared Jacobian norm must a gradient exceed to be impossible."""
+
+POSITION_ROUNDING = 16
+"""And so many roundings, relative to its square."""
+
+
+def impossible_position(side: Side, squares: Float[Array, " group"], eps: float) -> Int[Array, ""]:
+    """`Status.IMPOSSIBLE_POSITION` where a gradient is longer than loss and network allow.
+
+    ``|J^T g|^2 <= |J|_F^2 |g|^2``, of the whole and of every group. With it, and the inequality of
+    Cauchy and Schwarz, every chi_pos lies within [-1, 1].
+
+    Args:
+        side: the batch.
+        squares: the squared norms of its gradient in each group.
+        eps: the spacing of numbers in the network.
+    """
+    groups = side.jacobian.groups
+    norms = jnp.stack([side.jacobian.value, *groups.values()])
+    sems = jnp.stack([side.jacobian.sem, *side.jacobian.groups_sem.values()])
+    gradient = jnp.concatenate([jnp.sum(squares)[None], squares])
+    most = norms * (1 + POSITION_ROUNDING * eps) + POSITION_ERRORS * sems
+    # A comparison with an unknown error is false.
+    return flag(jnp.any(gradient > most * side.loss_scale**2), Status.IMPOSSIBLE_POSITION)
 
 
 def components(
     members: dict[str, tuple[int, ...]],
     deltas: Float[Array, " group"],
-    chi_loss: Float[Array, ""],
     factor: Float[Array, ""],
     side_a: Side,
     side_b: Side | None,
@@ -162,8 +190,7 @@ def components(
 
     Args:
         members: the parameter groups, in order.
-        deltas: ``<grad_B, grad_A>`` within each group.
-        chi_loss: the normalised scale of the loss gradient.
+        deltas: ``<grad_B, grad_A>`` within each group, in the units of both sides.
         factor: what the normalisation takes from chi_net (equation 29).
         side_a: batch A.
         side_b: batch B, or `None` for A itself.
@@ -181,6 +208,7 @@ def components(
         ratio = jnp.sqrt(jnp.sum(norms_b) / jnp.sum(norms_a))
         return (norms_a * ratio + norms_b / ratio) / (2 * factor)
 
+    chi_loss = factor * side_a.loss_scale * (side_b or side_a).loss_scale
     estimates = [side.jacobian for side in (side_a, side_b) if side is not None]
     norms = [jnp.stack(list(estimate.groups.values())) for estimate in estimates]
     chi_nets = network_scales(*norms)
@@ -207,13 +235,19 @@ def components(
     delta_loss, chi_net = jnp.sum(deltas), jnp.sum(chi_nets)
     chi_net_sem = standard_error(covariance)
     chi_pos, chi_pos_sem = position(delta_loss, chi_net, chi_net_sem)
-    group_columns = (deltas, chi_nets, *position(deltas, chi_nets, sems), sems, dfs[:-1])
+
+    def in_units(number: Array) -> Array:
+        # One unit after the other: their product may be beyond the range of floats.
+        return number * side_a.unit * (side_b or side_a).unit
+
+    positions = position(deltas, chi_nets, sems)
+    group_columns = (in_units(deltas), chi_nets, *positions, sems, dfs[:-1])
     unknown = jnp.full_like(delta_loss, jnp.nan)
     return LNP(
         loss_a=side_a.loss,
         loss_b=(side_b or side_a).loss,
-        delta_loss=delta_loss,
-        chi_loss=chi_loss,
+        delta_loss=in_units(delta_loss),
+        chi_loss=in_units(chi_loss),
         chi_net=chi_net,
         chi_pos=chi_pos,
         chi_net_sem=chi_net_sem,

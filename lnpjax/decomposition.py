@@ -30,12 +30,14 @@ from lnpjax.assumptions import (
     loss_status,
     sample_losses,
 )
-from lnpjax.components import LNP, Side, components, with_status
+from lnpjax.components import LNP, Side, components, impossible_position, with_status
 from lnpjax.entry_points import entry_point
 from lnpjax.estimators import Estimator, Hutchinson, check_estimator, check_estimator_key
 from lnpjax.interaction import interaction_status, samples_interact
+from lnpjax.preconditioners import fit_preconditioner
+from lnpjax.scaling import unit_of
 from lnpjax.sequencing import after
-from lnpjax.status import Status
+from lnpjax.status import Status, flag
 from lnpjax.trace import estimate_squared_norm
 
 Normalization: TypeAlias = Literal["sample", "token"] | None
@@ -77,8 +79,9 @@ class LNPMeasure:
                 ``loss_fn`` over single valid samples.
             mask_b: likewise for B.
             gradient_a: the gradient of the loss on A in `params`, if it is already known (the
-                training step's own, before clipping or weight decay): saves 2/3 gradient. Under
-                `wrt`, frozen leaves may be there, be `None`, or be left out.
+                training step's own, before clipping or weight decay): saves 2/3 gradient. One that
+                is longer than the loss and the network allow is flagged; others are taken as given.
+                Under `wrt`, frozen leaves may be there, be `None`, or be left out.
             params_after: the parameters after the update, likewise; fills `loss_change`,
                 `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
@@ -104,8 +107,7 @@ class LNPMeasure:
         if params_after is not None:
             moved, still = parameters.fit_parts("params_after", params_after, trainable, frozen)
             params_after = parameters.combine(moved, frozen if still is None else still)
-        if preconditioner is not None:
-            preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
+        preconditioner, negative = fit_preconditioner(preconditioner, trainable)
 
         keys = (None, None) if key is None else jax.random.split(key)
         eps = compute_precision(self.apply_fn, params, batch_a[0])
@@ -123,14 +125,12 @@ class LNPMeasure:
             side_b.gradient, side_a.gradient, weights=preconditioner
         )
         factor = self._factor(side_a, side_b)
-        chi_loss = factor * side_a.loss_scale * side_b.loss_scale
         loss_change, linear_change = self._real_update(
             params, params_after, batch_b or batch_a, mask_a if batch_b is None else mask_b, side_b
         )
         result = components(
             members,
             parameters.sum_groups(products, members),
-            chi_loss,
             factor,
             side_a,
             None if batch_b is None else side_b,
@@ -146,7 +146,12 @@ class LNPMeasure:
             | side_b.status
             | interact
             | loss_status(self.loss_fn, side_a.outputs, batch_a[1])
-            | self._rounding(jnp.sum(products), side_a, side_b, eps, preconditioner),
+            | negative
+            | self._gradient_flags(jnp.sum(products), side_a, side_b, members, eps, preconditioner)
+            | flag(
+                (params_after is not None) & ~jnp.isfinite(loss_change + linear_change),
+                Status.NON_FINITE,
+            ),
         )
 
     def _checked(
@@ -184,8 +189,18 @@ class LNPMeasure:
             return _masked_loss(self.loss_fn, outputs, targets, mask)
 
         loss, cotangents = jax.value_and_grad(loss_of)(outputs)
+        # Everything scales with the loss gradient; a very small or large one is scaled to about 1.
+        unit = unit_of(cotangents.astype(dtype))
+
+        def scaled(array: Array) -> Array:
+            return (array.astype(dtype) / unit).astype(array.dtype)
+
+        cotangents = scaled(cotangents)
         loss_scale = jnp.sqrt(parameters.accurate_sum(jnp.square(cotangents.astype(dtype))))
-        gradient = linearization.vjp(cotangents) if gradient is None else gradient
+        if gradient is None:
+            gradient = linearization.vjp(cotangents)
+        else:
+            gradient = jax.tree.map(scaled, gradient)
         valid = check_mask("mask", mask, len(outputs))
         jacobian = estimate_squared_norm(
             linearization,
@@ -205,28 +220,34 @@ class LNPMeasure:
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
             status=jacobian.status,
             outputs=outputs,
-            sensitivity=(
-                precision.output_sensitivity(
-                    jax.grad(loss_of), after(outputs, gradient, jacobian.value)
-                )
-                if eps > precision.SINGLE
-                else jnp.zeros((), dtype)
+            sensitivity=precision.loss_sensitivity(
+                lambda outputs: scaled(jax.grad(loss_of)(outputs)),
+                after(outputs, gradient, jacobian.value),
+                cotangents,
+                eps=eps,
             ),
+            unit=unit,
         )
 
-    def _rounding(
+    def _gradient_flags(
         self,
         delta_loss: Float[Array, ""],
         side_a: Side,
         side_b: Side,
+        members: dict[str, tuple[int, ...]],
         eps: float,
         preconditioner: PyTree | None,
     ) -> Int[Array, ""]:
-        """A flag where rounding in the network is an appreciable part of chi_pos."""
+        """Flags where rounding is an appreciable part of chi_pos, and where it is impossible."""
 
-        def noise(side: Side) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        def squares_of(side: Side) -> Float[Array, " group"]:
             gradient = side.gradient
             squares = parameters.leaf_inner_products(gradient, gradient, weights=preconditioner)
+            return parameters.sum_groups(squares, members)
+
+        def noise(
+            side: Side, squares: Float[Array, " group"]
+        ) -> tuple[Float[Array, ""], Float[Array, ""]]:
             norm = jnp.sqrt(jnp.sum(squares))
             return norm, precision.gradient_noise(
                 norm,
@@ -237,9 +258,14 @@ class LNPMeasure:
                 sensitivity=side.sensitivity,
             )
 
-        (norm_a, noise_a), (norm_b, noise_b) = noise(side_a), noise(side_b)
+        squares_a, squares_b = squares_of(side_a), squares_of(side_b)
+        (norm_a, noise_a), (norm_b, noise_b) = noise(side_a, squares_a), noise(side_b, squares_b)
         error = precision.relative_error(delta_loss, norm_a, norm_b, noise_a, noise_b)
-        return precision.rounding_flag(error)
+        return (
+            precision.rounding_flag(error)
+            | impossible_position(side_a, squares_a, eps)
+            | impossible_position(side_b, squares_b, eps)
+        )
 
     def _factor(self, side_a: Side, side_b: Side) -> Float[Array, ""]:
         """What moves from chi_net to chi_loss to make both independent of batch size (eq. 29)."""
@@ -275,7 +301,7 @@ class LNPMeasure:
                 for point in (params_after, params)
             ),
         )
-        linear = jnp.sum(parameters.leaf_inner_products(side.gradient, update))
+        linear = jnp.sum(parameters.leaf_inner_products(side.gradient, update)) * side.unit
         return loss_after.astype(dtype) - side.loss, linear
 
 
@@ -308,7 +334,8 @@ def lnp(
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
         loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples. Labels outside of
             their range are for it to refuse: JAX takes -1 for the last class, and what is measured
-            is the loss as it is computed.
+            is the loss as it is computed. Near zero, formulas of the usual losses cancel, and
+            `status` says so; `lnpjax.precision` shows some that do not.
         estimator: how ``|J|_F^2`` is found: `Exact`, `Hutchinson` (default), `GlobalHutchinson`.
         normalization: ``"sample"`` multiplies chi_loss and divides chi_net by ``sqrt(|A| |B|)``;
             ``"token"`` does so with the number of loss terms (samples times positions: all axes of
@@ -323,8 +350,9 @@ def lnp(
 
     Raises:
         TypeError: if `apply_fn` or `loss_fn` is not a function, or `estimator` not an estimator.
-        ValueError: if `normalization` is unknown; when called, for bad input, before anything is
-            computed; and, outside `jit`, where samples interact (inside, `status` says so).
+        ValueError: if `normalization` is unknown; when called, for bad input, such as a
+            preconditioner below zero, before anything is computed; and, outside `jit`, where
+            samples interact (inside, `status` says so).
 
     Cost: with `Hutchinson(1)`, in gradients: 5/3 where A = B, 10/3 for a cross batch, 8/3 if A's
     gradient is handed over; less where norms are had without gradients (`lnpjax.norm_taps`), and a

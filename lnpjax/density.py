@@ -17,7 +17,9 @@ from lnpjax.entry_points import entry_point
 from lnpjax.jacobian import linearize
 from lnpjax.lanczos import measure_at
 from lnpjax.outputs import OutputSubset, restrict
+from lnpjax.preconditioners import fit_preconditioner
 from lnpjax.probes import rademacher
+from lnpjax.scaling import unit_of
 
 Moments = Float[Array, " moment"]
 
@@ -51,12 +53,19 @@ class SpectralDensity:
 
         ``exp(log T - sum_k lambda_k log(lambda_k) / T)`` with the trace T.
         """
-        return self.estimate(lambda m: jnp.exp(jnp.log(m[0]) - m[2] / m[0]))
+        return self._scale_free(lambda m: jnp.exp(jnp.log(m[0]) - m[2] / m[0]))
 
     @property
     def inverse_participation_ratio(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """``sum lambda^2 / (sum lambda)^2`` and its standard error, to first order."""
-        return self.estimate(lambda moments: moments[1] / moments[0] ** 2)
+        return self._scale_free(lambda moments: moments[1] / moments[0] ** 2)
+
+    def _scale_free(
+        self, function: Callable[[Moments], Float[Array, ""]]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """`estimate` of what does not depend on the unit of nodes, whose squares may overflow."""
+        scaled = dataclasses.replace(self, nodes=self.nodes / unit_of(self.nodes))
+        return scaled.estimate(function)
 
     def counts(
         self, edges: Float[Array, " edge"]
@@ -164,10 +173,11 @@ def spectral_density(
         measure = measure_at(linearization.ntk_vp, signs, num_matvecs=num_matvecs)
         return measure.nodes, measure.weights * measure.total, measure.status
 
+    _, negative = fit_preconditioner(preconditioner, parameters.partition(params, wrt)[0])
     nodes, weights, status = jax.lax.map(of_probe, jax.random.split(key, num_probes))
     return SpectralDensity(
         nodes=nodes,
         weights=weights,
         dimension=jnp.int32(linearization.outputs.size),
-        status=jax.lax.reduce(status, jnp.int32(0), jax.lax.bitwise_or, (0,)),
+        status=jax.lax.reduce(status, jnp.int32(0), jax.lax.bitwise_or, (0,)) | negative,
     )

@@ -28,6 +28,7 @@ from lnpjax._checks import require
 from lnpjax.assumptions import ApplyFn, check_batch, one_sample_at_a_time
 from lnpjax.entry_points import vary_alike
 from lnpjax.microbatches import sliced, unsliced
+from lnpjax.preconditioners import fit_preconditioner
 from lnpjax.pullbacks import Pullback, StoredPullbacks, store_pullbacks
 
 ROWS_AT_ONCE = 16
@@ -157,8 +158,7 @@ def linearize(
     check_batch(apply_fn, params, inputs)
     params, inputs, preconditioner = vary_alike((params, inputs, preconditioner))
     trainable, frozen = _partition(apply_fn, params, inputs, wrt)
-    if preconditioner is not None:
-        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
+    preconditioner, _ = fit_preconditioner(preconditioner, trainable)
     outputs, pullback = jax.vjp(
         lambda subset: apply_fn(parameters.combine(subset, frozen), inputs), trainable
     )

@@ -16,6 +16,7 @@ from lnpjax.entry_points import entry_point
 from lnpjax.interaction import samples_interact
 from lnpjax.kernel_methods import Plan, Side
 from lnpjax.outputs import OutputSubset, restrict
+from lnpjax.preconditioners import fit_preconditioner
 from lnpjax.status import Status, describe_status
 
 Backend: TypeAlias = Literal["jax", "neural_tangents"]
@@ -111,8 +112,7 @@ def entk(
             got=right.shape[1],
         )
     trainable, _ = parameters.partition(params, wrt)
-    if preconditioner is not None:
-        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
+    preconditioner, _ = fit_preconditioner(preconditioner, trainable)
     require(
         backend == "jax" or preconditioner is None,
         "preconditioner",

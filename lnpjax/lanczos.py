@@ -24,6 +24,8 @@ from lnpjax.assumptions import ApplyFn
 from lnpjax.entry_points import entry_point, vary_alike
 from lnpjax.jacobian import linearize
 from lnpjax.outputs import OutputSubset, restrict
+from lnpjax.preconditioners import fit_preconditioner
+from lnpjax.scaling import unit_of
 from lnpjax.status import Status, flag
 
 
@@ -140,7 +142,9 @@ def spectral_measure(
         expected="finite entries, not all of them zero",
         got="zeros" if known is not None and not np.any(known) else "NaN or infinity",
     )
-    return measure_at(linearization.ntk_vp, vector, num_matvecs=num_matvecs)
+    measure = measure_at(linearization.ntk_vp, vector, num_matvecs=num_matvecs)
+    _, negative = fit_preconditioner(preconditioner, parameters.partition(params, wrt)[0])
+    return dataclasses.replace(measure, status=measure.status | negative)
 
 
 def measure_at(
@@ -177,9 +181,18 @@ def measure_at(
         return jnp.ravel(matvec(flat.reshape(jnp.shape(vector)))).astype(dtype)
 
     start = jnp.ravel(vector).astype(dtype)
+    # Nodes and weights do not depend on the length of the start, but its square may overflow.
+    unit = unit_of(start)
+    start = start / unit
     with jax.default_matmul_precision("highest"):
         vectors, diagonal, links = _krylov_basis(flat_matvec, start, num_matvecs)
-    return _quadrature(vectors, diagonal, links, jnp.sum(start**2))
+    measure = _quadrature(vectors, diagonal, links, jnp.sum(start**2))
+    total = measure.total * unit * unit
+    return dataclasses.replace(
+        measure,
+        total=total,
+        status=measure.status | flag(~jnp.isfinite(total), Status.NON_FINITE),
+    )
 
 
 def _krylov_basis(

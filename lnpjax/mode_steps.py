@@ -16,6 +16,7 @@ from lnpjax.entry_points import entry_point
 from lnpjax.jacobian import linearize
 from lnpjax.modes import Modes
 from lnpjax.outputs import OutputSubset, restrict, select_outputs
+from lnpjax.scaling import unit_of
 
 
 @result
@@ -115,6 +116,7 @@ def step_along_gradient(
         motion = select_outputs(after, outputs) - before
         actual = motion.reshape(-1).astype(modes.p.dtype) @ modes.eigenvectors
         predicted = -learning_rate * modes.eigenvalues * modes.projections
+        unit = unit_of(predicted)
         return ModeStep(
             learning_rate=learning_rate,
             predicted_change=predicted,
@@ -122,7 +124,8 @@ def step_along_gradient(
             predicted_loss_change=predicted * modes.projections,
             actual_loss_change=actual * modes.projections,
             loss_change=(loss_fn(after, targets) - loss_before).astype(modes.p.dtype),
-            disagreement=jnp.linalg.norm(actual - predicted) / jnp.linalg.norm(predicted),
+            disagreement=jnp.linalg.norm((actual - predicted) / unit)
+            / jnp.linalg.norm(predicted / unit),
         )
 
     rates = jnp.asarray(learning_rates, modes.p.dtype)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lnpjax import parameters
 from lnpjax._checks import check_floating, check_kernel, concrete, require
 from lnpjax._printing import result
+from lnpjax.scaling import unit_of
 from lnpjax.status import Status, flag
 
 
@@ -119,28 +120,34 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
     dtype = parameters.accumulation_dtype()
     kernel = jnp.asarray(kernel, dtype)
     gradient = jnp.ravel(jnp.asarray(loss_grad, dtype))
-    ascending, vectors = jnp.linalg.eigh(kernel)
-    eigenvalues, vectors = ascending[::-1], vectors[:, ::-1]
+    # Shares do not depend on scales, but squares of late gradients would underflow.
+    unit, kernel_unit = unit_of(gradient), unit_of(kernel)
+    scaled = gradient / unit
+    ascending, vectors = jnp.linalg.eigh(kernel / kernel_unit)
+    relative, vectors = ascending[::-1], vectors[:, ::-1]
+    eigenvalues = relative * kernel_unit
     with jax.default_matmul_precision("highest"):
-        projections = gradient @ vectors
-    p = eigenvalues / jnp.sum(eigenvalues)
-    gamma2 = projections**2 / jnp.sum(gradient**2)
-    rounding = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(eigenvalues))
-    degenerate = _coincide(eigenvalues, rounding)
+        directions = scaled @ vectors
+    p = relative / jnp.sum(relative)
+    gamma2 = directions**2 / jnp.sum(scaled**2)
+    rounding = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(relative))
+    degenerate = _coincide(relative, rounding)
     asymmetry = jnp.max(jnp.abs(kernel - kernel.T))
     return Modes(
         eigenvalues=eigenvalues,
         eigenvectors=vectors,
-        projections=projections,
+        projections=directions * unit,
         p=p,
         gamma2=gamma2,
         chi_pos=jnp.sum(gamma2 * p),
         degenerate=degenerate,
         status=flag(~jnp.any(gradient), Status.ZERO_LOSS_GRADIENT)
         | flag(~jnp.any(kernel), Status.ZERO_JACOBIAN)
-        | flag(~jnp.isfinite(jnp.sum(kernel) + jnp.sum(gradient)), Status.NON_FINITE)
-        | flag(eigenvalues[-1] < -rounding, Status.NEGATIVE_EIGENVALUES)
-        | flag(jnp.any(degenerate & (eigenvalues > rounding)), Status.DEGENERATE_SPECTRUM)
+        | flag(
+            ~(jnp.all(jnp.isfinite(kernel)) & jnp.all(jnp.isfinite(gradient))), Status.NON_FINITE
+        )
+        | flag(relative[-1] < -rounding, Status.NEGATIVE_EIGENVALUES)
+        | flag(jnp.any(degenerate & (relative > rounding)), Status.DEGENERATE_SPECTRUM)
         | flag(
             asymmetry > jnp.sqrt(jnp.finfo(dtype).eps) * jnp.max(jnp.abs(kernel)),
             Status.NOT_SYMMETRIC,
@@ -195,7 +202,9 @@ def mode_pairs(
         between_modes = modes_b.eigenvectors.T @ kernel_ba @ modes_a.eigenvectors
 
     def directions(modes: Modes) -> Float[Array, " mode"]:
-        length = jnp.linalg.norm(modes.projections) * jnp.sqrt(modes.trace)
-        return modes.projections / length
+        projections = modes.projections / unit_of(modes.projections)
+        unit = unit_of(modes.eigenvalues)
+        scale = jnp.sqrt(jnp.sum(modes.eigenvalues / unit)) * jnp.sqrt(unit)
+        return projections / (jnp.linalg.norm(projections) * scale)
 
     return directions(modes_b)[:, None] * between_modes * directions(modes_a)

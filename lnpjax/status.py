@@ -32,12 +32,14 @@ class Status(enum.IntFlag):
     VANISHING_EIGENVALUES = 512
     LOST_IN_ROUNDING = 1024
     LOSS_NOT_A_MEAN = 2048
+    IMPOSSIBLE_POSITION = 4096
+    NEGATIVE_PRECONDITIONER = 8192
 
 
 _EXPLANATIONS = {
     Status.ZERO_LOSS_GRADIENT: (
-        "the loss gradient with respect to the outputs is zero: chi_pos is 0/0 (is the loss "
-        "saturated, or the batch fully masked?)"
+        "the loss gradient with respect to the outputs is zero, and chi_pos 0/0, or so small that "
+        "its square is zero (is the loss saturated, or the batch fully masked?)"
     ),
     Status.ZERO_JACOBIAN: (
         "no trainable parameter changes any output: chi_pos is 0/0 (dead units, or a `wrt` that "
@@ -69,8 +71,19 @@ _EXPLANATIONS = {
         "more samples or float64)"
     ),
     Status.LOST_IN_ROUNDING: (
-        "gradients cancel so far that rounding may be a tenth of chi_pos or more (measure in "
-        "float32 or float64, or on a larger batch; see lnpjax.precision)"
+        "gradients, or terms within the loss, cancel so far that rounding may be a tenth of "
+        "chi_pos or more (measure in float32 or float64, or on a larger batch, or write the loss "
+        "so that it does not cancel; see lnpjax.precision)"
+    ),
+    Status.IMPOSSIBLE_POSITION: (
+        "a gradient is longer than this loss and network allow, beyond the error of chi_net: "
+        "|chi_pos| above 1, of the whole or of a group, is impossible (is gradient_a of this very "
+        "batch, loss and parameters, and of the mean rather than the sum? are there too few "
+        "probes?)"
+    ),
+    Status.NEGATIVE_PRECONDITIONER: (
+        "the preconditioner has negative entries, so that J P J^T is not a kernel and its trace "
+        "not a scale"
     ),
     Status.LOSS_NOT_A_MEAN: (
         "the loss of the batch is not the mean of the losses of its samples: do targets broadcast "

@@ -22,6 +22,7 @@ from lnpjax.estimators import (
 from lnpjax.interaction import interaction_status, samples_interact
 from lnpjax.intervals import Interval, scale_interval
 from lnpjax.jacobian import BatchLinearization
+from lnpjax.preconditioners import fit_preconditioner
 from lnpjax.probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
 from lnpjax.status import Status, flag
 
@@ -151,8 +152,7 @@ def squared_jacobian_norm(
     members = parameters.group_leaves(trainable, groups)
     check_estimator(estimator)
     check_estimator_key(estimator, key)
-    if preconditioner is not None:
-        preconditioner = parameters.fit("preconditioner", preconditioner, trainable)
+    preconditioner, negative = fit_preconditioner(preconditioner, trainable)
     valid = check_mask("mask", mask, check_batch(apply_fn, params, inputs))
     if mask is not None:
         inputs = fill_masked(inputs, valid)
@@ -169,7 +169,8 @@ def squared_jacobian_norm(
         mask=valid,
         preconditioner=preconditioner,
     )
-    status = estimate.status | interact | flag(~jnp.all(jnp.isfinite(outputs)), Status.NON_FINITE)
+    finite = jnp.all(jnp.isfinite(outputs))
+    status = estimate.status | interact | negative | flag(~finite, Status.NON_FINITE)
     return _void_where_interacting(dataclasses.replace(estimate, status=status))
 
 

@@ -335,3 +335,15 @@ def test_bad_modes(changed, error, message):
     assert eigenvector_misalignment(**good).misalignment == 0
     with pytest.raises(error, match=message):
         eigenvector_misalignment(**good | changed)
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_eigenvectors_that_are_not_orthonormal(side):
+    values, vectors = jnp.array([2.0, 1.0]), jnp.eye(3)[:, :2]
+    for bad in (2 * vectors, vectors + 0.1, vectors[:, :1] + jnp.zeros((3, 2))):
+        pair = (bad, vectors) if side == "before" else (vectors, bad)
+        with pytest.raises(ValueError, match=f"eigenvectors_{side}: expected orthonormal columns"):
+            eigenvector_misalignment(values, pair[0], values, pair[1])
+        out = jax.jit(eigenvector_misalignment)(values, pair[0], values, pair[1])
+        assert np.isnan(out.misalignment)
+        assert np.isnan(out.subspace_overlap)

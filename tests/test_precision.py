@@ -111,9 +111,8 @@ def test_a_fitted_model_has_lost_its_loss_gradient():
     targets = jnp.asarray(np.random.default_rng(1).normal(size=(16, 4)), jnp.float32)
     for distance in (1e-1, 1e-2, 1e-3):
         outputs = targets * (1 + distance)
-        sensitivity = precision.output_sensitivity(
-            jax.grad(lambda f: jnp.mean(jnp.square(f - targets))), outputs
-        )
+        gradient = jax.grad(lambda f: jnp.mean(jnp.square(f - targets)))
+        sensitivity = precision.loss_sensitivity(gradient, outputs, gradient(outputs), eps=2.0**-7)
         np.testing.assert_allclose(sensitivity, (1 + distance) / distance, rtol=1e-2)
         noise = precision.gradient_noise(1.0, 1.0, 1.0, 64, eps=2.0**-7, sensitivity=sensitivity)
         lost = precision.rounding_flag(precision.relative_error(1.0, 1.0, 1.0, noise, noise))
@@ -126,7 +125,10 @@ def test_sensitivity_needs_no_forward_mode():
         return jnp.sum(outputs**4)
 
     loss.defvjp(lambda f: (loss(f), f), lambda f, c: (4 * c * f**3,))
-    found = precision.output_sensitivity(jax.grad(loss), jnp.array([1.0, -2.0], jnp.bfloat16))
+    outputs = jnp.array([1.0, -2.0])
+    found = precision.loss_sensitivity(
+        jax.grad(loss), outputs, jax.grad(loss)(outputs), eps=2.0**-10
+    )
     np.testing.assert_allclose(found, 3, rtol=1e-2)
 
 
@@ -151,7 +153,7 @@ def test_healthy_float32_is_far_from_the_flag(name):
             jnp.sum(parameters.leaf_inner_products(probe, probe)),
             outputs.size,
             eps=eps,
-            sensitivity=precision.output_sensitivity(loss_gradient, outputs),
+            sensitivity=precision.loss_sensitivity(loss_gradient, outputs, cotangents, eps=eps),
         )
         return gradient, norm, noise
 

@@ -127,3 +127,103 @@ def test_masking_everything(estimator):
     out = measure(case, case.batch_a, estimator=estimator, mask_a=jnp.zeros(4, bool))
     assert out.status != Status.OK
     assert np.isnan(out.chi_pos)
+
+
+@pytest.mark.parametrize("jitted", [False, True])
+def test_a_negative_preconditioner(jitted):
+    """It gave a network a scale of -16, without a word."""
+    case = zoo.build("mlp")
+    preconditioner = jax.tree.map(jnp.ones_like, case.params)
+    leaves, structure = jax.tree.flatten(preconditioner)
+    preconditioner = structure.unflatten([leaves[0].at[(0,) * leaves[0].ndim].set(-1), *leaves[1:]])
+    measure = lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact())
+    calls = (
+        lambda p: measure(case.params, case.batch_a, preconditioner=p).status,
+        lambda p: (
+            lnpjax.squared_jacobian_norm(
+                case.apply_fn, case.params, case.batch_a[0], estimator=Exact(), preconditioner=p
+            ).status
+        ),
+        lambda p: (
+            lnpjax.spectral_measure(
+                case.apply_fn,
+                case.params,
+                case.batch_a[0],
+                jnp.ones_like(case.apply_fn(case.params, case.batch_a[0])),
+                num_matvecs=2,
+                preconditioner=p,
+            ).status
+        ),
+    )
+    for call in calls:
+        if jitted:
+            assert int(jax.jit(call)(preconditioner)) & Status.NEGATIVE_PRECONDITIONER
+            continue
+        with pytest.raises(
+            ValueError, match=r"preconditioner/.*: expected entries >= 0, got .* -1"
+        ):
+            call(preconditioner)
+
+
+def linear(weights, inputs):
+    return inputs @ weights
+
+
+def squared_error(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)
+
+
+LINEAR = jnp.array([[1.0], [0.0]]), (jnp.eye(2), jnp.array([[2.0], [0.0]]))
+
+
+@pytest.mark.parametrize("cross", [False, True])
+@pytest.mark.parametrize("estimator", [Exact(), Hutchinson(2)])
+def test_a_foreign_gradient_that_is_impossible(estimator, cross):
+    """On one batch chi_pos is at most 1: |J^T g|^2 <= |J|^2 |g|^2, here 1 <= 2."""
+    weights, batch = LINEAR
+    measure = lnpjax.lnp(linear, squared_error, estimator=estimator)
+    own = jax.grad(lambda w: squared_error(linear(w, batch[0]), batch[1]))(weights)
+    other = (batch[0], -batch[1]) if cross else None
+    for scale, expected in ((1.0, Status.OK), (1.4, Status.OK), (1.5, Status.IMPOSSIBLE_POSITION)):
+        out = measure(weights, batch, other, key=jax.random.key(0), gradient_a=scale * own)
+        assert out.status == expected
+        if not cross:
+            np.testing.assert_allclose(out.chi_pos, scale**2 / 2, rtol=1e-5)
+
+
+def test_a_group_that_is_impossible():
+    """The whole stays within its bound, but one group moves no output at all."""
+    weights = {"used": LINEAR[0], "unused": jnp.zeros(3)}
+    measure = lnpjax.lnp(lambda w, x: linear(w["used"], x), squared_error, estimator=Exact())
+    gradient = {"used": jnp.array([[-1.0], [0.0]]), "unused": jnp.zeros(3)}
+    assert measure(weights, LINEAR[1], gradient_a=gradient).status == Status.OK
+    gradient["unused"] = jnp.full(3, 0.1)
+    out = measure(weights, LINEAR[1], gradient_a=gradient)
+    assert out.status == Status.IMPOSSIBLE_POSITION
+
+
+@pytest.mark.parametrize("estimator", [Hutchinson(2), Hutchinson(1), GlobalHutchinson(32)])
+def test_a_position_of_one_is_possible_whatever_the_draws(estimator):
+    """The control: one direction in parameter space, so that chi_pos scatters about 1."""
+    rng = np.random.default_rng(0)
+    inputs = jnp.ones((16, 1))
+    tilt = jnp.asarray(rng.normal(size=(1, 6)), jnp.float32)
+    measure = lnpjax.lnp(lambda w, x: x * w * tilt, squared_error, estimator=estimator)
+    targets = -inputs * tilt
+
+    def measured(key):
+        return measure(jnp.ones(()), (inputs, targets), key=key)
+
+    out = jax.jit(jax.vmap(measured))(jax.random.split(jax.random.key(1), 64))
+    assert np.any(out.chi_pos > 1.01)
+    assert not np.any(out.status & Status.IMPOSSIBLE_POSITION)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_parameters_after_a_step_that_diverged(bad):
+    weights, batch = LINEAR
+    measure = lnpjax.lnp(linear, squared_error, estimator=Exact())
+    assert measure(weights, batch, params_after=0.5 * weights).status == Status.OK
+    out = measure(weights, batch, params_after=bad * jnp.ones_like(weights))
+    assert out.status == Status.NON_FINITE
+    assert not np.isfinite(out.loss_change)
