@@ -45,7 +45,7 @@ def environment(load_before):
     """What the numbers depend on; to be called when the work is done, for the load after it."""
     devices = jax.devices()
     return {
-        "lnpjax": lnpjax.__version__,  # which need not be installed
+        "lnpjax": lnpjax._version.__version__,  # which need not be installed
         **{name: importlib.metadata.version(name) for name in SOFTWARE[1:]},
         "python": platform.python_version(),
         "platform": devices[0].platform,

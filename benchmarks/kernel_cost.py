@@ -16,11 +16,11 @@ from flax import nnx
 
 import lnpjax
 from benchmarks import tables, timing
-from lnpjax._neural_tangents import import_neural_tangents
-from lnpjax.costs import matmul_flops
-from lnpjax.kernel_methods import Side, plan
+from lnpjax.jacobian._outputs import restrict
+from lnpjax.kernel._costs import matmul_flops
+from lnpjax.kernel._fill import Side, plan
+from lnpjax.kernel._neural_tangents import import_neural_tangents
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
-from lnpjax.outputs import restrict
 
 
 class Workload(NamedTuple):

@@ -12,8 +12,8 @@ from flax import nnx
 import lnpjax
 from benchmarks import tables, timing
 from benchmarks.measured_step import cross_entropy
-from lnpjax.lanczos import quantiles
 from lnpjax.models import Llama, preset, split_llama
+from lnpjax.spectra._lanczos import quantiles
 
 WORKLOADS = {"1.2M": (8, 64), "115K": (16, 128)}
 MATVECS = 32

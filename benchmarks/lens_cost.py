@@ -11,9 +11,12 @@ from flax import nnx
 from benchmarks import tables, timing
 from benchmarks.measured_step import cross_entropy, workload
 from lnpjax import parameters
-from lnpjax.activations import activation_spectra
-from lnpjax.gradients import gradient_spectra, per_sample_gradients
-from lnpjax.hidden_states import nnx_hidden_states
+from lnpjax.lens import (
+    activation_spectra,
+    gradient_spectra,
+    nnx_hidden_states,
+    per_sample_gradients,
+)
 from lnpjax.models import Llama, preset
 
 MODEL, LENGTH, BATCH, POOL = "1.2M", 64, 32, 512

@@ -15,7 +15,7 @@ from flax import nnx
 
 import lnpjax
 from benchmarks import tables, timing
-from lnpjax.costs import matmul_flops
+from lnpjax.kernel._costs import matmul_flops
 from lnpjax.models import Llama, preset, split_llama
 
 PAPER_STEPS = 66_116  # Spectral Reach, B.2.1

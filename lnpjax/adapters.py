@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from lnpjax import parameters
-from lnpjax._checks import require
-from lnpjax.assumptions import ApplyFn
+from lnpjax._base.checks import require
+from lnpjax.jacobian import ApplyFn
 
 MODULE = "the module's parameters"
 """What parameters have to fit, in messages."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from lnpjax._checks import import_extra
+from lnpjax._base.checks import import_extra
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.plot import Plot
 from lnpjax.commands.reproduce import Reproduce

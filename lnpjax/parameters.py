@@ -6,7 +6,6 @@ A path is the sequence of names that leads to a leaf, written with slashes:
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -14,14 +13,13 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 
 Subset: TypeAlias = Callable[[str], bool] | str | Sequence[str] | PyTree | None
 REST = "other"
 """The group of the parameters that no prefix names."""
-
 Grouping: TypeAlias = Callable[[str], str] | Sequence[str] | None
 
 
@@ -430,71 +428,3 @@ def _check_prefixes(names: list[str], prefixes: Sequence[str]) -> None:
         expected="prefixes that each name parameters which no earlier one does (narrow ones first)",
         got=f"{_listed(empty)} behind a wider one",
     )
-
-
-def accumulation_dtype() -> jnp.dtype:
-    """The dtype in which squared norms add up: float32, or float64 where x64 is enabled."""
-    return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
-
-
-def accurate_sum(array: Float[Array, ...]) -> Float[Array, ""]:
-    """The sum of all entries, axis by axis.
-
-    XLA adds up the entries of several axes one after the other on a CPU, which in float32 loses up
-    to 1e-4 of a million squares; it merges sums of sums, unless something is in between.
-
-    Example:
-        >>> accurate_sum(jnp.ones((2, 3)))
-        Array(6., dtype=float32)
-    """
-    while array.ndim > 1:
-        array = jax.lax.optimization_barrier(jnp.sum(array, axis=-1))
-    return jnp.sum(array)
-
-
-def leaf_inner_products(
-    left: PyTree, right: PyTree, *, weights: PyTree | None = None
-) -> Float[Array, " leaf"]:
-    """``sum_p left_p weights_p right_p`` within each leaf, accumulated in `accumulation_dtype`.
-
-    Args:
-        left: a pytree of arrays.
-        right: a pytree of the same structure and shapes.
-        weights: optional diagonal weights (a preconditioner), of the same structure.
-
-    Returns:
-        One number per leaf, in the order of `jax.tree.leaves`.
-
-    Example:
-        >>> tree = {"a": jnp.arange(3.0), "b": jnp.ones(2)}
-        >>> leaf_inner_products(tree, tree)
-        Array([5., 2.], dtype=float32)
-    """
-    dtype = accumulation_dtype()
-    trees = (left, right) if weights is None else (left, right, weights)
-
-    def inner_product(*factors: Array) -> Float[Array, ""]:
-        product = functools.reduce(jnp.multiply, (jnp.asarray(factor, dtype) for factor in factors))
-        return accurate_sum(product)
-
-    return jnp.stack(jax.tree.leaves(jax.tree.map(inner_product, *trees)))
-
-
-def sum_groups(
-    values: Float[Array, "*batch leaf"], members: dict[str, tuple[int, ...]]
-) -> Float[Array, "*batch group"]:
-    """Add up values per leaf within each group.
-
-    Args:
-        values: one value per leaf along the last axis.
-        members: the groups, from `group_leaves`.
-
-    Returns:
-        One value per group along the last axis, in the order of `members`.
-
-    Example:
-        >>> sum_groups(jnp.array([1.0, 2.0, 3.0]), {"a": (0, 2), "b": (1,)})
-        Array([4., 2.], dtype=float32)
-    """
-    sums = [jnp.sum(values[..., list(leaves)], axis=-1) for leaves in members.values()]
-    return jnp.stack(sums, axis=-1)

@@ -43,8 +43,9 @@ float32, with a linear model of logits that lead by 17 (a mean loss of 4e-8), g 
 chi_pos by up to 20 % more or less from 17 to 20; float64 does the same from 36 to 40. A squared
 error at an offset of 1e7, or with residuals of 1e-7 of the outputs, is no better known. All of
 these are flagged (`tests/test_losses_near_zero.py`), from errors of g of one or two percent on. The
-rule runs the loss gradient again with every step rounded at random (`lnpjax.random_rounding`): it
-says 4 to 6 times the actual error of g, and half of that enters the noise.
+rule runs the loss gradient again with every step rounded at random
+(`lnpjax._base.random_rounding`): it says 4 to 6 times the actual error of g, and half of that
+enters the noise.
 
 What helps is a formula that does not cancel. The cross-entropy by margins takes the entry at the
 label as minus the sum of the others, and was exact to 1e-6 where the usual formula had no digit
@@ -75,23 +76,19 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax import parameters
-from lnpjax._checks import require
-from lnpjax.assumptions import compute_precision
-from lnpjax.random_rounding import rounded_at_random
+from lnpjax._base import numerics
+from lnpjax._base.checks import require
+from lnpjax._base.random_rounding import rounded_at_random
 from lnpjax.status import Status, flag
 
 __all__ = [
-    "compute_precision",
     "gradient_noise",
     "loss_sensitivity",
     "relative_error",
     "rounding_flag",
 ]
-
 ALIGNMENT = 0.5
 """The share of one gradient's noise that lies along the other: twice what bfloat16 has shown."""
-
 LARGEST_ERROR = 0.1
 """The relative error of chi_pos from which on `Status.LOST_IN_ROUNDING` is set."""
 
@@ -106,8 +103,8 @@ def loss_sensitivity(
     """Return how much more the loss gradient loses to rounding than outputs are rounded.
 
     The gradient is computed once more, with the outputs and every step within the loss rounded at
-    random (`lnpjax.random_rounding`), and compared: ``|g' - g| / (eps |g|)``. It so sees outputs
-    close to their targets, and terms within the loss that cancel.
+    random (`lnpjax._base.random_rounding`), and compared: ``|g' - g| / (eps |g|)``. It so sees
+    outputs close to their targets, and terms within the loss that cancel.
 
     Args:
         loss_gradient: ``loss_gradient(outputs) -> g``, the gradient of the loss in the outputs.
@@ -128,7 +125,7 @@ def loss_sensitivity(
         >>> loss_sensitivity(gradient, outputs, gradient(outputs), eps=2.0**-7).round(2)
         Array(8., dtype=float32)
     """
-    dtype = parameters.accumulation_dtype()
+    dtype = numerics.accumulation_dtype()
     moved = rounded_at_random(loss_gradient, outputs, eps=eps).astype(dtype)
     gradient = gradient.astype(dtype)
     # Where another rounding gives nothing finite, the first one says what is known.

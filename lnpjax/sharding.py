@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 
 SHORT_VECTOR = 2**16
 """Vectors with fewer entries are replicated: gathering them costs more than keeping them."""

@@ -13,7 +13,7 @@ from flax import nnx
 
 import lnpjax
 from lnpjax import Exact, GlobalHutchinson, Hutchinson, Windows
-from lnpjax.jacobian import linearize_samples
+from lnpjax.jacobian._linearize import linearize_samples
 
 KEY = jax.random.key(0)
 PARAMS = {"body": {"kernel": np.ones((3, 2), np.float32)}, "scale": np.ones((), np.float32)}
@@ -99,10 +99,10 @@ def drawing(key):
         params_of=lambda state: PARAMS,
         step_of=lambda state: 0,
     )
-    position = lnpjax.position_distribution(network, loss, num_matvecs=2)
-    density = lnpjax.spectral_density
-    gradients = lnpjax.gradient_spectra(network, loss, weights="body/kernel", tail=(1, 4))
-    activations = lnpjax.activation_spectra(lambda p, x: {"x": network(p, x)})
+    position = lnpjax.spectra.position_distribution(network, loss, num_matvecs=2)
+    density = lnpjax.spectra.spectral_density
+    gradients = lnpjax.lens.gradient_spectra(network, loss, weights="body/kernel", tail=(1, 4))
+    activations = lnpjax.lens.activation_spectra(lambda p, x: {"x": network(p, x)})
     return {
         "squared_jacobian_norm": lambda: norm(key=key),
         "squared_jacobian_norm, nothing drawn": lambda: norm(key=key, estimator=Exact()),
@@ -217,7 +217,7 @@ CASES = {
         r"^apply_fn: expected a function",
     ),
     "loss_fn missing": (
-        lambda: lnpjax.position_distribution(network, None),
+        lambda: lnpjax.spectra.position_distribution(network, None),
         TypeError,
         r"^loss_fn: expected a function, got NoneType",
     ),

@@ -15,11 +15,9 @@ import numpy as np
 import pytest
 
 from lnpjax import cli
-from lnpjax.commands import train
-from lnpjax.experiments.experiment import Experiment
-from lnpjax.experiments.options import PretrainConfig
-from lnpjax.experiments.run_folders import open_run
-from lnpjax.progress import Reporter
+from lnpjax._base.reporting import Reporter
+from lnpjax.commands import plot, spectrum, train, validate
+from lnpjax.pretraining import Experiment, PretrainConfig, open_run
 from lnpjax.runs import Run
 
 SIZES = {
@@ -56,7 +54,7 @@ def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
 
 
-@pytest.mark.parametrize("command", [cli.Train, cli.Plot, cli.Validate, cli.Spectrum])
+@pytest.mark.parametrize("command", [train.Train, plot.Plot, validate.Validate, spectrum.Spectrum])
 def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command.__name__.lower(), "--help"])

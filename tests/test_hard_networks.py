@@ -81,8 +81,8 @@ def test_auto_contracts_where_products_would_be_cheaper():
         return jnp.concatenate([jnp.tanh(x @ w)] * 8, axis=-1)
 
     def chosen(network: Any) -> str:
-        side = lnpjax.kernel_methods.Side(network, WEIGHTS, INPUTS[:1], None)
-        return lnpjax.kernel_methods.plan(
+        side = lnpjax.kernel._fill.Side(network, WEIGHTS, INPUTS[:1], None)
+        return lnpjax.kernel._fill.plan(
             side, side, method="auto", chunk_size=None, symmetric=True
         ).method
 
@@ -171,7 +171,7 @@ def test_leaves_that_are_not_numbers_are_named(leaf, wrt):
         lambda: lnpjax.entk(scaled, params, x, wrt=wrt),
         lambda: lnpjax.linearize(scaled, params, x, wrt=wrt),
         lambda: lnpjax.spectral_measure(scaled, params, x, y, num_matvecs=1, wrt=wrt),
-        lambda: lnpjax.per_sample_gradients(
+        lambda: lnpjax.lens.per_sample_gradients(
             scaled, mean_squared_error, params, (x, y), weights="a"
         ),
     ):

@@ -13,7 +13,7 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, Status, precision
-from lnpjax.random_rounding import rounded_at_random
+from lnpjax._base.random_rounding import rounded_at_random
 
 SAMPLES, FEATURES, CLASSES = 24, 6, 5
 

@@ -54,10 +54,10 @@ def lnp(estimator):
 
 
 def measures():
-    position = lnpjax.position_distribution(CASE.apply_fn, CASE.loss_fn, num_matvecs=4)
+    position = lnpjax.spectra.position_distribution(CASE.apply_fn, CASE.loss_fn, num_matvecs=4)
     window = {"head": (1, 4), "tail": (2, 8)}
-    activations = lnpjax.activation_spectra(hidden_states, microbatch_size=8, **window)
-    gradients = lnpjax.gradient_spectra(
+    activations = lnpjax.lens.activation_spectra(hidden_states, microbatch_size=8, **window)
+    gradients = lnpjax.lens.gradient_spectra(
         CASE.apply_fn, CASE.loss_fn, weights="layer0/kernel", microbatch_size=8, block_size=8
     )
     estimators = {
@@ -164,7 +164,9 @@ def test_eight_devices_agree_with_one():
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, __file__],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([os.path.dirname(zoo.__file__), *sys.path])}
+        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=False,

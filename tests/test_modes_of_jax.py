@@ -105,18 +105,18 @@ def operators(params: Any, x: jax.Array, y: jax.Array) -> Results:
         "norm": norm(estimator=lnpjax.Exact()),
         "one draw": norm(estimator=lnpjax.GlobalHutchinson(1), key=jax.random.key(1)),
         "kernels": kernels,
-        "groups": lnpjax.entk_groups(network, params, x, inputs2=x[:2], outputs=[0]),
+        "groups": lnpjax.kernel.entk_groups(network, params, x, inputs2=x[:2], outputs=[0]),
         "modes": (modes.eigenvalues, modes.chi_pos, modes.status),
     }
 
 
 def spectra(params: Any, x: jax.Array, y: jax.Array) -> Results:
     """Lanczos, the position, and what a lens measures."""
-    position = lnpjax.position_distribution(network, mean_squared_error, num_matvecs=3)
-    gradients = lnpjax.gradient_spectra(
+    position = lnpjax.spectra.position_distribution(network, mean_squared_error, num_matvecs=3)
+    gradients = lnpjax.lens.gradient_spectra(
         network, mean_squared_error, weights="second", head=(1, 3), tail=(1, 3)
     )
-    activations = lnpjax.activation_spectra(hidden_states, head=(1, 3), tail=(1, 3))
+    activations = lnpjax.lens.activation_spectra(hidden_states, head=(1, 3), tail=(1, 3))
     # From one output of one sample of a network with one parameter, Lanczos ends at once.
     ending = lnpjax.spectral_measure(
         lambda w, x: w * x[:, :1], params["first"][0, 0].astype(x.dtype), x, y[:, :1], num_matvecs=3

@@ -13,6 +13,7 @@ from flax import nnx
 
 import lnpjax
 from lnpjax import parameters
+from lnpjax._base import numerics
 
 PARAMS = {
     "body": [{"kernel": jnp.ones((2, 3)), "bias": jnp.zeros(3)}, {"kernel": jnp.ones((3, 3))}],
@@ -192,18 +193,18 @@ def test_inner_products_per_leaf_and_group(x64):
     )
     arrays = [jax.tree.map(jnp.asarray, tree) for tree in (left, right, weights)]
     leaves = list(zip(*(jax.tree.leaves(tree) for tree in (left, right, weights)), strict=True))
-    plain = parameters.leaf_inner_products(*arrays[:2])
+    plain = numerics.leaf_inner_products(*arrays[:2])
     np.testing.assert_allclose(plain, [np.sum(a * b) for a, b, _ in leaves], rtol=1e-13)
-    weighted = parameters.leaf_inner_products(*arrays[:2], weights=arrays[2])
+    weighted = numerics.leaf_inner_products(*arrays[:2], weights=arrays[2])
     expected = np.array([np.sum(a * b * w) for a, b, w in leaves])
     np.testing.assert_allclose(weighted, expected, rtol=1e-13)
-    grouped = parameters.sum_groups(weighted, parameters.group_leaves(left, None))
+    grouped = numerics.sum_groups(weighted, parameters.group_leaves(left, None))
     np.testing.assert_allclose(grouped, [expected[:2].sum(), expected[2]], rtol=1e-13)
 
 
 def test_groups_are_summed_along_the_last_axis():
     values = jnp.arange(12.0).reshape(2, 2, 3)
-    sums = parameters.sum_groups(values, {"z": (2,), "a": (1, 0)})
+    sums = numerics.sum_groups(values, {"z": (2,), "a": (1, 0)})
     np.testing.assert_array_equal(sums[..., 0], values[..., 2])
     np.testing.assert_array_equal(sums[..., 1], values[..., 0] + values[..., 1])
 
@@ -212,19 +213,19 @@ def test_groups_are_summed_along_the_last_axis():
 def test_half_precision_accumulates_in_float32(dtype):
     """In float16 the sum overflows beyond 65504; in bfloat16 it would stop growing at 256."""
     tree = {"a": jnp.full(100_000, 1.0, dtype)}
-    total = parameters.leaf_inner_products(tree, tree)
+    total = numerics.leaf_inner_products(tree, tree)
     assert total.dtype == jnp.float32
     assert total[0] == 100_000
 
 
 def test_accumulation_dtype():
-    assert parameters.accumulation_dtype() == jnp.float32
+    assert numerics.accumulation_dtype() == jnp.float32
 
 
 def test_accumulation_dtype_under_x64(x64):
-    assert parameters.accumulation_dtype() == jnp.float64
+    assert numerics.accumulation_dtype() == jnp.float64
     tree = {"a": jnp.ones(3, jnp.float32)}
-    total = parameters.leaf_inner_products(tree, tree)
+    total = numerics.leaf_inner_products(tree, tree)
     assert total.dtype == jnp.float64
 
 
@@ -233,8 +234,8 @@ def test_sums_of_many_squares_keep_their_digits():
     leaf = np.random.default_rng(0).normal(size=(8, 64, 4096)).astype(np.float32)
     exact = np.sum(leaf.astype(np.float64) ** 2)
     for found in (
-        jax.jit(lambda x: parameters.accurate_sum(x**2))(leaf),
-        jax.jit(parameters.leaf_inner_products)(leaf, leaf)[0],
-        jnp.sum(jax.jit(jax.vmap(parameters.leaf_inner_products))(leaf, leaf)),
+        jax.jit(lambda x: numerics.accurate_sum(x**2))(leaf),
+        jax.jit(numerics.leaf_inner_products)(leaf, leaf)[0],
+        jnp.sum(jax.jit(jax.vmap(numerics.leaf_inner_products))(leaf, leaf)),
     ):
         np.testing.assert_allclose(found, exact, rtol=1e-6)

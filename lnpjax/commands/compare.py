@@ -9,15 +9,22 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lnpjax._checks import import_extra, require
-from lnpjax.commands.paths import shown
-from lnpjax.comparison import Comparison, ComparisonOptions, Transition, compare, family_name
-from lnpjax.comparison_plots import correlation_text, matched_text, plot_comparison, run_label
-from lnpjax.lens_plots import brief
-from lnpjax.run_comparison import differences, incomparable
-from lnpjax.run_summary import read_run
-from lnpjax.runs import Run
-from lnpjax.taxonomy import KINDS
+from lnpjax._base.checks import import_extra, require
+from lnpjax.commands._show import shown
+from lnpjax.comparison import (
+    KINDS,
+    Comparison,
+    ComparisonOptions,
+    Transition,
+    compare,
+    family_name,
+    incomparable,
+)
+from lnpjax.comparison._matching import differences
+from lnpjax.plotting import plot_comparison
+from lnpjax.plotting._comparison import correlation_text, matched_text, run_label
+from lnpjax.plotting._lens import brief
+from lnpjax.runs import Run, read_run
 
 FAR = 1.25  # a match that is off by more than this factor in tokens is pointed out
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from lnpjax._checks import require
-from lnpjax.commands.paths import shown
+from lnpjax._base.checks import require
+from lnpjax.commands._show import shown
 from lnpjax.plotting import plot_components, plot_run
 from lnpjax.runs import Run
 

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from lnpjax._checks import import_extra, require
-from lnpjax.commands.paths import shown
-from lnpjax.experiments import (
-    noise_scaling,
-    ntk_data_scaling,
-    ntk_model_scaling,
-    random_features,
-    spectral_lens_toy,
-)
-from lnpjax.experiments.claims import claims_table
-from lnpjax.experiments.reproduction import Experiment, reproduce
-from lnpjax.experiments.sweep_progress import terminal_progress
-
-EXPERIMENTS: Mapping[str, Experiment[Any]] = {
-    module.EXPERIMENT.name: module.EXPERIMENT
-    for module in (
-        random_features,
-        ntk_model_scaling,
-        ntk_data_scaling,
-        noise_scaling,
-        spectral_lens_toy,
-    )
-}
+from lnpjax import experiments
+from lnpjax._base.checks import import_extra, require
+from lnpjax.commands._show import shown
+from lnpjax.experiments._harness.claims import claims_table
+from lnpjax.experiments._harness.reproduction import reproduce
+from lnpjax.experiments._harness.sweep import terminal_progress
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,14 +47,14 @@ class Reproduce:
         Returns:
             The exit status.
         """
-        known = ", ".join(EXPERIMENTS)
+        known = ", ".join(experiments.FOLDERS)
         require(
-            self.experiment in EXPERIMENTS,
+            self.experiment in experiments.FOLDERS,
             "EXPERIMENT",
             expected=f"one of {known}",
             got=repr(self.experiment),
         )
-        experiment = EXPERIMENTS[self.experiment]
+        experiment = experiments.experiment(self.experiment)
         name = f"{self.experiment}-{self.preset}"
         folder = Path("reproductions") / name if self.out is None else Path(self.out)
         found = reproduce(

@@ -13,23 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._checks import import_extra, require
-from lnpjax.assumptions import ApplyFn, Batch
-from lnpjax.commands.paths import shown
+from lnpjax._base.checks import import_extra, require
+from lnpjax.commands._show import shown
 from lnpjax.data import Batches, load_dataset, read_documents
-from lnpjax.experiments.experiment import Experiment, cross_entropy
-from lnpjax.experiments.run_folders import open_run
-from lnpjax.experiments.shell_profiles import (
-    Measured,
-    Profile,
-    ProfileOptions,
-    measure_states,
-    profiles_of,
-)
+from lnpjax.jacobian import ApplyFn, Batch
 from lnpjax.models import split_llama
 from lnpjax.models.llama2c import Tokenizer, read_checkpoint
-from lnpjax.progress import terminal_reporter
-from lnpjax.shell_plots import plot_shell_profile, plot_shell_profiles
+from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
+from lnpjax.pretraining import Experiment, cross_entropy, open_run
+from lnpjax.runs import terminal_reporter
+from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
+from lnpjax.shells._profiles import Measured
 
 
 class _Network(NamedTuple):

@@ -16,27 +16,34 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from lnpjax._checks import import_extra, require
-from lnpjax.commands.paths import shown
+from lnpjax._base.checks import import_extra, require
+from lnpjax._base.reporting import Reporter
+from lnpjax.commands._show import shown
 from lnpjax.data import KNOWN_DATA
-from lnpjax.experiments.experiment import Experiment
-from lnpjax.experiments.options import (
+from lnpjax.plotting import plot_run
+from lnpjax.pretraining import (
     DataOptions,
+    Experiment,
     MeasurementOptions,
     ModelOptions,
+    Outcome,
     PretrainConfig,
     TrainingOptions,
+    create_run,
+    load_same_data,
+    pretrain,
 )
-from lnpjax.experiments.pretrain import Outcome, pretrain
-from lnpjax.experiments.processes import Group, ProcessOptions, StopTogether, joined
-from lnpjax.experiments.run_folders import create_run, load_same_data
-from lnpjax.experiments.shared_runs import SharedRun
-from lnpjax.plotting import plot_run
-from lnpjax.progress import Reporter, summary_table, terminal_reporter
-from lnpjax.rows import differences
-from lnpjax.runs import Run
+from lnpjax.pretraining.processes import Group, ProcessOptions, SharedRun, StopTogether, joined
+from lnpjax.runs import (
+    Run,
+    TensorBoardWriter,
+    WandbWriter,
+    Writer,
+    differences,
+    summary_table,
+    terminal_reporter,
+)
 from lnpjax.sharding import make_mesh
-from lnpjax.writers import TensorBoardWriter, WandbWriter, Writer
 
 FAILED = 1
 

@@ -12,15 +12,22 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lnpjax._checks import import_extra, require
-from lnpjax._neural_tangents import import_neural_tangents
-from lnpjax.commands.paths import shown
-from lnpjax.experiments.subjects import ModelName, OutputSpace, Pair, run_checkpoint, small_network
-from lnpjax.experiments.validation import Validation, validate
+from lnpjax._base.checks import import_extra, require
+from lnpjax._base.reporting import Reporter
+from lnpjax.commands._show import shown
 from lnpjax.kernel import Backend
-from lnpjax.mode_plots import plot_mode_steps, plot_modes
-from lnpjax.progress import Reporter, terminal_reporter
-from lnpjax.runs import Run
+from lnpjax.kernel._neural_tangents import import_neural_tangents
+from lnpjax.plotting import plot_mode_steps, plot_modes
+from lnpjax.runs import Run, terminal_reporter
+from lnpjax.validation import (
+    ModelName,
+    OutputSpace,
+    Pair,
+    Validation,
+    run_checkpoint,
+    small_network,
+    validate,
+)
 
 DISAGREEMENT = 1
 HEADINGS = {"jax": "jax", "neural_tangents": "nt"}

@@ -22,11 +22,7 @@ from lnpjax.data.datasets import (
 from lnpjax.data.hub import hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
-from lnpjax.data.sources import (
-    read_documents,
-    split_documents,
-    standard_library_documents,
-)
+from lnpjax.data.sources import read_documents, split_documents, standard_library_documents
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 __all__ = [

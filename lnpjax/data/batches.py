@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 from lnpjax.data.datasets import Batch, Dataset, require_positive
 
 _TRAIN, _VALIDATION = 0, 1

@@ -12,16 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 from lnpjax.data.sources import take_bytes
 from lnpjax.data.tokenizers import Tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]
 """`(inputs, targets)`: two arrays whose first axis is the sample."""
-
 NUM_VALIDATION = 160
 """Size of the fixed validation set of Spectral Reach (appendix B.2.1), the default everywhere."""
-
 _DOCUMENTS_PER_BATCH = 1024
 _HASHED_ELEMENTS = 2**20
 

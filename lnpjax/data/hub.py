@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
 
-from lnpjax._checks import import_extra, require
+from lnpjax._base.checks import import_extra, require
 from lnpjax.data.sources import read_documents
 
 HUB_DATASETS = {"simplestories": "SimpleStories/SimpleStories"}

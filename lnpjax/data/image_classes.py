@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from lnpjax._checks import import_extra, require
+from lnpjax._base.checks import import_extra, require
 
 TEST_SHARE = 0.2
 """Of a set that comes without a test set, the share that is kept for testing."""
-
 _CIFAR_SHAPE = (3, 32, 32)
 _NUM_CIFAR_FILES = 5
 _UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
@@ -187,7 +186,6 @@ _FOLDERS = {
     "fashion_mnist": ("fashion_mnist",),
     "cifar10": ("cifar10", "cifar-10-batches-bin"),
 }
-
 _IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k (or .gz)"
 _FILES = {
     "mnist": _IDX_FILES,

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from lnpjax._checks import import_extra, require
+from lnpjax._base.checks import import_extra, require
 from lnpjax.data.datasets import NUM_VALIDATION, ArrayDataset
 
 IMAGE_KEYS = ("x", "images")
 """Arrays looked for in an `.npz` file, in this order."""
-
 _LUMA = np.array([299, 587, 114], np.int32)  # ITU-R BT.601, in thousandths
 _IMAGES_PER_CHUNK = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 from lnpjax.data.datasets import (
     NUM_VALIDATION,
     ArrayDataset,
@@ -27,7 +27,6 @@ from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 KNOWN_DATA = ("stdlib", "digits", *HUB_DATASETS)
 """Names that `load_dataset` knows; anything else is a path."""
-
 DEFAULT_CONTEXT_LENGTH = 128
 """Positions per sequence of text when none are named."""
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

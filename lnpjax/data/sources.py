@@ -19,14 +19,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from lnpjax._checks import import_extra, require
+from lnpjax._base.checks import import_extra, require
 
 TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 """The files that `read_documents` reads."""
-
 _DOCUMENTATION = {"", ".md", ".rst"}
 """Extensions of files that lie next to data and are no data: left out without a warning."""
-
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -35,18 +33,13 @@ _ENCODINGS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """What a file's byte-order mark says about the rest."""
-
 TEXT_FIELDS = ("text", "story")
 """Fields looked for in `.jsonl` and `.parquet` files when none is named, in this order."""
-
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 """What ends a document in a plain text file, unless another separator is named."""
-
 STANDARD_LIBRARY_BYTES = 4 * 2**20
 """How much of the standard library is read when no budget is named."""
-
 _CHUNK_BYTES = 16 * 2**20
-
 # Tests, installed packages, programs that are not a library, tables of code points and topics.
 _SKIPPED_FOLDERS = {
     "__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "idlelib", "lib2to3",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int
 
-from lnpjax._checks import import_extra, require
+from lnpjax._base.checks import import_extra, require
 
 END_OF_TEXT_TOKENS = ("[EOS]", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Tokens taken to end a text when a tokenizer file is read and none is named, in this order."""

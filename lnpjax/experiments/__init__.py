@@ -1,1 +1,36 @@
-"""The experiments of the papers as code."""
+"""The experiments of the papers as code, by the name that `lnpjax reproduce` takes.
+
+Example:
+    >>> sorted(FOLDERS)[:2]
+    ['noise-scaling', 'ntk-data-scaling']
+    >>> experiment("noise-scaling").paper
+    'NTK Lens'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lnpjax.experiments._harness.reproduction import Reproduction
+
+__all__ = ["FOLDERS", "experiment"]
+
+FOLDERS = {
+    "random-features": "random_features",
+    "ntk-model-scaling": "ntk_lens.model_scaling",
+    "ntk-data-scaling": "ntk_lens.data_scaling",
+    "noise-scaling": "ntk_lens.noise_scaling",
+    "spectral-lens-toy": "spectral_lens_toy",
+}
+"""The folder of every experiment; each is loaded when it is asked for."""
+
+
+def experiment(name: str) -> Reproduction[Any]:
+    """Return the experiment of that name.
+
+    Args:
+        name: a key of `FOLDERS`.
+    """
+    return importlib.import_module(f"{__name__}.{FOLDERS[name]}").EXPERIMENT

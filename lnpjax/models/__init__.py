@@ -2,12 +2,7 @@
 
 from lnpjax.models.generation import generate_greedy
 from lnpjax.models.llama import Llama, LlamaConfig, split_llama
-from lnpjax.models.presets import (
-    CIFAR5M_PRESETS,
-    SIMPLESTORIES_PRESETS,
-    TINY_PRESETS,
-    preset,
-)
+from lnpjax.models.presets import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, preset
 from lnpjax.models.vision import MLP, ConvNet
 
 __all__ = [

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from lnpjax._checks import checked_ids, require
+from lnpjax._base.checks import checked_ids, require
 from lnpjax.models.llama import Llama
 
 

@@ -18,10 +18,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._checks import checked_ids, require
+from lnpjax._base.checks import checked_ids, require
 from lnpjax.adapters import from_nnx, split_module
-from lnpjax.assumptions import ApplyFn
-from lnpjax.closed_forms import SplitModel
+from lnpjax.jacobian import ApplyFn, SplitModel
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 INITIAL_STD = 0.02

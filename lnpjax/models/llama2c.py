@@ -21,13 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 from lnpjax.models.llama import Llama, LlamaConfig
 
 UNKNOWN_ID, BOS_ID, EOS_ID = 0, 1, 2
 FIRST_BYTE_ID = 3
 FIRST_TEXT_ID = FIRST_BYTE_ID + 256
-
 _HEADER = struct.Struct("<7i")
 _VERSIONED_MAGIC = 0x616B3432
 

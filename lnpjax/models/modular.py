@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lnpjax._checks import checked_ids, require
+from lnpjax._base.checks import checked_ids, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 NORM_EPS = 1e-6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 from lnpjax.models.llama import LlamaConfig
 
 
@@ -26,7 +26,6 @@ def _presets(
 # Rows: layers, hidden, feed-forward, heads.
 TINY_PRESETS = _presets(vocab_size=256, max_seq_len=512, rows={"115K": (2, 64, 128, 4)})
 """A model for bytes or pixels that trains in a minute on a laptop."""
-
 SIMPLESTORIES_PRESETS = _presets(
     vocab_size=4096,
     max_seq_len=512,
@@ -47,7 +46,6 @@ One row is corrected: 3.8M is printed with hidden 196 and feed-forward 768, whic
 parameters, and 3 heads would be 65 wide, an odd width that rotary embeddings cannot have; 192 and
 512 give 3.79M. In 15.5M, the 5 heads that are printed do not divide 384: they are 76 wide.
 """
-
 CIFAR5M_PRESETS = _presets(
     vocab_size=256,
     max_seq_len=1024,

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lnpjax._checks import require
+from lnpjax._base.checks import require
 
 LECUN_NORMAL = nnx.initializers.lecun_normal()
 

@@ -21,8 +21,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from lnpjax._checks import check_floating, require
-from lnpjax.parameters import accumulation_dtype
+from lnpjax._base.checks import check_floating, require
+from lnpjax._base.numerics import accumulation_dtype
 
 Activation = Callable[[Array], Array]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._checks import concrete, require
-from lnpjax.spectrum import check_eigenvalues
+from lnpjax._base.checks import concrete, require
+from lnpjax.spectra._eigenvalues import check_eigenvalues
 
 # Nodes in ln t. Outside of this range the integrand of `expected_position` is below 1e-12 of its
 # largest value for any spectrum; within, it is analytic, and the trapezoidal rule is exact to
@@ -17,9 +17,9 @@ _LOG_TIMES = np.arange(-35.0, 70.0, 0.1)
 def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
     """``mu_k`` proportional to ``k^-beta``, with the sum d (B.2.5): the covariance of the inputs.
 
-    `lnpjax.inverse_participation_ratio` of it is the right-hand side of equation 11, with d terms
-    in its sums. (The infinite sums of equation 48 do not exist at ``beta = 1``, where the paper's
-    range begins.)
+    `lnpjax.spectra.inverse_participation_ratio` of it is the right-hand side of equation 11, with d
+    terms in its sums. (The infinite sums of equation 48 do not exist at ``beta = 1``, where the
+    paper's range begins.)
 
     Args:
         dimension: d, of an input.
@@ -55,11 +55,11 @@ def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
             `jit`; negative ones of the size of rounding count as zero.
 
     Returns:
-        A number in (0, 1]; never more than `lnpjax.inverse_participation_ratio`, by which equation
-        46 estimates it.
+        A number in (0, 1]; never more than `lnpjax.spectra.inverse_participation_ratio`, by which
+        equation 46 estimates it.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectrum.check_eigenvalues`.
+        TypeError, ValueError: as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
         ValueError: if the eigenvalues are traced or all zero.
 
     Example:

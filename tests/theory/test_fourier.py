@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import inspect
 
-from lnpjax.theory import (
-    fourier,
-    fourier_factors,
-    fourier_modes,
-    fourier_times,
+from lnpjax.theory import fourier
+from lnpjax.theory.fourier import factors as fourier_factors
+from lnpjax.theory.fourier import modes as fourier_modes
+from lnpjax.theory.fourier import (
     orthogonal_updates,
     shift_equivariance,
     smooth_spectrum,
     tied_heads,
 )
+from lnpjax.theory.fourier import times as fourier_times
 
 
 def test_everything_public_is_reexported():

@@ -1,0 +1,312 @@
+"""Several runs put side by side: all that `lnpjax compare` prints and draws, as numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import string
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lnpjax._base.checks import require
+from lnpjax.comparison._early import (
+    CorrelationCurves,
+    LayerCorrelations,
+    correlation_over_fraction,
+    correlation_over_layers,
+    early_exponents,
+)
+from lnpjax.comparison._matching import (
+    At,
+    Crossing,
+    Gains,
+    Match,
+    families,
+    gains,
+    match,
+    reachable_target,
+    repeats,
+    token_efficiency,
+    tokens_to_target,
+)
+from lnpjax.comparison._rank import LEAST_RUNS, FamilyCorrelations, family_correlations
+from lnpjax.comparison._taxonomy import (
+    KINDS,
+    Displacement,
+    Head,
+    Verdict,
+    classify,
+    displacement,
+    seed_spread,
+)
+from lnpjax.runs import Kind, RunSummary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ComparisonOptions:
+    """Where runs are compared.
+
+    Attributes:
+        at: "loss", "tokens" or "fraction": what is equal where spectra are compared.
+        target: the loss to reach; by default the lowest that every run reaches.
+        tokens: for ``at="tokens"``; by default those of the shortest run.
+        fraction: how early the early exponent is read: this part of the way of a family's fastest
+            run to the target; and for ``at="fraction"``, where runs are compared.
+        crossing: how tokens to the target are counted (`tokens_to_target`).
+    """
+
+    at: At = "loss"
+    target: float | None = None
+    tokens: float | None = None
+    fraction: float = 0.2
+    crossing: Crossing = "interpolated"
+
+    def check(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        fine = 0 < self.fraction <= 1
+        require(fine, "fraction", expected="a number in (0, 1]", got=self.fraction)
+        for name in ("target", "tokens"):
+            value = getattr(self, name)
+            fine = value is None or (math.isfinite(value) and value > 0)
+            require(fine, name, expected="a finite number > 0", got=value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Transition:
+    """A change from one run to another.
+
+    Attributes:
+        before, after: indices of the runs.
+        gains: TokGain and ThrGain, and their logarithms.
+        moved: how far the spectra of the activations and of the gradients moved; NaN without any.
+        verdict: the label of the taxonomy, and why.
+    """
+
+    before: int
+    after: int
+    gains: Gains
+    moved: Mapping[Kind, Displacement]
+    verdict: Verdict
+
+
+class EarlyPrediction(NamedTuple):
+    """What the early tail exponents of one family say about its tokens to the target.
+
+    Attributes:
+        at_tokens: where they are read, in every run.
+        exponents: `(run,)`.
+        over_fraction: as in Spectral Lens, figure 8.
+        over_layers: as in figure 10.
+    """
+
+    at_tokens: float
+    exponents: Float[np.ndarray, " run"]
+    over_fraction: CorrelationCurves
+    over_layers: LayerCorrelations
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Several runs, compared; made by `compare`. Arrays and tuples go by run where not said else.
+
+    Attributes:
+        runs: the runs.
+        options: where they are compared.
+        families: indices of the runs of each family; the first is called "A".
+        target: the loss to reach.
+        value: where spectra are matched: a loss, tokens or a fraction, as `options.at` says.
+        tokens: to the target; NaN where it is not reached.
+        efficiencies: relative to the best of the family; 1 is the best.
+        throughput: tokens per second; NaN where unknown.
+        throughput_is_plain: whether measurements are left out of it; all runs or none.
+        matches: the measured step that is compared; None where there is none.
+        transitions: the changes.
+        early: by family; None with fewer than three runs that have spectra and reach the target.
+        correlations: of the other families; None where there is none.
+    """
+
+    runs: tuple[RunSummary, ...]
+    options: ComparisonOptions
+    families: tuple[tuple[int, ...], ...]
+    target: float
+    value: float
+    tokens: Float[np.ndarray, " run"]
+    efficiencies: Float[np.ndarray, " run"]
+    throughput: Float[np.ndarray, " run"]
+    throughput_is_plain: bool
+    matches: tuple[Match | None, ...]
+    transitions: tuple[Transition, ...]
+    early: tuple[EarlyPrediction | None, ...]
+    correlations: FamilyCorrelations | None
+
+    def family_of(self, run: int) -> str:
+        """The letter of a run's family."""
+        (found,) = (i for i, members in enumerate(self.families) if run in members)
+        return family_name(found)
+
+
+def family_name(index: int) -> str:
+    """A, B, ..., Z, A1, B1, ..."""
+    turn, letter = divmod(index, len(string.ascii_uppercase))
+    return string.ascii_uppercase[letter] + (str(turn) if turn else "")
+
+
+def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None) -> Comparison:
+    """Compare runs (Spectral Lens, sections 2 to 4).
+
+    Changes lead from each family to the next in the order given, between the fastest runs of one
+    batch size (the paper: tier 8), or between the fastest of each family where no batch size is in
+    both. Within a single family they lead from each run to the next.
+
+    Args:
+        runs: at least two.
+        options: where to compare them.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ValueError: if there are fewer than two runs, an option cannot be, or no run has a
+            validation loss.
+    """
+    options = ComparisonOptions() if options is None else options
+    options.check()
+    require(len(runs) >= 2, "runs", expected="at least two", got=len(runs))
+    runs = tuple(runs)
+    target = reachable_target(runs) if options.target is None else options.target
+    require(not math.isnan(target), "runs", expected="a run with a validation loss", got="none")
+    value = {
+        "loss": target,
+        "tokens": options.tokens or min(run.num_tokens for run in runs),
+        "fraction": options.fraction,
+    }.get(options.at, math.nan)
+    matches = tuple(match(run, options.at, value) for run in runs)
+    tokens = np.array([
+        tokens_to_target(
+            run.validation_tokens, run.validation_losses, target, crossing=options.crossing
+        )
+        for run in runs
+    ])  # fmt: skip
+    members = tuple(tuple(family) for family in families(runs))
+    efficiencies = np.full(len(runs), math.nan)
+    for family in members:
+        efficiencies[list(family)] = token_efficiency(tokens[list(family)])
+    # Speeds with and without measurements are not to be mixed: measuring is no part of a recipe.
+    plain = np.array([run.plain_tokens_per_second for run in runs])
+    is_plain = bool(np.all(np.isfinite(plain)))
+    throughput = plain if is_plain else np.array([run.tokens_per_second for run in runs])
+    early = tuple(_early(runs, family, tokens, options.fraction) for family in members)
+    predicted = [
+        (found.exponents, efficiencies[list(family)])
+        for found, family in zip(early, members, strict=True)
+        if found is not None
+    ]
+    return Comparison(
+        runs=runs,
+        options=options,
+        families=members,
+        target=target,
+        value=value,
+        tokens=tokens,
+        efficiencies=efficiencies,
+        throughput=throughput,
+        throughput_is_plain=is_plain,
+        matches=matches,
+        transitions=_transitions(runs, members, tokens, throughput, matches),
+        early=early,
+        correlations=family_correlations(*zip(*predicted, strict=True)) if predicted else None,
+    )
+
+
+def _early(
+    runs: Sequence[RunSummary],
+    family: Sequence[int],
+    tokens: Float[np.ndarray, " run"],
+    fraction: float,
+) -> EarlyPrediction | None:
+    of_family, needed = [runs[i] for i in family], tokens[list(family)]
+    reached = np.isfinite(needed)
+    usable = [bool(run.spectra) and did for run, did in zip(of_family, reached, strict=True)]
+    if sum(usable) < LEAST_RUNS:
+        return None
+    at_tokens = fraction * float(np.min(needed[reached]))
+    return EarlyPrediction(
+        at_tokens,
+        early_exponents(of_family, at_tokens),
+        correlation_over_fraction(of_family, needed),
+        correlation_over_layers(of_family, needed, at_tokens=at_tokens),
+    )
+
+
+def _transitions(
+    runs: Sequence[RunSummary],
+    members: Sequence[Sequence[int]],
+    tokens: Float[np.ndarray, " run"],
+    throughput: Float[np.ndarray, " run"],
+    matches: Sequence[Match | None],
+) -> tuple[Transition, ...]:
+    heads = {
+        kind: [_head(run, found, kind) for run, found in zip(runs, matches, strict=True)]
+        for kind in KINDS
+    }
+    alike = repeats(runs)
+    spreads = {
+        kind: seed_spread([np.array([found[run].exponent for run in same]) for same in alike])
+        for kind, found in heads.items()
+    }
+    transitions = []
+    for before, after in _steps(runs, members, tokens):
+        brought = gains(tokens[before], tokens[after], throughput[before], throughput[after])
+        moved = {
+            kind: displacement(found[before], found[after], seed_spread=spreads[kind])
+            for kind, found in heads.items()
+        }
+        sizes = [moved[kind].size for kind in KINDS]
+        verdict = classify(brought.log_token, brought.log_throughput, sizes[0], sizes[1])
+        transitions.append(Transition(before, after, brought, moved, verdict))
+    return tuple(transitions)
+
+
+def _head(run: RunSummary, found: Match | None, kind: Kind) -> Head:
+    """The head exponent where runs match: interpolated, so that no drift on the way counts."""
+    if found is None:
+        return Head(math.nan, math.nan, None)
+    nearest = found.spectra.number(kind, "alpha_head")
+    (between,) = early_exponents([run], found.wanted_tokens, quantity="alpha_head", kind=kind)
+    return Head(
+        exponent=nearest if math.isnan(between) else float(between),
+        sem=found.spectra.number(kind, "alpha_head_sem"),
+        eigenvalues=found.spectra.eigenvalues(kind),
+    )
+
+
+def _steps(
+    runs: Sequence[RunSummary],
+    members: Sequence[Sequence[int]],
+    tokens: Float[np.ndarray, " run"],
+) -> list[tuple[int, int]]:
+    """The pairs of runs that a transition leads between."""
+    if len(members) == 1:
+        return list(itertools.pairwise(members[0]))
+
+    def fastest(family: Sequence[int]) -> int:
+        return min(family, key=lambda run: math.inf if math.isnan(tokens[run]) else tokens[run])
+
+    def by_batch(family: Sequence[int]) -> dict[int | None, int]:
+        sizes = dict.fromkeys(runs[run].batch_size for run in family)
+        return {size: fastest([r for r in family if runs[r].batch_size == size]) for size in sizes}
+
+    pairs = []
+    for before, after in itertools.pairwise(members):
+        old, new = by_batch(before), by_batch(after)
+        shared = [size for size in old if size in new]
+        pairs += [(old[size], new[size]) for size in shared] or [(fastest(before), fastest(after))]
+    return pairs

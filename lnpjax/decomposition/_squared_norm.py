@@ -1,0 +1,229 @@
+"""The squared Frobenius norm of a network's Jacobian, ``|J|_F^2 = Tr(Theta)``, with its error."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
+
+from lnpjax import parameters
+from lnpjax._base import numerics
+from lnpjax._base.entry_points import entry_point
+from lnpjax._base.intervals import Interval, scale_interval
+from lnpjax._base.printing import result
+from lnpjax.decomposition._estimators import (
+    Estimator,
+    Hutchinson,
+    check_estimator,
+    check_estimator_key,
+    exact_leaves,
+)
+from lnpjax.jacobian import ApplyFn
+from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
+from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._linearize import BatchLinearization
+from lnpjax.jacobian._preconditioners import fit_preconditioner
+from lnpjax.jacobian._probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
+from lnpjax.status import Status, flag
+
+
+@result
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """An estimate of ``|J|_F^2`` over a batch, with its error and its parts. A pytree.
+
+    Attributes:
+        value: the sum over valid samples.
+        sem: standard error of `value`; zero for `Exact`. From the spread between probes where there
+            are at least two, and then unbiased (for its square). With one probe per sample it comes
+            from the spread between samples, which adds their true differences: it then errs on
+            the safe side (see `lnpjax.Hutchinson`). NaN where nothing can be said (one draw in
+            all).
+        df: how well `sem` is known, as the effective degrees of freedom of its square
+            (`lnpjax.jacobian._probe_noise.degrees_of_freedom`); inf where there is no error.
+        per_sample: ``|J_i|_F^2`` for each sample; zero where masked, NaN for `GlobalHutchinson`.
+        groups: `value` split over parameter groups; the parts add up to it.
+        groups_sem: the standard errors of the parts.
+        groups_df: the degrees of freedom of these.
+        covariance: covariance of the parts with each other, in the order of `groups`.
+        noise: the deviations between draws, from which `covariance` and `df` are made.
+        status: see `lnpjax.Status`.
+    """
+
+    value: Float[Array, ""]
+    sem: Float[Array, ""]
+    df: Float[Array, ""]
+    per_sample: Float[Array, " batch"]
+    groups: dict[str, Float[Array, ""]]
+    groups_sem: dict[str, Float[Array, ""]]
+    groups_df: dict[str, Float[Array, ""]]
+    covariance: Float[Array, "group group"]
+    noise: ProbeNoise
+    status: Int[Array, ""]
+
+    def interval(self, coverage: float = 0.95) -> Interval:
+        """Return an interval that holds the true `value` with this probability over the probes.
+
+        By Student's t with `df` degrees of freedom, symmetric in the logarithm
+        (`lnpjax._base.intervals.scale_interval`). With one probe per sample it holds the truth at
+        least as often as stated. Where it is far too wide (`df` of one or two, as where one sample
+        dominates), two probes or more give one that is not. It holds it less often than stated
+        where hardly anything was drawn: one or two samples of two or three outputs, whose draws
+        agree by chance, or one sample of a single dominant mode beside which all others vanish.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            An `Interval`, NaN where nothing can be said (one draw in all).
+
+        Raises:
+            ValueError: if `coverage` does not lie between 0 and 1.
+
+        Example:
+            >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
+            >>> norm = squared_jacobian_norm(
+            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=jax.random.key(0)
+            ... )
+            >>> low, high = norm.interval(0.68)
+            >>> bool(low < norm.value) and bool(norm.value < high)
+            True
+        """
+        return scale_interval(self.value, self.sem, self.df, coverage)
+
+    def groups_interval(self, coverage: float = 0.95) -> dict[str, Interval]:
+        """Return such an interval for each of the `groups`, by itself.
+
+        Raises:
+            ValueError: as `interval`.
+        """
+        return {
+            name: scale_interval(part, self.groups_sem[name], self.groups_df[name], coverage)
+            for name, part in self.groups.items()
+        }
+
+
+@entry_point
+def squared_jacobian_norm(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    estimator: Estimator = Hutchinson(),
+    key: Key[Array, ""] | None = None,
+    wrt: parameters.Subset = None,
+    groups: parameters.Grouping = None,
+    mask: Bool[Array, " batch"] | None = None,
+    preconditioner: PyTree | None = None,
+) -> Estimate:
+    """``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
+
+    Spectral Reach, equation 22; raw, as a sum over samples and outputs (no normalisation).
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: any pytree whose leaves lead with B.
+        estimator: `Exact`, `Hutchinson` or `GlobalHutchinson`.
+        key: a `jax.random` key, for estimators that draw.
+        wrt: the trainable subset (`lnpjax.parameters.partition`).
+        groups: the parameter groups (`lnpjax.parameters.group_leaves`).
+        mask: boolean ``(B,)``, False for rows that only pad the batch. Such rows count for nothing.
+        preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters, for
+            ``Tr(J P J^T)``.
+
+    Returns:
+        An `Estimate`.
+
+    Raises:
+        TypeError, ValueError: for bad input, before anything is computed; and, outside `jit`, where
+            samples interact (inside, `status` says so and the numbers are NaN).
+
+    Cost: see the estimators.
+
+    Example:
+        >>> from lnpjax import Exact
+        >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
+        >>> norm = squared_jacobian_norm(lambda w, x: x @ w, weights, inputs, estimator=Exact())
+        >>> float(norm.value) == 2 * float((inputs**2).sum())
+        True
+    """
+    trainable, _ = parameters.partition(params, wrt)
+    members = parameters.group_leaves(trainable, groups)
+    check_estimator(estimator)
+    check_estimator_key(estimator, key)
+    preconditioner, negative = fit_preconditioner(preconditioner, trainable)
+    valid = check_mask("mask", mask, check_batch(apply_fn, params, inputs))
+    if mask is not None:
+        inputs = fill_masked(inputs, valid)
+    linearization = estimator.linearize(apply_fn, params, inputs, wrt=wrt)
+    outputs = linearization.outputs
+    interact = jnp.int32(Status.OK)
+    if estimator.per_sample:
+        interact = interaction_status("apply_fn", samples_interact(apply_fn, params, inputs))
+    estimate = estimate_squared_norm(
+        linearization,
+        estimator,
+        members,
+        key=key,
+        mask=valid,
+        preconditioner=preconditioner,
+    )
+    finite = jnp.all(jnp.isfinite(outputs))
+    status = estimate.status | interact | negative | flag(~finite, Status.NON_FINITE)
+    return _void_where_interacting(dataclasses.replace(estimate, status=status))
+
+
+def estimate_squared_norm(
+    linearization: BatchLinearization,
+    estimator: Estimator,
+    members: dict[str, tuple[int, ...]],
+    *,
+    key: Key[Array, ""] | None,
+    mask: Bool[Array, " batch"],
+    preconditioner: PyTree | None = None,
+) -> Estimate:
+    """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
+    draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
+    if estimator.per_sample:
+        draws, rows = jnp.where(mask[:, None, None], draws, 0), mask
+        per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)
+    else:
+        rows = jnp.ones(1, bool)
+        per_sample = jnp.full(mask.shape, jnp.nan, draws.dtype)
+    exact = exact_leaves(estimator, linearization, draws.shape[2])
+    noise = probe_noise(draws, members, rows, exact)
+    parts = numerics.sum_groups(jnp.sum(jnp.mean(draws, axis=1), axis=0), members)
+    value, covariance = jnp.sum(parts), noise.covariance
+    every = jnp.eye(len(members) + 1, len(members), dtype=draws.dtype).at[-1].set(1)
+    *groups_df, df = degrees_of_freedom([noise], [every])
+    sems = jnp.sqrt(jnp.diagonal(covariance))
+    return Estimate(
+        value=value,
+        sem=standard_error(covariance),
+        df=df,
+        per_sample=per_sample,
+        groups=dict(zip(members, parts, strict=True)),
+        groups_sem=dict(zip(members, sems, strict=True)),
+        groups_df=dict(zip(members, groups_df, strict=True)),
+        covariance=covariance,
+        noise=noise,
+        status=flag(value == 0, Status.ZERO_JACOBIAN)
+        | flag(~jnp.isfinite(value), Status.NON_FINITE),
+    )
+
+
+def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:
+    """Of the sum of parts with this covariance; rounding must not make a variance negative."""
+    return jnp.sqrt(jnp.maximum(jnp.sum(covariance), 0))
+
+
+def _void_where_interacting(estimate: Estimate) -> Estimate:
+    meaningful = (estimate.status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
+    numbers = jax.tree.map(
+        lambda leaf: jnp.where(meaningful, leaf, jnp.nan),
+        dataclasses.replace(estimate, status=jnp.zeros(())),
+    )
+    return dataclasses.replace(numbers, status=estimate.status)

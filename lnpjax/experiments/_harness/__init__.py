@@ -1,0 +1,1 @@
+"""What every experiment shares: a resumable sweep, claims with their judgement, and one runner."""

@@ -1,0 +1,327 @@
+"""Sweeps that can be stopped at any time: what is done is on disk and is not done again."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import sys
+import time
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from lnpjax._base.checks import import_extra, require
+from lnpjax._base.files import write_atomically
+from lnpjax.runs import Row, differences, strict_json
+from lnpjax.runs._rows import encode, null_to_nan
+
+
+class SweepProgress:
+    """Is told how a sweep goes; this one keeps it to itself.
+
+    Example:
+        >>> progress = SweepProgress()
+        >>> progress.start(2)
+        >>> progress.begin("first")
+        >>> progress.done("first", seconds=1.0)
+        >>> progress.stop()
+    """
+
+    def start(self, num_units: int) -> None:
+        """The sweep begins, with that many units in all."""
+
+    def begin(self, name: str) -> None:
+        """A unit is about to be computed."""
+
+    def done(self, name: str, *, seconds: float | None = None) -> None:
+        """A unit is there; `seconds` is None where it was on disk."""
+
+    def stop(self) -> None:
+        """The sweep has ended."""
+
+
+class SweepLines(SweepProgress):
+    """One line per computed unit.
+
+    Example:
+        >>> progress = SweepLines(sys.stdout)
+        >>> progress.start(3)
+        >>> progress.done("first")
+        >>> progress.done("second", seconds=1.25)
+        [2/3] second: 1.2 s
+    """
+
+    def __init__(self, stream: Any = None) -> None:
+        self._stream = sys.stderr if stream is None else stream
+
+    def start(self, num_units: int) -> None:
+        """Begin to count."""
+        self._done, self._num_units = 0, num_units
+
+    def done(self, name: str, *, seconds: float | None = None) -> None:
+        """Count, and print what was computed."""
+        self._done += 1
+        if seconds is not None:
+            text = f"[{self._done}/{self._num_units}] {name}: {seconds:.1f} s"
+            print(text, file=self._stream, flush=True)
+
+
+class SweepBar(SweepProgress):
+    """A progress bar: units done, the one at work, and the time left.
+
+    Args:
+        console: a `rich.console.Console`.
+
+    Raises:
+        ImportError: rich is not installed (the extra "run").
+    """
+
+    def __init__(self, console: Any) -> None:
+        progress = import_extra("rich.progress", extra="run", purpose="the progress bar")
+        self._progress = progress.Progress(
+            progress.TextColumn("{task.completed}/{task.total}"),
+            progress.BarColumn(bar_width=24),
+            progress.TextColumn("{task.description}"),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("elapsed,"),
+            progress.TimeRemainingColumn(),
+            progress.TextColumn("left"),
+            console=console,
+            refresh_per_second=2,
+        )
+
+    def start(self, num_units: int) -> None:
+        """Show the bar."""
+        self._task = self._progress.add_task("", total=num_units)
+        self._progress.start()
+
+    def begin(self, name: str) -> None:
+        """Show what is at work."""
+        self._progress.update(self._task, description=name)
+
+    def done(self, name: str, *, seconds: float | None = None) -> None:  # noqa: ARG002
+        """Move the bar."""
+        self._progress.advance(self._task)
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+
+def terminal_progress() -> SweepProgress:
+    """A progress bar if standard error is a terminal, else lines.
+
+    Raises:
+        ImportError: rich is not installed (the extra "run").
+    """
+    rich = import_extra("rich.console", extra="run", purpose="the progress bar")
+    console = rich.Console(stderr=True)
+    return SweepBar(console) if console.is_terminal else SweepLines()
+
+
+Config = TypeVar("Config")
+
+
+class UnitResult(NamedTuple):
+    """What one unit of a sweep found.
+
+    Attributes:
+        rows: tidy rows: scalars and text by name, one observation each.
+        arrays: what does not fit a row, by name.
+    """
+
+    rows: Sequence[Row]
+    arrays: Mapping[str, np.ndarray] = types.MappingProxyType({})
+
+
+class Sweep:
+    """A folder with one result per unit of work, each written whole or not at all.
+
+    `config.json` says what was measured; `units/NAME.jsonl` holds the rows of a unit and, where it
+    has any, `units/NAME.npz` its arrays. A sweep that was killed and is started again with the same
+    config computes only what is missing.
+
+    Args:
+        folder: where; made if it does not exist.
+        config: a dataclass of JSON values, tuples, and such dataclasses.
+        progress: is told of every unit; silent by default.
+
+    Raises:
+        ValueError: if the folder holds a sweep with another config; the message names the field.
+
+    Example:
+        >>> import tempfile
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Sizes:
+        ...     widths: tuple[int, ...] = (1, 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for _ in range(2):
+        ...         sweep = Sweep(folder, Sizes())
+        ...         for width in Sizes().widths:
+        ...             done = sweep.unit(f"width-{width}",
+        ...                               lambda: UnitResult([{"width": width}]))
+        ...         print(sweep.num_computed, [row["width"] for row in sweep.rows()])
+        2 [1, 2]
+        0 [1, 2]
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        config: Any,
+        *,
+        progress: SweepProgress | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        self.progress = SweepProgress() if progress is None else progress
+        self.num_computed = 0
+        self._results: dict[str, UnitResult] = {}
+        file = self.folder / "config.json"
+        given = config_to_json(config)
+        if file.exists():
+            _check_same(json.loads(file.read_text()), given, self.folder)
+            return
+        (self.folder / "units").mkdir(parents=True, exist_ok=True)
+        write_atomically(file, strict_json(given, "config", indent=2) + "\n")
+
+    def unit(self, name: str, compute: Callable[[], UnitResult]) -> UnitResult:
+        """The result of a unit: from disk if it is there, else computed and stored.
+
+        Args:
+            name: of the unit and its files; letters, digits, ".", "_" and "-".
+            compute: makes the result; must depend on the config and nothing else.
+
+        Returns:
+            The result as it was stored, so that a resumed sweep sees what the first one saw.
+
+        Raises:
+            ValueError: if the name is not fit for a file, or was used before.
+        """
+        fit = bool(name) and all(letter.isalnum() or letter in "._-" for letter in name)
+        require(fit, "name", expected='letters, digits, ".", "_" and "-"', got=repr(name))
+        require(name not in self._results, "name", expected="a new name per unit", got=repr(name))
+        result = self._read(name)
+        if result is None:
+            self.progress.begin(name)
+            began = time.perf_counter()
+            self._write(name, compute())
+            result = self._read(name)
+            assert result is not None
+            self.num_computed += 1
+            self.progress.done(name, seconds=time.perf_counter() - began)
+        else:
+            self.progress.done(name)
+        self._results[name] = result
+        return result
+
+    def rows(self, **where: Any) -> list[dict[str, Any]]:
+        """The rows of the units asked for so far, each with its unit's name under "unit".
+
+        Args:
+            **where: values that columns must have.
+        """
+        rows = [
+            {"unit": name, **row} for name, result in self._results.items() for row in result.rows
+        ]
+        return [row for row in rows if all(row.get(key) == value for key, value in where.items())]
+
+    def arrays(self, name: str) -> Mapping[str, np.ndarray]:
+        """The arrays of a unit asked for before."""
+        return self._results[name].arrays
+
+    def write_rows(self) -> Path:
+        """Write all rows to one file, `results.jsonl`."""
+        file = self.folder / "results.jsonl"
+        write_atomically(file, _json_lines(self.rows()))
+        return file
+
+    def _read(self, name: str) -> UnitResult | None:
+        rows, arrays = (self.folder / "units" / f"{name}{suffix}" for suffix in (".jsonl", ".npz"))
+        if not rows.exists():
+            return None
+        found = [json.loads(line, object_hook=null_to_nan) for line in rows.open()]
+        if not arrays.exists():
+            return UnitResult(found)
+        with np.load(arrays) as stored:
+            return UnitResult(found, dict(stored))
+
+    def _write(self, name: str, result: UnitResult) -> None:
+        folder = self.folder / "units"
+        if result.arrays:
+            buffer = io.BytesIO()
+            np.savez_compressed(buffer, allow_pickle=False, **dict(result.arrays))
+            write_atomically(folder / f"{name}.npz", buffer.getvalue())
+        # Last: the rows are what says that the unit is done.
+        write_atomically(folder / f"{name}.jsonl", _json_lines(result.rows))
+
+
+def config_to_json(config: Any) -> dict[str, Any]:
+    """A config as JSON values.
+
+    Args:
+        config: a dataclass of JSON values, tuples, and such dataclasses.
+
+    Returns:
+        Nested dictionaries, with lists for tuples; what `json` reads back unchanged.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Sizes:
+        ...     widths: tuple[int, ...] = (1, 2)
+        >>> config_to_json(Sizes())
+        {'widths': [1, 2]}
+        >>> config_from_json(Sizes, {"widths": [3]})
+        Sizes(widths=(3,))
+    """
+    require(
+        dataclasses.is_dataclass(config) and not isinstance(config, type),
+        "config",
+        expected="a dataclass",
+        got=type(config).__name__,
+    )
+    return json.loads(strict_json(dataclasses.asdict(config), "config"))
+
+
+def config_from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
+    """The config that `config_to_json` wrote.
+
+    Args:
+        kind: the dataclass.
+        values: its fields.
+
+    Returns:
+        The config, equal to the one that was written.
+
+    Raises:
+        ValueError: if a field is unknown.
+    """
+    hints = typing.get_type_hints(kind)
+    unknown = ", ".join(sorted(set(values) - set(hints)))
+    require(not unknown, "values", expected=f"the fields of {kind.__name__}", got=unknown)
+    return kind(**{name: _revived(hints[name], value) for name, value in values.items()})
+
+
+def _revived(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return config_from_json(hint, value)
+    if isinstance(value, list):
+        inner = [item for item in typing.get_args(hint) if item is not Ellipsis]
+        hints = inner * len(value) if len(inner) == 1 else inner
+        return tuple(_revived(kind, item) for kind, item in zip(hints, value, strict=True))
+    return value
+
+
+def _check_same(saved: Row, given: Row, folder: Path) -> None:
+    for name, was, now in differences(saved, given):
+        expected = f"{was!r}, as in the sweep that {folder} holds (or another folder)"
+        require(False, f"config: {name}", expected=expected, got=repr(now))
+
+
+def _json_lines(rows: Sequence[Row]) -> str:
+    return "".join(strict_json(encode(row, "row"), "row") + "\n" for row in rows)

@@ -1,0 +1,1 @@
+"""The experiments of NTK Lens, and what they share."""

@@ -1,0 +1,21 @@
+"""Classes with less and less to learn: noisy copies in place of images (NTK Lens, Figs. 4, 7)."""
+
+from __future__ import annotations
+
+from lnpjax.experiments._harness.reproduction import Reproduction
+from lnpjax.experiments.ntk_lens.noise_scaling.claims import judge
+from lnpjax.experiments.ntk_lens.noise_scaling.config import PRESETS, NoiseConfig
+from lnpjax.experiments.ntk_lens.noise_scaling.figures import draw
+from lnpjax.experiments.ntk_lens.noise_scaling.measure import measure, num_units
+
+EXPERIMENT: Reproduction[NoiseConfig] = Reproduction(
+    name="noise-scaling",
+    title="Classes with less to learn, through the NTK (NTK Lens, Figs. 4 and 7)",
+    paper="NTK Lens",
+    figures=("4", "7"),
+    presets=PRESETS,
+    num_units=num_units,
+    measure=measure,
+    draw=draw,
+    judge=judge,
+)

@@ -1,0 +1,505 @@
+"""What the measures assume of a model, checked before they rely on it.
+
+A model is ``apply_fn(params, inputs) -> outputs`` with one array of outputs, a row per sample,
+and a sample's row depends on that sample alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from lnpjax import parameters
+from lnpjax._base.checks import concrete, require
+from lnpjax._base.jaxprs import subprograms
+from lnpjax.status import Status, describe_status, flag
+
+ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
+LossFn: TypeAlias = Callable[[Array, PyTree], Array]
+Batch: TypeAlias = tuple[PyTree, PyTree]
+
+
+def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
+    """The spacing of numbers next to one, in the coarsest dtype that a network passes through.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs``.
+        params: its parameters.
+        inputs: of a batch.
+
+    Returns:
+        2^-7 for bfloat16, 2^-10 for float16, 2^-23 for float32, 2^-52 for float64. Nothing is
+        computed.
+
+    Example:
+        >>> mixed = lambda w, x: (x.astype("bfloat16") @ w.astype("bfloat16")).astype("float32")
+        >>> compute_precision(mixed, jnp.ones((3, 2)), jnp.ones((4, 3)))
+        0.0078125
+    """
+    dtypes = floating_dtypes(apply_fn, params, inputs)
+    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+
+
+def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
+    """The floating-point dtypes that a computation passes through."""
+
+    def variables(jaxpr: Any) -> Iterator[Any]:
+        # What is only stored in eight bits is widened before anything is differentiated.
+        given = (*jaxpr.invars, *jaxpr.constvars)
+        yield from (v for v in given if not parameters.is_narrow(v.aval.dtype))
+        for equation in jaxpr.eqns:
+            yield from equation.outvars
+            for part in subprograms(equation):
+                yield from variables(part.jaxpr)
+
+    dtypes = (v.aval.dtype for v in variables(jax.make_jaxpr(function)(*arguments).jaxpr))
+    return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
+
+
+def check_batch(
+    apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, argument: str = "inputs"
+) -> int:
+    """Check that ``apply_fn(params, inputs)`` is one array with a row per sample.
+
+    Works on shapes alone: nothing is computed.
+
+    Args:
+        apply_fn: as in `lnpjax.linearize`.
+        params: likewise.
+        inputs: likewise.
+        argument: what to call the inputs in messages.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        TypeError: if the outputs are not one real floating-point array.
+        ValueError: if leading axes disagree or the batch is empty.
+
+    Example:
+        >>> check_batch(lambda p, x: {"logits": p * x}, 1.0, jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        TypeError: outputs: expected one array (B, ...) from apply_fn, got dict with keys
+        ['logits']; select it: apply_fn=lambda params, inputs: model(params, inputs)['logits']
+    """
+    leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
+    require(bool(leaves), argument, expected="a pytree with at least one array", got=repr(inputs))
+    sizes = {}
+    for key_path, leaf in leaves:
+        name = f"{argument}/{parameters.path_of(key_path)}".rstrip("/")
+        shape = jnp.shape(leaf)
+        require(
+            bool(shape), name, expected="an array whose first axis is the sample", got="a scalar"
+        )
+        sizes[name] = shape[0]
+    require(
+        len(set(sizes.values())) == 1, argument, expected="leaves with equal first axes", got=sizes
+    )
+    num_samples = next(iter(sizes.values()))
+    require(num_samples >= 1, argument, expected="at least one sample", got="an empty batch")
+    parameters.check_leaves(params)
+    outputs = result_shapes("apply_fn", apply_fn, params=params, inputs=inputs)
+    if not isinstance(outputs, jax.ShapeDtypeStruct):
+        raise TypeError(
+            f"outputs: expected one array (B, ...) from apply_fn, got {_described(outputs)}"
+        )
+    require(
+        outputs.ndim >= 1 and outputs.shape[0] == num_samples,
+        "outputs",
+        expected=f"a first axis of {num_samples}, the number of samples in {argument}",
+        got=f"shape {outputs.shape}"
+        + ("" if outputs.ndim else " (a model gives a row for each sample; a loss comes after it)"),
+    )
+    require(
+        outputs.size > 0,
+        "outputs",
+        expected="at least one per sample",
+        got=f"shape {outputs.shape}",
+    )
+    require(
+        jnp.issubdtype(outputs.dtype, jnp.floating),
+        "outputs",
+        expected="a real floating-point array",
+        got=f"dtype {outputs.dtype}",
+        error=TypeError,
+    )
+    return num_samples
+
+
+def result_shapes(argument: str, function: Callable[..., Any], **given: PyTree) -> PyTree:
+    """The shapes that a function returns; where it fails, the error says what it was given.
+
+    Args:
+        argument: what the function is called in messages.
+        function: the model, or the loss.
+        **given: its arguments, in order, by the names that they have in messages.
+
+    Returns:
+        As `jax.eval_shape`: nothing is computed.
+
+    Raises:
+        TypeError, ValueError: in place of whatever the function raises, which stays the cause.
+
+    Example:
+        >>> params, inputs = {"w": jnp.ones((3, 2))}, jnp.ones(3)
+        >>> result_shapes("apply_fn", jnp.matmul, params=params, inputs=inputs)
+        Traceback (most recent call last):
+            ...
+        TypeError: apply_fn: expected params and inputs that it takes, got params {w: float32[3,2]},
+        inputs float32[3], and so TypeError: matmul requires ndarray or scalar arguments, ...
+    """
+    try:
+        return jax.eval_shape(function, *given.values())
+    except Exception as error:  # a model raises whatever it likes
+        if _OWN_ERROR.match(str(error)):
+            raise
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"{argument}: expected {' and '.join(given)} that it takes, got "
+            + ", ".join(f"{name} {_listed_shapes(tree)}" for name, tree in given.items())
+            + f", and so {type(error).__name__}: {error}"
+        ) from error
+
+
+_OWN_ERROR = re.compile(r"[\w/.\[\]]+: expected ")
+"""How messages begin that name the argument already."""
+
+
+def _listed_shapes(tree: PyTree, most: int = 24) -> str:
+    """The shapes of the leaves by path, of so many at most."""
+    shapes = [
+        f"{name}: {jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
+        for name, leaf in zip(parameters.paths(tree), jax.tree.leaves(tree), strict=True)
+    ]
+    if len(shapes) == 1 and shapes[0].startswith(": "):
+        return shapes[0].removeprefix(": ")
+    more = f", ... ({len(shapes)} in all)" if len(shapes) > most else ""
+    return "{" + ", ".join(shapes[:most]) + more + "}"
+
+
+class SingleSamplesRefusedError(ValueError):
+    """A network cannot be passed its samples one at a time."""
+
+
+@contextlib.contextmanager
+def one_sample_at_a_time() -> Iterator[None]:
+    """Say what was tried, and what serves instead, where a network does not take single samples.
+
+    Raises:
+        SingleSamplesRefusedError: from whatever is raised within.
+
+    Example:
+        >>> with one_sample_at_a_time():
+        ...     jnp.ones((1, 3)).reshape(2, -1)
+        Traceback (most recent call last):
+            ...
+        lnpjax.jacobian._contract.SingleSamplesRefusedError: apply_fn: expected a network that takes
+        one sample at a time (as batches of one, under jax.vmap), since ...
+    """
+    try:
+        yield
+    except SingleSamplesRefusedError:
+        raise
+    except Exception as error:  # whatever the network, or what it is made of, raises
+        raise SingleSamplesRefusedError(
+            "apply_fn: expected a network that takes one sample at a time (as batches of one, "
+            "under jax.vmap), since Jacobians of single samples are asked for (for lnp and "
+            "squared_jacobian_norm, estimator=GlobalHutchinson(...) takes the batch as it is; for "
+            f"entk, method='batch'), got {type(error).__name__}: {error}"
+        ) from error
+
+
+def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:
+    """The batch that a measurement looks at: the pool, without one B, without B A.
+
+    Example:
+        >>> measured_batch(None, ("a", None), ("b", None))
+        ('b', None)
+    """
+    return next(batch for batch in (pool, batch_b, batch_a) if batch is not None)
+
+
+def check_pair(argument: str, batch: Any) -> Batch:
+    """Refuse a batch that is not a pair.
+
+    Args:
+        argument: what the batch is called in messages.
+        batch: ``(inputs, targets)``.
+
+    Returns:
+        The pair.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> check_pair("pool", jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: pool: expected a pair (inputs, targets), got ArrayImpl of 3
+    """
+    require(
+        isinstance(batch, tuple | list) and len(batch) == 2,
+        argument,
+        expected="a pair (inputs, targets)",
+        got=f"{type(batch).__name__}" + (f" of {len(batch)}" if hasattr(batch, "__len__") else ""),
+    )
+    inputs, targets = batch
+    return inputs, targets
+
+
+def checked_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names of layers as a tuple, `None` as it is.
+
+    Raises:
+        ValueError: if it is one name, which would count as a sequence of letters.
+
+    Example:
+        >>> checked_layers(["layers/1", "norm"])
+        ('layers/1', 'norm')
+    """
+    require(not isinstance(layers, str), "layers", expected="a sequence of names", got=repr(layers))
+    return None if layers is None else tuple(layers)
+
+
+def check_training_batch(
+    apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Any, *, argument: str = "batch"
+) -> int:
+    """Refuse a batch or a loss that does not fit the model, before anything is computed.
+
+    Args:
+        apply_fn: the model.
+        loss_fn: ``loss_fn(outputs, targets)``, a mean over samples.
+        params: the parameters.
+        batch: ``(inputs, targets)``.
+        argument: what the batch is called in messages.
+
+    Returns:
+        The number of samples.
+
+    Raises:
+        TypeError: if the loss is no floating-point scalar; as `check_batch`.
+        ValueError: if `batch` is no pair, or not all targets have a row per sample; as
+            `check_batch`.
+
+    Example:
+        >>> check_training_batch(jnp.multiply, lambda outputs, _: outputs.sum(), 1.0, jnp.ones(3))
+        Traceback (most recent call last):
+            ...
+        ValueError: batch: expected a pair (inputs, targets), got ArrayImpl of 3
+    """
+    inputs, targets = check_pair(argument, batch)
+    try:
+        num_samples = check_batch(apply_fn, params, inputs, argument=f"{argument}/inputs")
+    except (TypeError, ValueError) as error:
+        if _is_model(loss_fn, params, inputs):
+            raise TypeError(
+                "apply_fn: expected the model, got what does not take params and inputs, while "
+                "loss_fn does: they are swapped (the order is apply_fn, loss_fn)"
+            ) from error
+        raise
+    for path, leaf in zip(parameters.paths(targets), jax.tree.leaves(targets), strict=True):
+        require(
+            jnp.shape(leaf)[:1] == (num_samples,),
+            f"{argument}/targets/{path}".rstrip("/"),
+            expected=f"a first axis of {num_samples}, the number of samples in inputs",
+            got=f"shape {jnp.shape(leaf)}",
+        )
+    outputs = jax.eval_shape(apply_fn, params, inputs)
+    loss = result_shapes("loss_fn", loss_fn, outputs=outputs, targets=targets)
+    require(
+        getattr(loss, "shape", None) == () and jnp.issubdtype(loss.dtype, jnp.floating),
+        "loss_fn",
+        expected="a floating-point scalar, the mean over samples",
+        got=loss,
+        error=TypeError,
+    )
+    return num_samples
+
+
+def _is_model(function: Callable[..., Any], params: PyTree, inputs: PyTree) -> bool:
+    """Whether a function of parameters and inputs gives a row for each sample."""
+    try:
+        check_batch(function, params, inputs)
+    except Exception:  # whatever it is, it is not a model
+        return False
+    return True
+
+
+def as_mask(mask: Any) -> Any:
+    """A mask written as a Python list, as an array; anything else as it is."""
+    return np.asarray(mask) if isinstance(mask, list | tuple) else mask
+
+
+def check_mask(
+    argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
+) -> Bool[Array, " batch"]:
+    """A padding mask of the right shape, or all True for None.
+
+    Raises:
+        ValueError: if its shape is not ``(num_samples,)``.
+        TypeError: if it is not boolean.
+    """
+    if mask is None:
+        return jnp.ones(num_samples, bool)
+    mask = as_mask(mask)
+    require(
+        jnp.shape(mask) == (num_samples,),
+        argument,
+        expected=f"shape ({num_samples},), one flag per sample",
+        got=f"shape {jnp.shape(mask)}",
+    )
+    require(
+        jnp.result_type(mask) == jnp.bool_,
+        argument,
+        expected="booleans (True for real samples)",
+        got=f"dtype {jnp.result_type(mask)}",
+        error=TypeError,
+    )
+    return jnp.asarray(mask)
+
+
+def by_row(mask: Bool[Array, " batch"], rows: Shaped[Array, "batch ..."]) -> Bool[Array, ...]:
+    """Give a mask as many axes as the rows have that it is for."""
+    return mask.reshape((-1,) + (1,) * (rows.ndim - 1))
+
+
+def fill_masked(tree: PyTree, mask: Bool[Array, " batch"]) -> PyTree:
+    """Put a valid row in the place of every row that only pads a batch.
+
+    A padding row may be anything; where it made a network NaN or infinite, so would be what is
+    pulled back to the parameters, however it is weighted (``0 * NaN``).
+
+    Args:
+        tree: inputs, or inputs and targets; every leaf leads with the batch.
+        mask: boolean ``(B,)``, False for the rows to replace.
+
+    Returns:
+        The same tree. Rows are copies of the first valid one, or of the first where none is valid.
+
+    Example:
+        >>> fill_masked(jnp.array([jnp.inf, 2.0, 3.0]), jnp.array([False, True, True]))
+        Array([2., 2., 3.], dtype=float32)
+    """
+    first = jnp.arange(len(mask)) == jnp.argmax(mask)
+
+    def fill(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # keys, which do not add up
+            return jnp.where(by_row(mask, leaf), leaf, leaf[jnp.argmax(mask)])
+        # Picked by a sum: an index would gather the rows of all devices.
+        chosen = jnp.where(by_row(first, leaf), leaf, jnp.zeros((), leaf.dtype))
+        return jnp.where(by_row(mask, leaf), leaf, jnp.sum(chosen, axis=0, dtype=leaf.dtype))
+
+    return jax.tree.map(fill, tree)
+
+
+def sample_losses(
+    loss_fn: LossFn, outputs: Float[Array, "batch ..."], targets: PyTree
+) -> Float[Array, " batch"]:
+    """Compute the loss of every sample as a batch of one.
+
+    Example:
+        >>> sample_losses(lambda f, y: jnp.mean((f - y) ** 2), jnp.array([1.0, 3.0]), jnp.zeros(2))
+        Array([1., 9.], dtype=float32)
+    """
+    singles = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], (outputs, targets))
+    return jax.vmap(loss_fn)(*singles)
+
+
+def loss_status(
+    loss_fn: LossFn,
+    outputs: Float[Array, "batch ..."],
+    targets: PyTree,
+) -> Int[Array, ""]:
+    """Flag a loss that is not the mean over samples, or refuse it where that is known.
+
+    Sums and broadcasts (outputs ``(B, 1)`` against targets ``(B,)``) are such losses, and means
+    over tokens where samples differ in how many count.
+
+    Args:
+        loss_fn: ``loss_fn(outputs, targets)``.
+        outputs: of a batch.
+        targets: of the same batch.
+
+    Returns:
+        `Status.LOSS_NOT_A_MEAN` or zero. Losses that are not finite say nothing.
+
+    Raises:
+        ValueError: outside of `jit`.
+
+    Cost: two evaluations of the loss; under `jit`, where they would be paid for at every
+    measurement, on an eighth of the batch (four samples at least).
+
+    Example:
+        >>> loss = lambda f, y: jnp.mean((f - y) ** 2)
+        >>> outputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([1.0, 2.0])
+        >>> loss_status(loss, outputs, targets)
+        Traceback (most recent call last):
+            ...
+        ValueError: loss_fn: expected the mean over samples of what it gives for each, 0.0, ...
+    """
+    if isinstance(outputs, jax.core.Tracer):
+        outputs, targets = evenly_spread((outputs, targets), max(4, len(outputs) // 8))
+    losses = sample_losses(loss_fn, outputs, targets)
+    whole, mean = loss_fn(outputs, targets), jnp.mean(losses)
+    eps = compute_precision(loss_fn, outputs, targets)
+    scale = typical_size(jnp.abs(outputs).reshape(-1))
+    tolerance = math.sqrt(eps) * jnp.mean(jnp.abs(losses)) + 4 * eps * scale
+    differ = jnp.isfinite(whole) & ~(jnp.abs(whole - mean) <= tolerance)
+    if concrete(differ):
+        raise ValueError(
+            f"loss_fn: expected the mean over samples of what it gives for each, {float(mean)}, "
+            f"got {float(whole)} for the batch: {describe_status(Status.LOSS_NOT_A_MEAN)}"
+        )
+    return flag(differ, Status.LOSS_NOT_A_MEAN)
+
+
+def evenly_spread(tree: PyTree, num_samples: int) -> PyTree:
+    """Take some samples of a batch, the first and the last among them.
+
+    Example:
+        >>> evenly_spread(jnp.arange(9), 3)
+        Array([0, 4, 8], dtype=int32)
+    """
+    total = jnp.shape(jax.tree.leaves(tree)[0])[0]
+    chosen = np.linspace(0, total - 1, min(total, num_samples)).round().astype(int)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], tree)
+
+
+def typical_size(sizes: Float[Array, " n"]) -> Float[Array, ""]:
+    """Return the geometric mean of the sizes that are neither zero nor infinite or NaN.
+
+    A few huge ones (a logit masked with -1e9) leave it as it is.
+
+    Example:
+        >>> typical_size(jnp.array([0.0, 1.0, 4.0]))
+        Array(2., dtype=float32)
+    """
+    usable = (sizes > 0) & jnp.isfinite(sizes)
+    logs = jnp.log(jnp.where(usable, sizes, 1))
+    return jnp.exp(jnp.sum(logs) / jnp.maximum(jnp.sum(usable), 1))
+
+
+def _described(outputs: Any) -> str:
+    hint = "select it: apply_fn=lambda params, inputs: model(params, inputs)"
+    if isinstance(outputs, dict):
+        keys = list(outputs)
+        return f"dict with keys {keys}; {hint}[{keys[0]!r}]" if keys else "an empty dict"
+    if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
+        return f"a tuple of {len(outputs)}; {hint}[0]"
+    fields = getattr(outputs, "_fields", None) or [
+        field.name for field in getattr(outputs, "__dataclass_fields__", {}).values()
+    ]
+    name = type(outputs).__name__
+    return f"{name} with fields {list(fields)}; {hint}.{fields[0]}" if fields else f"{name}; {hint}"

@@ -1,0 +1,376 @@
+"""Squared norms of per-sample gradients, taken where the gradient would be made.
+
+The gradient of one sample in a weight is as large as the weight, and there is one for every sample;
+their norms are single numbers. `add_taps` finds, in the traced program of a network, the weights
+that are read in one place alone, in a way that tells their norm from less:
+
+- A product ``y_t = x_t W`` at T positions gives ``|dW|^2 = sum_{t,s} (x_t . x_s) (u_t . u_s)`` with
+  the cotangents u of y (Goodfellow, 2015; Li et al., 2022): two T x T Gram matrices.
+- A table read at T indices gives ``sum_{t,s} [id_t = id_s] u_t . u_s``.
+- A loop over stacked layers hands its gradients back stacked, as large as all layers together. The
+  norm of each layer's can be taken inside the loop, as above or by itself.
+
+Weights that are read twice, shared by layers or tied, keep their whole gradient: norms of the parts
+would not add up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+from jaxtyping import Array, Float, Int
+
+from lnpjax._base.jaxprs import consts_and_carry, program_part, variables
+from lnpjax._base.numerics import accumulation_dtype, accurate_sum
+
+_CALLS = ("jit", "pjit")
+GRAM_SHARE = 4
+"""Gram matrices are used where they have so many times fewer entries than the weight..."""
+GRAM_WORK = 2
+"""...and take at most so many times the operations of its gradient."""
+
+
+def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
+    """Which of the first inputs of a program can be tapped, and the shape of their norms.
+
+    Args:
+        jaxpr: of the program.
+        num_leaves: how many inputs are parameters.
+
+    Returns:
+        By position, ``()`` for one norm, ``(layers,)`` for stacked layers, and so on.
+
+    Example:
+        >>> def network(layers, bias, kernel, x):
+        ...     x, _ = jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, layers)
+        ...     return (x + bias) @ kernel
+        >>> leaves = (jnp.ones((5, 8, 8)), jnp.ones(8), jnp.ones((8, 9)), jnp.ones((1, 8)))
+        >>> tap_shapes(jax.make_jaxpr(network)(*leaves).jaxpr, 3)
+        {0: (5,), 2: ()}
+    """
+    shapes, taken = {}, set()
+    for index, var in enumerate(jaxpr.invars[:num_leaves]):
+        found = _only_read(jaxpr, var)
+        # One of two weights that are multiplied with each other is enough for their product.
+        if found is not None and found.place not in taken:
+            shapes[index] = found.layers
+            taken.add(found.place)
+    return shapes
+
+
+class _Read(NamedTuple):
+    """The one place where a variable is read: through which loops, and by which operation."""
+
+    layers: tuple[int, ...]
+    place: tuple[int, ...]
+
+
+def _only_read(jaxpr: Any, var: Any) -> _Read | None:
+    reads = [
+        (equation, position)
+        for equation in jaxpr.eqns
+        for position, operand in enumerate(equation.invars)
+        if operand is var
+    ]
+    if len(reads) != 1 or any(operand is var for operand in jaxpr.outvars):
+        return None
+    equation, position = reads[0]
+    name, options = equation.primitive.name, equation.params
+    inner: _Read | None = None
+    if name == "convert_element_type" and _is_real(equation.outvars[0]):
+        return _only_read(jaxpr, equation.outvars[0])
+    if name in _CALLS:
+        program = options["jaxpr"].jaxpr
+        inner = _only_read(program, program.invars[position])
+        return inner and _Read(inner.layers, (id(equation), *inner.place))
+    if name == "scan" and position >= sum(consts_and_carry(equation)):
+        body = options["jaxpr"].jaxpr
+        inner = _only_read(body, body.invars[position]) or _Read((), (position,))
+        return _Read((options["length"], *inner.layers), (id(equation), *inner.place))
+    real = all(map(_is_real, (var, *equation.outvars))) and var.aval.size > 0
+    product = name == "dot_general" and not any(options["dimension_numbers"][1])
+    lookup = name == "gather" and position == 0 and _takes_rows(equation)
+    if lookup or (product and _is_real(equation.invars[1 - position])):
+        return _Read((), (id(equation),)) if real else None
+    return None
+
+
+def _is_real(var: Any) -> bool:
+    return jnp.issubdtype(var.aval.dtype, jnp.floating)
+
+
+def _takes_rows(equation: Any) -> bool:
+    """Whether a gather takes whole rows of a table by their index."""
+    table, indices = (operand.aval for operand in equation.invars)
+    numbers = equation.params["dimension_numbers"]
+    row = table.shape[1:]
+    return (
+        numbers.collapsed_slice_dims == (0,)
+        and numbers.start_index_map == (0,)
+        and numbers.offset_dims == tuple(range(indices.ndim - 1, indices.ndim - 1 + len(row)))
+        and equation.params["slice_sizes"] == (1, *row)
+    )
+
+
+def zero_taps(shapes: dict[int, tuple[int, ...]]) -> list[Array]:
+    """What goes into the taps of `add_taps`."""
+    return [jnp.zeros(shape, accumulation_dtype()) for shape in shapes.values()]
+
+
+def add_taps(
+    closed: core.ClosedJaxpr, places: Sequence[int]
+) -> Callable[[Sequence[Array], Sequence[Array]], list[Array]]:
+    """The same program with a tap on some of its inputs.
+
+    Args:
+        closed: the program.
+        places: which inputs, all of them among its `tap_shapes`.
+
+    Returns:
+        ``function(inputs, taps) -> outputs`` with the inputs of the program and `zero_taps`. The
+        gradient in a tap is the squared norm of the gradient in its input. That gradient itself
+        comes out summed over the batch, under one `jax.vmap`.
+    """
+
+    def function(inputs: Sequence[Array], taps: Sequence[Array]) -> list[Array]:
+        marked = dict(zip((closed.jaxpr.invars[i] for i in places), taps, strict=True))
+        return _evaluate(closed, inputs, marked)
+
+    return function
+
+
+def _evaluate(closed: Any, inputs: Sequence[Array], taps: dict[Any, Array]) -> list[Array]:
+    """Run a program; `taps` holds the taps of its variables."""
+    jaxpr, taps = closed.jaxpr, dict(taps)
+    values = dict(zip(jaxpr.invars, inputs, strict=True))
+    constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    needed = set(variables([*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]))
+
+    def value_of(operand: Any) -> Any:
+        if isinstance(operand, core.Literal):
+            return operand.val
+        return constants[operand] if operand in constants else values[operand]
+
+    def run(equations: list[int]) -> None:
+        read = {var for i in equations for var in variables(jaxpr.eqns[i].invars)}
+        given = [var for var in values if var in read]
+        returned = [var for i in equations for var in jaxpr.eqns[i].outvars if var in needed]
+        part = core.jaxpr_as_fun(program_part(closed, given, returned, equations))
+        values.update(zip(returned, part(*(values[var] for var in given)), strict=True))
+
+    pending: list[int] = []
+    for index, equation in enumerate(jaxpr.eqns):
+        marked = {
+            position: taps[operand]
+            for position, operand in enumerate(equation.invars)
+            if not isinstance(operand, core.Literal) and operand in taps
+        }
+        if marked and equation.primitive.name == "convert_element_type":
+            taps[equation.outvars[0]] = marked[0]
+        elif marked:
+            run(pending)
+            pending = []
+            read = _READERS.get(equation.primitive.name, _call_with_taps)
+            results = read(equation, [value_of(operand) for operand in equation.invars], marked)
+            values.update(zip(equation.outvars, results, strict=True))
+            continue
+        pending.append(index)
+    run(pending)
+    return [value_of(operand) for operand in jaxpr.outvars]
+
+
+def _call_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
+    inner = equation.params["jaxpr"]
+    return _evaluate(inner, operands, {inner.jaxpr.invars[i]: tap for i, tap in taps.items()})
+
+
+def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
+    options = equation.params
+    num_consts, num_carry = consts_and_carry(equation)
+    consts, initial = operands[:num_consts], operands[num_consts:][:num_carry]
+    first = num_consts + num_carry
+    body = options["jaxpr"]
+
+    def step(carry: list[Array], slices: tuple[list[Array], dict[int, Array]]) -> Any:
+        inputs, norms = [*consts, *carry, *slices[0]], slices[1]
+        deeper = {}
+        for place, norm in norms.items():
+            var = body.jaxpr.invars[place]
+            if _only_read(body.jaxpr, var) is None:
+                inputs[place] = _read_with_norm(_itself, None, inputs[place], None, norm)
+            else:
+                deeper[var] = norm
+        results = _evaluate(body, inputs, deeper)
+        return results[:num_carry], results[num_carry:]
+
+    carry, stacked = jax.lax.scan(
+        step,
+        initial,
+        (operands[first:], taps),
+        length=options["length"],
+        reverse=options["reverse"],
+        unroll=options["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+def _product_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
+    ((place, norm),) = taps.items()
+    options, dtype = equation.params, norm.dtype
+    contracted = options["dimension_numbers"][0][1 - place]
+
+    def product(weight: Array, other: Array) -> Array:
+        pair = (weight, other) if place == 0 else (other, weight)
+        return equation.primitive.bind(*pair, **options)
+
+    def gram_norm(other: Array, cotangent: Array) -> Float[Array, ""]:
+        free = [axis for axis in range(other.ndim) if axis not in contracted]
+        inputs = jnp.transpose(other, (*free, *contracted)).astype(dtype)
+        if place == 0:  # the weight's own axes come first in the result
+            ahead = range(cotangent.ndim - len(free), cotangent.ndim)
+            cotangent = jnp.moveaxis(cotangent, ahead, range(len(free)))
+        cotangents = cotangent.astype(dtype).reshape(positions, -1)
+        inputs = inputs.reshape(positions, -1)
+        return _at_least_zero(_gram(inputs, inputs) * _gram(cotangents, cotangents))
+
+    weight, other = operands[place], operands[1 - place]
+    inner = math.prod(other.shape[axis] for axis in contracted)
+    positions, outer = other.size // inner, weight.size // inner
+    cheap = (
+        GRAM_SHARE * positions**2 <= weight.size
+        and positions * (inner + outer) <= GRAM_WORK * weight.size
+    )
+    return [_read_with_norm(product, gram_norm if cheap else None, weight, other, norm)]
+
+
+def _lookup_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
+    (norm,) = taps.values()
+    dtype, options = norm.dtype, equation.params
+
+    def rows(table: Array, indices: Array) -> Array:
+        return equation.primitive.bind(table, indices, **options)
+
+    last = len(operands[0]) - 1
+
+    def gram_norm(indices: Array, cotangent: Array) -> Float[Array, ""]:
+        clipped = options["mode"] == jax.lax.GatherScatterMode.CLIP
+        ids = jnp.clip(indices.reshape(-1), 0, last) if clipped else indices.reshape(-1)
+        inside = ((ids >= 0) & (ids <= last))[:, None]  # others read no row
+        cotangents = cotangent.reshape(len(ids), -1).astype(dtype)
+        return shared_rows_norm(jnp.where(inside, cotangents, 0), ids)
+
+    table, indices = operands
+    cheap = GRAM_SHARE * indices.size**2 <= table.size
+    return [_read_with_norm(rows, gram_norm if cheap else None, table, indices, norm)]
+
+
+def shared_rows_norm(
+    cotangents: Float[Array, "positions d"],
+    ids: Int[Array, " positions"],
+    weights: Float[Array, "ids d"] | None = None,
+) -> Float[Array, ""]:
+    """``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of what u scatters into a table.
+
+    Args:
+        cotangents: u, of every position.
+        ids: which row each position has read.
+        weights: optional weights of the table's entries.
+
+    Example:
+        >>> shared_rows_norm(jnp.array([[1.0], [2.0], [4.0]]), jnp.array([0, 0, 1]))
+        Array(25., dtype=float32)
+    """
+    weighted = cotangents if weights is None else cotangents * weights[ids].astype(cotangents.dtype)
+    return _at_least_zero(jnp.where(ids[:, None] == ids, _gram(weighted, cotangents), 0))
+
+
+def _gram(left: Float[Array, "t d"], right: Float[Array, "s d"]) -> Float[Array, "t s"]:
+    # What cancels in their sum must not have been rounded to less than float32 before.
+    return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _at_least_zero(terms: Float[Array, "t s"]) -> Float[Array, ""]:
+    """The sum of terms that may cancel, where it is known to be a square."""
+    return jnp.maximum(accurate_sum(terms), 0)
+
+
+_READERS = {
+    "scan": _scan_with_taps,
+    "dot_general": _product_with_tap,
+    "gather": _lookup_with_tap,
+}
+
+
+def _itself(weight: Array, _: None) -> Array:
+    return weight
+
+
+def _read_with_norm(
+    function: Callable[[Array, Any], Array],
+    gram_norm: Callable[[Any, Array], Float[Array, ""]] | None,
+    weight: Array,
+    other: Any,
+    norm: Float[Array, ""],
+) -> Array:
+    """``function(weight, other)``; going back, `norm` collects that of the weight's gradient.
+
+    Without a `gram_norm`, the gradient of each sample is made for it.
+    """
+    dtype = norm.dtype
+
+    def gradient(weight: Array, other: Any, cotangent: Array) -> Array:
+        return jax.vjp(lambda weight: function(weight, other), weight)[1](cotangent)[0]
+
+    def squared_norm(weight: Array, other: Any, cotangent: Array) -> Float[Array, ""]:
+        if gram_norm is not None:
+            return gram_norm(other, cotangent)
+        return accurate_sum(jnp.square(gradient(weight, other, cotangent).astype(dtype)))
+
+    @jax.custom_vjp
+    def read(weight: Array, other: Any, norm: Array) -> Array:
+        del norm
+        return function(weight, other)
+
+    def forward(weight: Array, other: Any, norm: Array) -> tuple[Array, tuple[Array, Any]]:
+        del norm
+        return function(weight, other), (weight, other)
+
+    def backward(stored: tuple[Array, Any], cotangent: Array) -> tuple[Array, Any, Array]:
+        weight, other = stored
+        behind = jax.vjp(lambda other: function(weight, other), other)[1](cotangent)[0]
+        of_batch = _summed_over_batch(gradient, function)(weight, other, cotangent)
+        return of_batch, behind, squared_norm(weight, other, cotangent)
+
+    read.defvjp(forward, backward)
+    return read(weight, other, norm)
+
+
+def _summed_over_batch(
+    gradient: Callable[..., Array], function: Callable[[Array, Any], Array]
+) -> Callable[..., Array]:
+    """The gradient; under `jax.vmap` over samples that of all of them, without theirs."""
+    of_one = jax.custom_batching.custom_vmap(gradient)
+
+    @of_one.def_vmap
+    def of_batch(
+        axis_size: int, in_batched: list[Any], weight: Array, other: Any, cotangent: Array
+    ) -> tuple[Array, bool]:
+        weights, others, cotangents = in_batched
+        if weights:  # an axis over networks, not over samples
+            axes = jax.tree.map(lambda batched: 0 if batched else None, tuple(in_batched))
+            return jax.vmap(gradient, axes)(weight, other, cotangent), True
+        if not cotangents:
+            cotangent = jnp.broadcast_to(cotangent, (axis_size, *cotangent.shape))
+        along = jax.tree.map(lambda batched: 0 if batched else None, others)
+
+        def all_samples(weight: Array) -> Array:
+            return jax.vmap(function, (None, along), axis_size=axis_size)(weight, other)
+
+        return jax.vjp(all_samples, weight)[1](cotangent)[0], False
+
+    return of_one

@@ -1,0 +1,306 @@
+"""Closed forms for the table that embeds the inputs and the matrix that reads out.
+
+In a language model most parameters often sit there, and both have simple Jacobians. With hidden
+states h, a read-out ``f = h W`` with V outputs and an embedding ``x_t = E[id_t]``,
+
+- ``|df/dW|_F^2 = V |h|^2``, without any probe;
+- the gradient in E of a sample has the squared norm ``sum_{t,s} [id_t = id_s] u_t . u_s``, with
+  the cotangents u_t of its embedded positions: a Gram matrix of positions;
+- for all other parameters the random signs v are only needed as ``W v``, which has as many
+  dimensions as h and can be drawn directly.
+
+A model that says which of its parameters these are (`SplitModel`) is measured at a lower cost and
+with less noise, and no gradient of the size of the vocabulary is formed per sample.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lnpjax import parameters
+from lnpjax._base import numerics
+from lnpjax._base.checks import checked_ids, require
+from lnpjax.jacobian._contract import check_batch
+from lnpjax.jacobian._ghost_norms import shared_rows_norm
+from lnpjax.jacobian._linearize import SampleLinearization, linearize_samples
+from lnpjax.jacobian._probes import for_each_probe, map_norms, rademacher, sample_keys, squares
+from lnpjax.jacobian._pullbacks import Pullback, is_norms
+
+Body = Callable[[PyTree, Array], Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitModel:
+    """A model in three parts: ``outputs = body(params, table[inputs]) @ kernel``.
+
+    It is itself an ``apply_fn(params, inputs)`` and serves wherever one does; `Hutchinson` knows
+    the closed forms of its outer parts.
+
+    Args:
+        body: ``body(params, embedded (B, ..., d)) -> hidden (B, ..., h)``. It must not read the two
+            outer parameters (a model with tied embeddings cannot be split) and must keep samples
+            apart, as any model that is measured.
+        embedding: the path of the table ``(ids, d)``; see `lnpjax.parameters.paths`.
+        readout: the path of the kernel ``(h, outputs)``.
+        from_end: whether an id of -1 reads the last row, as in `jnp.take`; else it counts as one
+            outside of the table, which is refused where values are known and gives NaN elsewhere.
+
+    Example:
+        >>> params = {"table": jnp.eye(3), "kernel": jnp.ones((3, 2))}
+        >>> model = SplitModel(lambda params, x: 2 * x, embedding="table", readout="kernel")
+        >>> model(params, jnp.array([[0, 2]])).shape
+        (1, 2, 2)
+    """
+
+    body: Body
+    embedding: str
+    readout: str
+    from_end: bool = True
+
+    def __call__(self, params: PyTree, inputs: Int[Array, "batch ..."]) -> Array:
+        """The outputs, ``(B, ..., outputs)``.
+
+        Raises:
+            TypeError: if the inputs are not integers.
+            ValueError: where values are known, if an id is outside of the table; elsewhere it gives
+                NaN, which `status` flags.
+        """
+        table, kernel = self.outer(params)
+        ids = self.ids(table, inputs)
+        return read_out(self.body(params, jnp.take(table, ids, axis=0)), kernel)
+
+    def ids(
+        self, table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
+    ) -> Int[Array, "batch ..."]:
+        """The rows that are read, each by its own number, from 0.
+
+        Raises:
+            TypeError: if the inputs are not integers.
+            ValueError: where values are known, if one is outside of the table.
+        """
+        return checked_ids("inputs", inputs, len(table), from_end=self.from_end)
+
+    def outer(self, params: PyTree) -> tuple[Float[Array, "ids d"], Float[Array, "h outputs"]]:
+        """The table and the kernel.
+
+        Raises:
+            ValueError: if `params` has no matrices at the two paths.
+        """
+        leaves = dict(zip(parameters.paths(params), jax.tree.leaves(params), strict=True))
+        for argument, path in (("embedding", self.embedding), ("readout", self.readout)):
+            require(
+                path in leaves and jnp.ndim(leaves[path]) == 2,
+                argument,
+                expected=f"the path of a matrix in params, one of {sorted(leaves)}",
+                got=repr(path),
+            )
+        return leaves[self.embedding], leaves[self.readout]
+
+
+def read_out(hidden: Float[Array, "... h"], kernel: Float[Array, "h outputs"]) -> Array:
+    """``hidden @ kernel`` in the dtype of the hidden states."""
+    return hidden @ kernel.astype(hidden.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitLinearization:
+    """A `SplitModel` at every sample of a batch; see `linearize_split`.
+
+    `outer` names, by its position among the trainable leaves, each outer parameter that is trained.
+    """
+
+    outputs: Float[Array, "batch ... outputs"]
+    body: SampleLinearization
+    ids: Int[Array, "batch ..."]
+    table: Float[Array, "ids d"]
+    kernel: Float[Array, "h outputs"]
+    trainable: PyTree
+    outer: dict[str, int]
+
+    @property
+    def exact(self) -> list[int]:
+        """The trainable leaves whose squared norm `draw` gives without error."""
+        return [position for name, position in self.outer.items() if name == "readout"]
+
+    def vjp(self, cotangents: Float[Array, "batch ... outputs"]) -> PyTree:
+        """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient."""
+        hidden = self.body.outputs
+        behind = cotangents @ self.kernel.T.astype(cotangents.dtype)
+        pulled = self.body.vjp(behind, apart=lambda path: path == "embedded")
+        inner = jax.tree.leaves(pulled["params"])
+        every_position = tuple(range(hidden.ndim - 1))
+        outer = {
+            "embedding": jnp.zeros_like(self.table).at[self.ids].add(pulled["embedded"]),
+            "readout": jnp.tensordot(hidden, cotangents, (every_position, every_position)).astype(
+                self.kernel.dtype
+            ),
+        }
+        return jax.tree.unflatten(jax.tree.structure(self.trainable), self._merged(inner, outer))
+
+    def draw(
+        self, *, key: Key[Array, ""], num_probes: int, weights: PyTree | None
+    ) -> Float[Array, "rows probes leaf"]:
+        """Weighted squared norms per leaf, as `lnpjax.Hutchinson` draws them."""
+        dtype = numerics.accumulation_dtype()
+        hidden = self.body.outputs
+        # With L L^T = W W^T, random signs times L^T have the covariance of W v.
+        kernel = self.kernel.astype(dtype)
+        factor = semidefinite_root(kernel @ kernel.T).T.astype(hidden.dtype)
+        inner_weights, outer_weights = self._split(weights)
+
+        def one_sample(
+            vjp: Pullback, ids: Array, hidden: Array, sample_key: Key[Array, ""]
+        ) -> Float[Array, "probes leaf"]:
+            def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
+                pulled = vjp(rademacher(probe_key, hidden.shape, hidden.dtype) @ factor)
+                inner = jax.tree.leaves(pulled["params"], is_leaf=is_norms)
+                outer = {
+                    "embedding": shared_rows_norm(
+                        pulled["embedded"].astype(dtype).reshape(ids.size, -1),
+                        ids.reshape(-1),
+                        outer_weights.get("embedding"),
+                    ),
+                    "readout": _kernel_norm(
+                        hidden.astype(dtype), self.kernel, outer_weights.get("readout")
+                    ),
+                }
+                norms = list(squares(inner, inner_weights)) if inner else []
+                return jnp.stack(self._merged(norms, outer))
+
+            return for_each_probe(one_probe, sample_key, num_probes)
+
+        keys = sample_keys(key, len(hidden))
+        return map_norms(self.body, weights)(one_sample, self.ids, hidden, keys)
+
+    def _merged(self, inner: list[Any], outer: dict[str, Any]) -> list[Any]:
+        """One list in the order of the trainable leaves."""
+        placed = {position: outer[name] for name, position in self.outer.items()}
+        rest = iter(inner)
+        return [
+            placed[index] if index in placed else next(rest)
+            for index in range(len(inner) + len(placed))
+        ]
+
+    def _split(self, weights: PyTree | None) -> tuple[list[Any] | None, dict[str, Any]]:
+        """The inverse of `_merged`."""
+        if weights is None:
+            return None, {}
+        leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(weights)]
+        outer = {name: leaves[position] for name, position in self.outer.items()}
+        positions = self.outer.values()
+        return [leaf for i, leaf in enumerate(leaves) if i not in positions], outer
+
+
+def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """A lower triangular L with ``L L^T = matrix``, for a positive semi-definite matrix.
+
+    Cholesky's method, column by column, leaving out columns whose pivot is zero up to rounding.
+    `jnp.linalg` would call LAPACK, whose threads go on spinning and slow down what follows on a CPU
+    with few cores.
+
+    Args:
+        matrix: symmetric, without negative eigenvalues.
+
+    Example:
+        >>> semidefinite_root(jnp.array([[4.0, 2.0], [2.0, 1.0]]))
+        Array([[2., 0.],
+               [1., 0.]], dtype=float32)
+    """
+    negligible = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
+
+    def eliminate(
+        index: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
+    ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
+        rest, root = carry
+        pivot = rest[index, index]
+        below = jnp.where(jnp.arange(len(matrix)) >= index, rest[:, index], 0)
+        column = jnp.where(pivot > negligible, below / jnp.sqrt(jnp.maximum(pivot, negligible)), 0)
+        return rest - jnp.outer(column, column), root.at[:, index].set(column)
+
+    return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, jnp.zeros_like(matrix)))[1]
+
+
+def _kernel_norm(
+    hidden: Float[Array, "... h"],
+    kernel: Float[Array, "h outputs"],
+    weights: Float[Array, "h outputs"] | None,
+) -> Float[Array, ""]:
+    """``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
+    per_row = kernel.shape[1] if weights is None else jnp.sum(weights.astype(hidden.dtype), axis=1)
+    return numerics.accurate_sum(jnp.square(hidden) * per_row)
+
+
+def linearize_split(
+    model: SplitModel, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+) -> SplitLinearization:
+    """Linearise a `SplitModel` at every sample of a batch.
+
+    Args:
+        model: the model.
+        params: its parameters.
+        inputs: ids ``(B, ...)``.
+        wrt: the trainable subset.
+
+    Returns:
+        A `SplitLinearization`, with ``outputs`` and ``vjp`` as every linearisation has them.
+
+    Raises:
+        ValueError: if the body reads an outer parameter; and as `linearize_samples`.
+
+    Cost: one forward pass.
+    """
+    check_batch(model, params, inputs)
+    table, kernel = model.outer(params)
+    _require_untied(model, params, inputs)
+    trainable, _ = parameters.partition(params, wrt)
+    names = parameters.paths(trainable)
+    outer_paths = {"embedding": model.embedding, "readout": model.readout}
+    outer = {name: names.index(path) for name, path in outer_paths.items() if path in names}
+    inner, _ = parameters.split_paths(trainable, lambda path: path not in outer_paths.values())
+
+    def body(perturbed: PyTree, embedded: Array) -> Array:
+        subset = parameters.combine(perturbed["params"], params)
+        return model.body(subset, embedded + perturbed["embedded"])
+
+    ids = model.ids(table, inputs)
+    embedded = jnp.take(table, ids, axis=0)
+    # A perturbation of the embedded positions gives their cotangents, sample by sample.
+    still = jnp.zeros(embedded.shape[1:], embedded.dtype)
+    linearization = linearize_samples(
+        body, {"params": inner, "embedded": still}, embedded, norms_only=True
+    )
+    assert isinstance(linearization, SampleLinearization)
+    outputs = read_out(linearization.outputs, kernel)
+    return SplitLinearization(outputs, linearization, ids, table, kernel, trainable, outer)
+
+
+def _require_untied(model: SplitModel, params: PyTree, inputs: PyTree) -> None:
+    outer = (model.embedding, model.readout)
+    inner, rest = parameters.split_paths(params, lambda path: path not in outer)
+    table, _ = model.outer(params)
+    embedded = jax.eval_shape(lambda: jnp.take(table, inputs, axis=0))
+
+    def body(outer_params: PyTree, embedded: Array) -> Array:
+        return model.body(parameters.combine(outer_params, inner), embedded)
+
+    jaxpr = jax.make_jaxpr(body)(rest, embedded).jaxpr
+    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
+    read |= {id(v) for v in jaxpr.outvars}
+    used = [
+        path
+        for path, variable in zip(parameters.paths(rest), jaxpr.invars, strict=False)
+        if id(variable) in read
+    ]
+    require(
+        not used,
+        "body",
+        expected="a function that reads neither the table nor the kernel (if they are tied, "
+        "measure the model as a plain apply_fn)",
+        got=f"one that reads {', '.join(map(repr, used))}",
+    )

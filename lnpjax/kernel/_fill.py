@@ -1,0 +1,362 @@
+"""Two ways to fill an empirical NTK, Theta = J_1 P J_2^T, and which one is cheaper.
+
+With N_1 and N_2 rows (samples times outputs), n_1 samples, P parameters and F operations for the
+forward pass of one sample, in matrix-product operations:
+
+- contraction: a row of J costs 3 F; all pairs of rows cost ``2 N_1 N_2 P``. Where J does not fit at
+  once, the rows of J_2 are made anew for every chunk of rows of J_1.
+- products: each of the N_2 rows costs 3 F, and pushing it forward through n_1 samples 2 n_1 F.
+
+A dense layer has F = 2 P at one position, and ``2 P T`` at T positions. So contraction wins for
+networks that share weights over many positions and have few outputs, products for many outputs per
+sample. Novak et al. (2022) compare the same two ways in more depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from lnpjax import parameters
+from lnpjax._base import numerics
+from lnpjax._base.entry_points import vary_alike
+from lnpjax.jacobian import ApplyFn, Linearization, linearize
+from lnpjax.jacobian._contract import floating_dtypes
+from lnpjax.jacobian._linearize import linearize_samples
+from lnpjax.kernel._costs import largest_intermediate, matmul_flops
+
+Index: TypeAlias = int | Int[Array, ""]
+STORED_CHUNKS = 4
+"""How many chunks of rows of J_1 a contraction keeps while it makes those of J_2 one by one."""
+MAX_UNROLLED = 8
+"""So many chunks are written out instead of looped over: on a CPU, a convolution within a loop is
+compiled to code that is several times slower."""
+
+
+class Chunking(NamedTuple):
+    """Rows of J in chunks of whole samples, or of some outputs of one sample.
+
+    Chunk q holds the outputs ``a * (q % pieces)`` and following of the samples
+    ``s * (q // pieces)`` and following, and repeats what lies past the end.
+    """
+
+    samples: int
+    outputs: int
+    num_samples: int
+    num_outputs: int
+
+    @classmethod
+    def of(cls, shape: tuple[int, int], rows: int) -> Chunking:
+        """Chunks of about that many rows, as equal as can be."""
+        num_samples, num_outputs = shape
+        samples, outputs = max(1, rows // num_outputs), min(rows, num_outputs)
+        return cls(_even(num_samples, samples), _even(num_outputs, outputs), *shape)
+
+    @property
+    def pieces(self) -> int:
+        """Into how many chunks the outputs of a sample are cut."""
+        return -(-self.num_outputs // self.outputs)
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks there are."""
+        return -(-self.num_samples // self.samples) * self.pieces
+
+    @property
+    def rows(self) -> int:
+        """Rows in a chunk."""
+        return self.samples * self.outputs
+
+    def trim(self, padded: Float[Array, "padded ..."]) -> Float[Array, "rows ..."]:
+        """Drop what the last chunks hold past the end."""
+        rest = padded.shape[1:]
+        whole = padded[: self.num_chunks * self.rows]
+        whole = whole.reshape(-1, self.pieces * self.outputs, *rest)
+        return whole[: self.num_samples, : self.num_outputs].reshape(-1, *rest)
+
+
+def _even(total: int, most: int) -> int:
+    """The size of equal parts of at most that size."""
+    return -(-total // -(-total // min(most, total)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """A network with outputs ``(B, m)`` at one batch.
+
+    Row k of its Jacobian belongs to output ``k % m`` of sample ``k // m``.
+    """
+
+    apply_fn: ApplyFn
+    params: PyTree
+    inputs: PyTree
+    wrt: parameters.Subset
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int]:
+        """``(B, m)``."""
+        return jax.eval_shape(self.apply_fn, self.params, self.inputs).shape
+
+    @property
+    def num_rows(self) -> int:
+        """``B m``."""
+        return self.shape[0] * self.shape[1]
+
+    def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
+        """A chunk of rows of J, each from its own sample, made once the number `after` is known.
+
+        Without that order XLA would make all chunks first and hold them all.
+        """
+        block, piece = index // chunking.pieces, index % chunking.pieces
+        samples = block * chunking.samples + jnp.arange(chunking.samples)
+        samples = jnp.minimum(samples, chunking.num_samples - 1)
+        if after is not None:  # changes nothing, but XLA cannot know
+            samples = jnp.minimum(samples, chunking.num_samples + jnp.isnan(after))
+        inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[samples], self.inputs)
+        linearization = linearize_samples(self.apply_fn, self.params, inputs, wrt=self.wrt)
+        basis = jax.nn.one_hot(
+            piece * chunking.outputs + jnp.arange(chunking.outputs),
+            chunking.num_outputs,
+            dtype=linearization.outputs.dtype,
+        )
+        rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
+        return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
+
+    def takes(self, inputs: PyTree) -> bool:
+        """Whether the network can be called with such inputs."""
+        try:
+            jax.eval_shape(self.apply_fn, self.params, inputs)
+        except Exception:  # whatever a network raises
+            return False
+        return True
+
+    @property
+    def transposable(self) -> bool:
+        """`Linearization.transposable`, without a forward pass."""
+        answers: list[bool] = []
+
+        def ask() -> Array:
+            linearization = self.linearization()
+            answers.append(linearization.transposable)
+            return linearization.outputs
+
+        jax.eval_shape(ask)
+        return answers[0]
+
+    def linearization(self) -> Linearization:
+        """The batch as one function."""
+        return linearize(self.apply_fn, self.params, self.inputs, wrt=self.wrt)
+
+
+def contraction(
+    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int, symmetric: bool
+) -> Float[Array, "n1_m n2_m"]:
+    """Rows of J_1 against rows of J_2, block by block; of a symmetric kernel the lower half."""
+    rows = Chunking.of(left.shape, chunk_size)
+    columns = Chunking.of(right.shape, chunk_size)
+    stored = _even(rows.num_chunks, STORED_CHUNKS)
+
+    def block_row(first: Index, after: Array | None) -> Float[Array, "block columns"]:
+        parts: list[PyTree] = []
+        for offset in range(stored):
+            index = _at_most(first + offset, rows.num_chunks - 1)
+            parts.append(_weighted(left.rows(rows, index, after=after), weights))
+            after = jax.tree.leaves(parts[-1])[0].ravel()[0]
+
+        def contract(others: PyTree) -> Float[Array, "block chunk"]:
+            return jnp.concatenate([_inner_products(part, others) for part in parts])
+
+        def block(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
+            kept = _known(first) and _known(index) and 0 <= index - first < stored
+            if symmetric and kept and weights is None:
+                return contract(parts[index - first])
+            return contract(right.rows(columns, index, after=after))
+
+        def block_below_diagonal(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
+            blank = jnp.zeros((stored * rows.rows, columns.rows), numerics.accumulation_dtype())
+            blank, _ = vary_alike((blank, parts))
+            needed = index < first + stored
+            if isinstance(needed, bool):
+                return block(index, after) if needed else blank
+            return jax.lax.cond(needed, lambda i: block(i, None), lambda _: blank, index)
+
+        blocks = _map_chunks(
+            block_below_diagonal if symmetric else block, range(columns.num_chunks), after
+        )
+        return jnp.moveaxis(blocks, 0, 1).reshape(stored * rows.rows, -1)
+
+    kernel = _map_chunks(block_row, range(0, rows.num_chunks, stored))
+    kernel = rows.trim(kernel.reshape(-1, kernel.shape[-1]))
+    return columns.trim(kernel.T).T
+
+
+def _map_chunks(
+    function: Callable[[Index, Array | None], Array], indices: range, after: Array | None = None
+) -> Array:
+    """``stack([function(index, ...) for index in indices])``, as a loop where there are many.
+
+    Written out, each call is told an entry of the result before it, to be made `after` it.
+    """
+    if len(indices) > MAX_UNROLLED:
+        return jax.lax.map(lambda index: function(index, None), jnp.asarray(indices))
+    results = []
+    for index in indices:
+        results.append(function(index, after))
+        after = results[-1].ravel()[-1]
+    return jnp.stack(results)
+
+
+def _known(index: Index) -> bool:
+    return isinstance(index, int)
+
+
+def _at_most(index: Index, last: int) -> Index:
+    return min(index, last) if isinstance(index, int) else jnp.minimum(index, last)
+
+
+def products(
+    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+) -> Float[Array, "n1_m n2_m"]:
+    """Column k as ``J_1 P (J_2^T e_k)``, with the row ``J_2^T e_k`` from its own sample."""
+    chunking = Chunking.of(right.shape, chunk_size)
+    push = jax.vmap(left.linearization().jvp)
+
+    def columns(index: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
+        return push(_weighted(right.rows(chunking, index, after=after), weights))
+
+    kernel = _map_chunks(columns, range(chunking.num_chunks))
+    return _transposed(chunking.trim(kernel.reshape(-1, left.num_rows)))
+
+
+def batch_products(
+    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+) -> Float[Array, "n1_m n2_m"]:
+    """As `products`, with the whole batch pulled back: also right where samples interact."""
+    pull, push = right.linearization(), left.linearization()
+
+    def column(index: Int[Array, ""]) -> Float[Array, "n1 m"]:
+        basis = jax.nn.one_hot(index, right.num_rows, dtype=pull.outputs.dtype)
+        return push.jvp(_weighted(pull.vjp(basis.reshape(right.shape)), weights))
+
+    def each(indices: Int[Array, " chunk"]) -> Float[Array, "chunk n1 m"]:
+        try:
+            return jax.vmap(column)(indices)
+        except NotImplementedError:  # an operation without a rule for vmap
+            return jax.lax.map(column, indices)
+
+    def columns(start: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
+        del after
+        return each(start + jnp.arange(chunk_size))
+
+    kernel = _map_chunks(columns, range(0, right.num_rows, chunk_size))
+    return _transposed(kernel.reshape(-1, left.num_rows)[: right.num_rows])
+
+
+def _transposed(columns: Float[Array, "n2_m n1_m"]) -> Float[Array, "n1_m n2_m"]:
+    return columns.T.astype(numerics.accumulation_dtype())
+
+
+def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
+    if weights is None:
+        return rows
+    return jax.tree.map(lambda row, weight: row * jnp.asarray(weight, row.dtype), rows, weights)
+
+
+def _inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:
+    """All inner products between two sets of rows, accumulated in `accumulation_dtype`."""
+
+    def within_leaf(left: Array, right: Array) -> Float[Array, "rows columns"]:
+        return jnp.einsum(
+            "rp,cp->rc",
+            left.reshape(len(left), -1),
+            right.reshape(len(right), -1),
+            preferred_element_type=numerics.accumulation_dtype(),
+        )
+
+    return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(within_leaf, left, right)))
+
+
+class Plan(NamedTuple):
+    """How a kernel will be filled."""
+
+    method: str
+    chunk_size: int
+    flops: float
+    working_bytes: int
+
+
+def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmetric: bool) -> Plan:
+    """Choose the method with fewer operations, and how many rows of J are made at once.
+
+    Products inherit the rounding of the network, so one that anywhere computes in less than the
+    kernel's precision is contracted.
+
+    Args:
+        left: the first batch.
+        right: the second.
+        method: "contraction", "products", "batch", or "auto".
+        chunk_size: rows made at once; `None` to choose.
+        symmetric: whether both batches are the same.
+    """
+    trainable, _ = parameters.partition(left.params, left.wrt)
+    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(trainable))
+    one = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
+        left.inputs,
+    )
+    row_bytes = sum(
+        jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(trainable)
+    )
+    size = 1
+    if not left.takes(one):
+        one, size = left.inputs, left.shape[0]
+    passing = 2 * largest_intermediate(left.apply_fn, left.params, one) // size  # forward, and back
+    pushed_bytes = row_bytes + left.shape[0] * passing
+    sizes = _chunk_sizes(row_bytes + passing, pushed_bytes)
+    if chunk_size is not None:
+        sizes = dict.fromkeys(sizes, chunk_size)
+    most = max(left.num_rows, right.num_rows)
+    sizes = {name: min(size, most) for name, size in sizes.items()}
+
+    forward = matmul_flops(left.apply_fn, left.params, one) / size
+    num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
+    num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
+    remade = (num_blocks - 1) / 2 if symmetric else num_blocks
+    halved = (num_blocks + 1) / (2 * num_blocks) if symmetric else 1
+    costs = {
+        "contraction": 3 * forward * (num_left + remade * num_right)
+        + 2 * num_left * num_right * num_parameters * halved,
+        "products": num_right * forward * (3 + 2 * num_samples),
+        "batch": num_right * forward * (2 * right.shape[0] + 2 * num_samples),
+    }
+    if method == "auto":
+        coarsest = min(dtype.itemsize for dtype in floating_dtypes(left.apply_fn, left.params, one))
+        exact = coarsest >= numerics.accumulation_dtype().itemsize
+        cheaper = "products" if costs["products"] < costs["contraction"] else "contraction"
+        method = cheaper if exact else "contraction"
+    if method == "products" and not left.transposable:
+        method = "contraction"
+    alive = {
+        "contraction": (STORED_CHUNKS + 1) * row_bytes + passing,
+        "products": pushed_bytes,
+        "batch": pushed_bytes + right.shape[0] * passing,
+    }
+    return Plan(method, sizes[method], costs[method], sizes[method] * alive[method])
+
+
+def _chunk_sizes(row_bytes: int, pushed_bytes: int) -> dict[str, int]:
+    """Rows of J made at once, by method, from what one takes to make and to push forward.
+
+    Products are fastest with what fits into a CPU's caches: 64 MB, or 512 MB on an accelerator.
+    Matrix products between rows need a hundred or so of them: 128 rows, or what 256 MB hold.
+    """
+    pushed = (2**26 if jax.default_backend() == "cpu" else 2**29) // pushed_bytes
+    contracted = min(128, 2**28 // row_bytes)
+    sizes = {"contraction": contracted, "products": pushed, "batch": pushed}
+    return {name: max(1, size) for name, size in sizes.items()}

@@ -1,0 +1,339 @@
+"""Figures of runs: the LNP components, and their parameter groups, over training compute.
+
+Figures are made without pyplot, so they need no display and leave no global state.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from lnpjax._base.checks import require
+from lnpjax._base.intervals import scale_interval
+from lnpjax.plotting._lens import plot_lens
+from lnpjax.plotting._position import plot_positions, positions_of
+from lnpjax.plotting._style import (
+    COVERAGE,
+    COVERAGE_TEXT,
+    Panel,
+    add_legend,
+    dress,
+    new_figure,
+    palette,
+    saved,
+)
+from lnpjax.runs import Row, Run, columns, exponential_moving_average
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
+_BANDS = f"bands: {COVERAGE_TEXT} over the probes"
+_COMPUTE = "training compute 6 N D (FLOPs)"
+_PANELS = (
+    Panel(
+        "loss",
+        "Training loss",
+        "thin: every step; thick: exponential moving average (factor 0.1); dots: validation",
+        "loss (nats)",
+    ),
+    Panel(
+        "chi_loss",
+        r"Loss magnitude $\chi_\mathrm{loss}$",
+        "squared size of the loss gradient at the outputs: how wrong the predictions still are",
+        r"$\chi_\mathrm{loss}$ (nats$^2$ per output$^2$)",
+    ),
+    Panel(
+        "chi_net",
+        r"Network magnitude $\chi_\mathrm{net}$",
+        f"trace of the eNTK: how strongly the outputs respond to the parameters; {_BANDS}",
+        r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
+    ),
+    Panel(
+        "chi_pos",
+        r"Spectral position $\chi_\mathrm{pos}$",
+        f"mean normalised eNTK eigenvalue that drives learning: lower is deeper; {_BANDS}",
+        r"$\chi_\mathrm{pos}$ (dimensionless)",
+    ),
+)
+
+
+def window_average(
+    steps: Int[np.ndarray, " n"],
+    windows: Int[np.ndarray, " n"],
+    values: Float[np.ndarray, " n"],
+    *,
+    singly: int = STEPS_SHOWN_SINGLY,
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The first measured steps one by one, then one mean per window (Spectral Reach, C.1).
+
+    Args:
+        steps: the measured steps, strictly increasing.
+        windows: the window that each belongs to.
+        values: what is averaged; NaN (not measured, or undefined) is left out.
+        singly: how many of the first steps are not averaged.
+
+    Returns:
+        `(steps, values)`: what remains of both, means over the same steps; NaN for a window
+        without a value.
+
+    Raises:
+        ValueError: lengths differ, `steps` does not increase, or `singly` is negative.
+
+    Example:
+        >>> window_average(np.arange(5), np.array([0, 0, 1, 1, 1]), np.arange(5) * 10.0, singly=1)
+        (array([0., 1., 3.]), array([ 0., 10., 30.]))
+    """
+    steps, windows = np.asarray(steps), np.asarray(windows)
+    values = np.asarray(values, np.float64)
+    shapes = [array.shape for array in (steps, windows, values)]
+    same = all(shape == (steps.size,) for shape in shapes)
+    require(same, "values", expected="steps, windows and values of one length", got=shapes)
+    increasing = bool(np.all(np.diff(steps) > 0))
+    require(increasing, "steps", expected="strictly increasing steps", got=steps)
+    require(singly >= 0, "singly", expected="an integer >= 0", got=singly)
+    parts = _shown_together(windows, singly)
+    return _means(steps, parts), _means(values, parts)
+
+
+def plot_components(
+    runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Loss, chi_loss, chi_net and chi_pos over training compute, as in Spectral Reach, D.4.
+
+    The components are shown as in C.1 of the paper: the first 40 measured steps one by one, then a
+    mean per window. Bands are 95 % intervals over the probes, as far as the rows give standard
+    errors (as if these were known exactly, where older rows say nothing of how well they are).
+    Where chi_pos is negative, as it may be across batches, a hollow triangle stands at its size.
+
+    Args:
+        runs: a run, several, or rows by label. A run is labelled by its number of parameters.
+        path: where to save the figure, too; the suffix says in which format.
+
+    Returns:
+        The figure, with one curve per run in each panel.
+
+    Raises:
+        ValueError: there are no runs, or one has neither "train" nor "lnp" rows; names it.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> lnp = {"step": 0, "window": 0, "chi_loss": 1.0, "chi_net": 2.0, "chi_pos": 0.1}
+        >>> rows = [
+        ...     {"kind": "train", "step": 0, "flops": 1e9, "loss": 2.0},
+        ...     {"kind": "lnp", "flops": 1e9} | lnp,
+        ... ]
+        >>> len(plot_components({"1M parameters": rows}).axes)
+        4
+    """
+    rows_by_label = _rows_by_label(runs)
+    figure = new_figure(figsize=(11, 8))
+    axes = dict(zip(_PANELS, figure.subplots(2, 2).flat, strict=True))
+    colours = palette(len(rows_by_label))
+    for (label, rows), colour in zip(rows_by_label.items(), colours, strict=True):
+        measured = columns(rows, "lnp")
+        for panel, ax in axes.items():
+            if panel.column == "loss":
+                _plot_loss(ax, rows, label, colour)
+            elif panel.column in measured:
+                _plot_measured(ax, measured, panel.column, label, colour)
+    for panel, ax in axes.items():
+        dress(ax, panel, xlabel=_COMPUTE)
+    figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
+    add_legend(figure, len(rows_by_label))
+    return saved(figure, path)
+
+
+def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Per parameter group: chi_pos, and the share of chi_net, over training compute.
+
+    Args:
+        run: a run whose "lnp" rows have groups.
+        path: where to save the figure, too.
+
+    Returns:
+        The figure, with one curve per group in each of its two panels.
+
+    Raises:
+        ValueError: no row has groups.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> plot_groups(Run.open("runs/small"), "groups.png")  # doctest: +SKIP
+    """
+    measured = run.columns("lnp")
+    groups = _group_names(measured)
+    require(bool(groups), "run", expected='"lnp" rows that have groups', got=f"none in {run.path}")
+    figure = new_figure(figsize=(11, 4.6))
+    position, share = figure.subplots(1, 2)
+    for group, colour in zip(groups, palette(len(groups)), strict=True):
+        of_group = {name: measured[name] for name in ("step", "window", "flops")} | {
+            "chi_pos": measured[f"groups/{group}/chi_pos"],
+            "share": measured[f"groups/{group}/chi_net"] / measured["chi_net"],
+        }
+        _plot_measured(position, of_group, "chi_pos", group, colour)
+        _plot_measured(share, of_group, "share", group, colour)
+    title = r"Spectral position $\chi_\mathrm{pos}$ of each group"
+    caption = "mean normalised eNTK eigenvalue driving learning, in the group's own eNTK"
+    dress(
+        position,
+        Panel("chi_pos", title, caption, r"$\chi_\mathrm{pos}$ (dimensionless)"),
+        xlabel=_COMPUTE,
+    )
+    title = r"Share of $\chi_\mathrm{net}$"
+    caption = "how much of the network's response to its parameters is this group's"
+    dress(
+        share,
+        Panel("share", title, caption, r"group's $\chi_\mathrm{net}$ / whole"),
+        xlabel=_COMPUTE,
+    )
+    figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
+    add_legend(figure, len(groups))
+    return saved(figure, path)
+
+
+def plot_run(run: Run) -> Path:
+    """Draw a run's figures into it.
+
+    `figures/components.png`; `groups.png` if its rows have groups; `position.png` if it has saved
+    distributions of learning over the spectrum; `lens.png` if it has spectra of activations and
+    gradients.
+
+    Args:
+        run: a run with "train" or "lnp" rows.
+
+    Returns:
+        The path of `components.png`.
+
+    Raises:
+        ValueError: the run has neither kind of rows.
+        ImportError: matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> plot_run(Run.open("runs/small"))  # doctest: +SKIP
+        PosixPath('runs/small/figures/components.png')
+    """
+    path = run.figure_path("components")
+    plot_components(run, path)
+    if _group_names(run.columns("lnp")):
+        plot_groups(run, run.figure_path("groups"))
+    positions = positions_of(run)
+    if len(positions) > 1:
+        plot_positions(positions, run.figure_path("position"), title=run.path.name)
+    if run.rows("spectra"):
+        plot_lens(run, run.figure_path("lens"))
+    return path
+
+
+def _plot_loss(ax: Axes, rows: Sequence[Row], label: str, colour: Any) -> None:
+    train, validation = columns(rows, "train"), columns(rows, "validation")
+    if train:
+        ax.plot(train["flops"], train["loss"], color=colour, linewidth=0.5, alpha=0.3)
+        smooth = exponential_moving_average(train["loss"])
+        ax.plot(train["flops"], smooth, color=colour, linewidth=1.8, label=label)
+    if validation:
+        x, y = validation["flops"], validation["loss"]
+        ax.plot(x, y, "o", color=colour, markersize=4.5, markeredgecolor="white")
+
+
+def _plot_measured(
+    ax: Axes, measured: Mapping[str, np.ndarray], column: str, label: str, colour: Any
+) -> None:
+    """One curve with its band; negative means as hollow triangles at their size."""
+    flops = window_average(measured["step"], measured["window"], measured["flops"])[1]
+    values = window_average(measured["step"], measured["window"], measured[column])[1]
+    negative = values < 0
+    positive = np.where(negative, math.nan, values)
+    ax.plot(flops, positive, "o-", color=colour, markersize=3, linewidth=1.5, label=label)
+    ax.plot(flops[negative], -values[negative], "v", color=colour, fillstyle="none", markersize=6)
+    if f"{column}_sem" in measured:
+        parts = _shown_together(measured["window"], STEPS_SHOWN_SINGLY)
+        sems = measured[f"{column}_sem"]
+        df = measured.get("sem_df", np.full(sems.shape, math.inf))
+        errors = [jnp.asarray(error) for error in _errors_of_means(sems, df, parts)]
+        low, high = scale_interval(jnp.asarray(positive), errors[0], errors[1], COVERAGE)
+        ax.fill_between(
+            flops, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0
+        )
+
+
+def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
+    """The indices behind each point of a curve: one each at first, then those of one window."""
+    rest = np.arange(singly, windows.size)
+    labels = windows[singly:]
+    together = [rest[labels == window] for window in dict.fromkeys(labels.tolist())]
+    return [np.array([i]) for i in range(min(singly, windows.size))] + together
+
+
+def _means(values: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
+    known = [values[part][~np.isnan(values[part])] for part in parts]
+    return np.array([part.mean() if part.size else math.nan for part in known])
+
+
+def _errors_of_means(
+    sems: np.ndarray, df: np.ndarray, parts: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The standard error of each mean of independent estimates, and its degrees of freedom.
+
+    The root of sum(sem^2), over n; and those of Satterthwaite, as in
+    `lnpjax.jacobian._probe_noise.degrees_of_freedom`.
+    """
+    df = np.where(np.isnan(df), math.inf, df)  # an error of zero has no number of them
+
+    def of_mean(part: np.ndarray) -> tuple[float, float]:
+        known = part[~np.isnan(sems[part])]
+        variances = sems[known] ** 2
+        doubt = np.sum(variances**2 / (df[known] + 2))
+        if not known.size or not doubt:
+            return math.hypot(*sems[known]) / known.size if known.size else math.nan, math.inf
+        found = np.sum(variances) ** 2 / doubt - 2
+        return math.hypot(*sems[known]) / known.size, max(found, df[known].min())
+
+    means = np.array([of_mean(part) for part in parts]).reshape(-1, 2)
+    return means[:, 0], means[:, 1]
+
+
+def _rows_by_label(
+    runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
+) -> dict[str, Sequence[Row]]:
+    if isinstance(runs, Mapping):
+        labelled = dict(runs)
+    else:
+        several = [runs] if isinstance(runs, Run) else list(runs)
+        labels = [_label(run) for run in several]
+        labelled = {
+            label if labels.count(label) == 1 else f"{label} ({run.path.name})": run.rows()
+            for label, run in zip(labels, several, strict=True)
+        }
+    require(bool(labelled), "runs", expected="at least one run", got="none")
+    for label, rows in labelled.items():
+        kinds = {row["kind"] for row in rows}
+        enough = not kinds.isdisjoint({"train", "lnp"})
+        expected = f'rows of kind "train" or "lnp" in {label!r}'
+        require(enough, "runs", expected=expected, got=sorted(kinds) or "no rows")
+    return labelled
+
+
+def _label(run: Run) -> str:
+    count = run.config.get("num_parameters")
+    if count is None:
+        return run.path.name
+    for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if count >= size:
+            return f"{count / size:.4g}{suffix} parameters"
+    return f"{count} parameters"
+
+
+def _group_names(measured: Mapping[str, np.ndarray]) -> list[str]:
+    found = (name for name in measured if name.startswith("groups/"))
+    return list(dict.fromkeys(name.removeprefix("groups/").rpartition("/")[0] for name in found))

@@ -1,0 +1,30 @@
+"""Pre-training of a Llama that is measured on the way: `lnpjax train`."""
+
+from lnpjax.pretraining.config import (
+    DataOptions,
+    MeasurementOptions,
+    ModelOptions,
+    PretrainConfig,
+    TrainingOptions,
+)
+from lnpjax.pretraining.folders import create_run, load_same_data, open_run
+from lnpjax.pretraining.loop import Outcome, pretrain
+from lnpjax.pretraining.program import Experiment, cross_entropy
+
+__all__ = [
+    # what is set
+    "PretrainConfig",
+    "ModelOptions",
+    "DataOptions",
+    "TrainingOptions",
+    "MeasurementOptions",
+    # what runs
+    "Experiment",
+    "cross_entropy",
+    "pretrain",
+    "Outcome",
+    # its folder
+    "create_run",
+    "open_run",
+    "load_same_data",
+]

@@ -1,0 +1,445 @@
+"""What a pre-training run can be told: options as the command line shows them, and checks.
+
+The text under each field is its help on the command line. A field whose default is None is filled
+in by `PretrainConfig.resolve`, when the data are known, so that a run's `config.json` holds none of
+the choices left open.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+from lnpjax._base.checks import require
+from lnpjax.data import KNOWN_DATA, Dataset, load_dataset
+from lnpjax.decomposition import Estimator, Exact, GlobalHutchinson, Hutchinson, Normalization
+from lnpjax.models import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, LlamaConfig
+from lnpjax.sharding import MeshShape
+from lnpjax.training import Windows, log_windows
+
+T = TypeVar("T")
+PRESETS = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
+# fmt: off
+LEARNING_RATES = {
+    "115K": 5e-3,
+    "102.6K": 4e-2, "229.7K": 3e-2, "381.4K": 7e-3, "1.1M": 5e-3, "2.3M": 4e-3, "5.2M": 2e-3,
+    "12.5M": 2e-3,
+    "1.2M": 1e-2, "2.1M": 5e-3, "3.8M": 5e-3, "7.2M": 4e-3, "15.5M": 2e-3, "31.5M": 6e-4,
+    "65.6M": 3e-4, "134M": 1.5e-4,
+}
+# fmt: on
+"""By preset: those of Spectral Reach, B.2.1 and B.2.2, and ours for 115K."""
+ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "spectra"})
+"""Options that runs of version 0.1.0 do not have; they were as their defaults are."""
+STDLIB_CONTEXT_LENGTH = 64  # half the usual one: the default run is to end in a minute
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """A Llama: a size by name, any part of which can be changed.
+
+    Args:
+        preset: Size by name. The vocabulary is that of the data, and the longest sequence at least
+            the context length, so that the number of parameters can differ from the name.
+            - 115K: small enough for a laptop.
+            - 102.6K, 229.7K, 381.4K, 1.1M, 2.3M, 5.2M, 12.5M: Spectral Reach's for images.
+            - 1.2M, 2.1M, 3.8M, 7.2M, 15.5M, 31.5M, 65.6M, 134M: Spectral Reach's for stories.
+        num_layers: Blocks. None: the preset's.
+        hidden_size: Width of the residual stream. None: the preset's.
+        intermediate_size: Width inside the feed-forward. None: the preset's.
+        num_heads: Query heads; they divide the hidden size. None: the preset's.
+        num_kv_heads: Key and value heads; they divide the query heads. None: as many as query
+            heads.
+        tie_embeddings: Read out with the transposed embedding instead of a matrix of its own.
+        dtype: What the forward pass computes in; parameters, losses and norms stay in float32.
+    """
+
+    preset: str = "115K"
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    num_heads: int | None = None
+    num_kv_heads: int | None = None
+    tie_embeddings: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def resolve(self, *, vocab_size: int, context_length: int) -> LlamaConfig:
+        """The model for some data.
+
+        Args:
+            vocab_size: of the data; replaces the preset's.
+            context_length: of the data; sets the longest sequence, where the preset's is shorter.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: if there is no such preset, or the sizes do not fit together.
+
+        Example:
+            >>> ModelOptions(preset="1.2M").resolve(vocab_size=256, context_length=64).vocab_size
+            256
+        """
+        require(
+            self.preset in PRESETS,
+            "preset",
+            expected=f"one of {', '.join(PRESETS)}",
+            got=repr(self.preset),
+        )
+        base = PRESETS[self.preset]
+        if self.hidden_size is not None or self.num_heads is not None:
+            base = dataclasses.replace(base, head_dim=None)  # else the preset's width would stay
+        return dataclasses.replace(
+            base,
+            **self.changes(),
+            tie_embeddings=self.tie_embeddings,
+            dtype=self.dtype,
+            vocab_size=vocab_size,
+            max_seq_len=max(base.max_seq_len, context_length),
+        )
+
+    def changes(self) -> dict[str, Any]:
+        """The sizes that are not the preset's."""
+        names = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Text as bytes or tokens, or images as sequences of pixels.
+
+    Args:
+        data: A name or a path.
+            - stdlib: 4 MiB of the Python interpreter's own library; needs no network.
+            - digits: scikit-learn's handwritten digits, next pixel; needs no network.
+            - simplestories: from the Hugging Face hub.
+            - a .txt, .jsonl or .parquet file (.gz too), or a folder of such files: text.
+            - an .npz file of uint8 images: next pixel.
+        tokenizer: Path of a Hugging Face tokenizers JSON file. None: the tokens are the bytes, 256
+            of them.
+        context_length: Tokens per sequence. None: 64 for stdlib, 128 for other text, one whole
+            image for images.
+        num_validation: Sequences held out: batch B of each measurement is drawn from them, and the
+            validation loss is the mean over all of them.
+        max_bytes: Read at most that many bytes of text. None: all of it (4 MiB of stdlib).
+        text_field: Field or column that holds the text, in .jsonl and .parquet. None: text or
+            story.
+    """
+
+    data: str = "stdlib"
+    tokenizer: str | None = None
+    context_length: int | None = None
+    num_validation: int = 160
+    max_bytes: int | None = None
+    text_field: str | None = None
+
+    def load(self) -> Dataset:
+        """Load the data set.
+
+        Returns:
+            The data set, whose samples have one target per position.
+
+        Raises:
+            ValueError, OSError, ImportError: as `lnpjax.data.load_dataset`.
+
+        Example:
+            >>> DataOptions(max_bytes=20_000, num_validation=8).load().context_length
+            64
+        """
+        context_length = self.context_length
+        if context_length is None and self.data == "stdlib":
+            context_length = STDLIB_CONTEXT_LENGTH
+        return load_dataset(
+            self.data,
+            tokenizer=self.tokenizer,
+            context_length=context_length,
+            num_validation=self.num_validation,
+            max_bytes=self.max_bytes,
+            text_field=self.text_field,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """AdamW (b1 0.9, b2 0.95) on the mean cross-entropy, as in Spectral Reach.
+
+    Args:
+        steps: Training steps (the paper: 66116).
+        batch_size: Sequences per batch.
+        learning_rate: Learning rate after the warm-up. None: that of the paper for the
+            preset, and 0.005 for 115K.
+        warmup_steps: Steps over which the learning rate rises linearly to its value, where it
+            stays.
+        weight_decay: Decoupled weight decay, on all parameters.
+        seed: Seed of the initial parameters and of the measurements' random probes.
+        data_seed: Seed of the order of the data; apart from --seed, so that models can differ on
+            equal data.
+        log_every: Steps from one training row to the next; a row is about 150 bytes.
+        validate_every: Steps from one validation loss to the next; there is always one after the
+            first and one after the last step.
+        checkpoint_every: Steps from one checkpoint to the next; there is always one after the last
+            step.
+        checkpoints_kept: How many of the latest checkpoints stay in the run.
+        mesh: Spread each batch over the devices of the axis data, and the parameters over all:
+            data=4,model=2 takes eight devices. None: one device. Numbers differ by rounding.
+    """
+
+    steps: int = 1200
+    batch_size: int = 32
+    learning_rate: float | None = None
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    seed: int = 0
+    data_seed: int = 0
+    log_every: int = 1
+    validate_every: int = 100
+    checkpoint_every: int = 500
+    checkpoints_kept: int = 2
+    mesh: str | None = None
+
+    def check(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
+        for name in (*counts, "checkpoints_kept"):
+            _require_whole(name, getattr(self, name), at_least=1)
+        for name in ("warmup_steps", "seed", "data_seed"):
+            _require_whole(name, getattr(self, name), at_least=0)
+        for name in ("learning_rate", "weight_decay"):
+            value = getattr(self, name)
+            fine = value is None or (math.isfinite(value) and value >= 0)
+            require(fine, name, expected="a finite number >= 0", got=value)
+        if self.mesh is not None:
+            require_divisible("batch_size", self.batch_size, MeshShape.parse(self.mesh).data)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasurementOptions:
+    """The LNP components: A is the training batch, B one of its size from the validation set.
+
+    They are measured in windows of consecutive steps, evenly spaced in the logarithm of the step.
+
+    Args:
+        windows_per_decade: Windows per factor of ten in steps.
+        window_width: Steps per window (the paper: 50). A measured step takes about four times as
+            long.
+        estimator: How the size of the Jacobian is found: hutchinson (independent random signs per
+            sequence; precise), global (one probe for the whole batch; least memory, most noise) or
+            exact (one backward pass per output; only for tiny models).
+        num_probes: Random probes, for hutchinson and global; global knows its standard error from
+            two on.
+        microbatch_size: Sequences whose Jacobians are in memory at once. None: all. The numbers are
+            the same to rounding, with one exception: hutchinson needs no probes for the embedding
+            and the read-out where all are in memory, but does in microbatches: the estimates then
+            differ within their standard errors, and that of microbatches is larger.
+        normalization: Makes chi_loss and chi_net independent of the number of sequences, of the
+            number of tokens, or of nothing; chi_pos is the same in all three.
+        distribution: Also measure, at the first step of each window, how learning is spread over
+            the spectrum: with so many products with the eNTK (16 will do), saved in RUN/spectra.
+        spectra: Also measure, at the first step of each window and at the last step, the spectra of
+            each block's activations and of per-sample gradients in the last block, over so many
+            held-out sequences (64 will do), saved in RUN/spectra.
+    """
+
+    windows_per_decade: int = 5
+    window_width: int = 10
+    estimator: Literal["hutchinson", "global", "exact"] = "hutchinson"
+    num_probes: int = 1
+    microbatch_size: int | None = None
+    normalization: Literal["sample", "token", "none"] = "sample"
+    distribution: int = 0
+    spectra: int = 0
+
+    def check(self) -> None:
+        """Refuse values that cannot be, alone or together.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name in ("windows_per_decade", "window_width", "num_probes"):
+            _require_whole(name, getattr(self, name), at_least=1)
+        for name in ("distribution", "spectra"):
+            _require_whole(name, getattr(self, name), at_least=0)
+        require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
+        _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
+        _require_choice("normalization", self.normalization, ("sample", "token", "none"))
+        require(
+            self.estimator != "exact" or self.num_probes == 1,
+            "num_probes",
+            expected="1 with the estimator exact, which draws none",
+            got=self.num_probes,
+        )
+        if self.microbatch_size is not None:
+            _require_whole("microbatch_size", self.microbatch_size, at_least=1)
+            require(
+                self.estimator != "global",
+                "microbatch_size",
+                expected="None with the estimator global, which has no Jacobians of samples",
+                got=self.microbatch_size,
+            )
+
+    def windows(self, steps: int) -> Windows:
+        """The measured steps of a run of so many steps.
+
+        Raises:
+            ValueError: if a window is wider than the run.
+
+        Example:
+            >>> len(MeasurementOptions().windows(1000).steps)
+            105
+        """
+        require(
+            self.window_width <= steps,
+            "window_width",
+            expected=f"at most the {steps} steps of the run, so that a window fits",
+            got=self.window_width,
+        )
+        return log_windows(steps, per_decade=self.windows_per_decade, width=self.window_width)
+
+    def make_estimator(self) -> Estimator:
+        """The estimator of the Jacobian's squared norm."""
+        if self.estimator == "exact":
+            return Exact(microbatch_size=self.microbatch_size)
+        if self.estimator == "global":
+            return GlobalHutchinson(self.num_probes)
+        return Hutchinson(self.num_probes, microbatch_size=self.microbatch_size)
+
+    def normalization_of_lnp(self) -> Normalization:
+        """The normalisation as `lnpjax.lnp` takes it."""
+        return None if self.normalization == "none" else self.normalization
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Everything that decides the rows and parameters of a run, beside the data themselves.
+
+    Args:
+        model: the model.
+        data: where the data come from.
+        training: how it is trained; the learning rate is a number.
+        measurement: what is measured.
+    """
+
+    model: LlamaConfig
+    data: DataOptions
+    training: TrainingOptions
+    measurement: MeasurementOptions
+
+    def __post_init__(self) -> None:
+        self.training.check()
+        self.measurement.check()
+        rate = self.training.learning_rate
+        require(rate is not None, "learning_rate", expected="a number (see resolve)", got=rate)
+        self.measurement.windows(self.training.steps)  # refuses a window wider than the run
+
+    @classmethod
+    def resolve(
+        cls,
+        dataset: Dataset,
+        *,
+        model: ModelOptions | None = None,
+        data: DataOptions | None = None,
+        training: TrainingOptions | None = None,
+        measurement: MeasurementOptions | None = None,
+    ) -> Self:
+        """Fill in what the options leave to the data and to the preset.
+
+        Args:
+            dataset: the data set that `data` loads.
+            model: the model; `ModelOptions()` if None, and so on.
+            data: where the data come from; paths become absolute.
+            training: how it is trained.
+            measurement: what is measured.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: if options do not fit together, or the data.
+
+        Example:
+            >>> data = DataOptions(max_bytes=20_000, num_validation=8)
+            >>> PretrainConfig.resolve(data.load(), data=data).model.num_parameters
+            115008
+        """
+        model, data = model or ModelOptions(), data or DataOptions()
+        training, measurement = training or TrainingOptions(), measurement or MeasurementOptions()
+        context_length = dataset.context_length
+        require(
+            context_length is not None,
+            "data",
+            expected="sequences, with one target per position",
+            got=f"one label per sample, in {dataset.name}",
+        )
+        llama = model.resolve(vocab_size=dataset.vocab_size, context_length=context_length or 1)
+        if training.learning_rate is None:
+            rate = LEARNING_RATES[model.preset]
+            training = dataclasses.replace(training, learning_rate=rate)
+        paths: dict[str, Any] = {
+            name: str(Path(value).absolute())
+            for name, value in (("data", data.data), ("tokenizer", data.tokenizer))
+            if value is not None and value not in (*KNOWN_DATA, "bytes")
+        }
+        data = dataclasses.replace(data, **paths, context_length=context_length)
+        return cls(model=llama, data=data, training=training, measurement=measurement)
+
+    @classmethod
+    def from_json(cls, config: Mapping[str, Any], *, source: str) -> Self:
+        """Undo `to_json`; keys that it did not write are passed over.
+
+        Args:
+            config: the configuration of a run.
+            source: what it is called in messages.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ValueError: if a section or field is missing or has a value that cannot be.
+        """
+        try:
+            return cls(
+                model=_from_section(LlamaConfig, config, "model"),
+                data=_from_section(DataOptions, config, "data"),
+                training=_from_section(TrainingOptions, config, "training"),
+                measurement=_from_section(MeasurementOptions, config, "measurement"),
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{source}: {error}") from error
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold, and `from_json` takes back."""
+        return dataclasses.asdict(self)
+
+
+def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
+    values = config.get(section)
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    found = sorted(names & set(values)) if isinstance(values, Mapping) else []
+    expected = f"an object with {', '.join(sorted(names))}"
+    require(
+        set(found) >= names - ADDED_LATER, section, expected=expected, got=found or repr(values)
+    )
+    assert isinstance(values, Mapping)
+    return kind(**{name: values[name] for name in found})
+
+
+def _require_whole(argument: str, value: Any, *, at_least: int) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
+    require(whole, argument, expected=f"an integer >= {at_least}", got=repr(value))
+
+
+def require_divisible(argument: str, value: int, data: int) -> None:
+    """Refuse a number of samples that cannot be spread evenly over the axis data of a mesh."""
+    expected = f"a multiple of {data}, over as many devices the mesh spreads samples"
+    require(value % data == 0, argument, expected=expected, got=value)
+
+
+def _require_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:
+    require(value in choices, argument, expected=f"one of {', '.join(choices)}", got=repr(value))

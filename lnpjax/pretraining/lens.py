@@ -1,0 +1,131 @@
+"""The spectra of activations, of per-sample gradients and of weights, as a run records them.
+
+Spectral Lens, section 2: measured over a fixed pool of held-out sequences, the same at every step
+and, for equal data, in every run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from jaxtyping import PyTree
+
+from lnpjax.jacobian import ApplyFn, Batch, LossFn
+from lnpjax.lens import (
+    activation_spectra,
+    attention_probes,
+    gradient_spectra,
+    nnx_hidden_states,
+    weight_spectra,
+)
+from lnpjax.models import Llama
+from lnpjax.pretraining.processes import SharedRun
+from lnpjax.runs import Run
+from lnpjax.runs._rows import SpectrumNumbers
+from lnpjax.spectra import HEAD_WINDOW, SpectrumSummary, tail_window
+
+Summaries: TypeAlias = dict[str, SpectrumSummary]
+
+
+class LensSpectra(NamedTuple):
+    """What was measured at one step; the names are the fields of a run's "spectra" rows.
+
+    Attributes:
+        activations: of each block's output, by the block's path.
+        gradients: of the last block's attention and feed-forward outputs, by the weight's path.
+        weights: of the same weights.
+    """
+
+    activations: Summaries
+    gradients: Summaries
+    weights: Summaries
+
+
+class Lens:
+    """The measurement for a Llama: ``lens(params, pool) -> LensSpectra``, to be compiled.
+
+    Args:
+        model: the model, abstract or not.
+        apply_fn: its function.
+        loss_fn: the mean loss over a batch.
+        microbatch_size: sequences in memory at once.
+    """
+
+    def __init__(
+        self, model: Llama, apply_fn: ApplyFn, loss_fn: LossFn, *, microbatch_size: int
+    ) -> None:
+        self.layers = [f"layers/{index}" for index in range(model.config.num_layers)]
+        hidden_states, params = nnx_hidden_states(model, self.layers)
+        self.weights = list(attention_probes(params).values())
+        self._activations = activation_spectra(hidden_states, microbatch_size=microbatch_size)
+        self._gradients = gradient_spectra(
+            apply_fn, loss_fn, weights=self.weights, microbatch_size=microbatch_size
+        )
+
+    def __call__(self, params: PyTree, pool: Batch) -> LensSpectra:
+        """Measure at some parameters, over a pool of held-out samples."""
+        return LensSpectra(
+            self._activations(params, pool),
+            self._gradients(params, pool),
+            weight_spectra(params, self.weights),
+        )
+
+
+def lens_row(spectra: LensSpectra) -> dict[str, dict[str, SpectrumNumbers]]:
+    """The numbers of a "spectra" row, layers in the order of their depth.
+
+    Args:
+        spectra: what was measured, on the host.
+    """
+    return {
+        view: {name: _numbers(summary) for name, summary in _by_depth(summaries)}
+        for view, summaries in spectra._asdict().items()
+    }
+
+
+def save_lens(run: Run | SharedRun, step: int, spectra: LensSpectra) -> None:
+    """Write the spectra to `spectra/lens-STEP.npz`, with the windows of ranks of their fits.
+
+    Args:
+        run: where.
+        step: before whose update they were measured; also saved.
+        spectra: what was measured, on the host.
+    """
+    arrays: dict[str, Any] = {"step": np.asarray(step)}
+    for view, summaries in spectra._asdict().items():
+        for name, summary in summaries.items():
+            arrays[f"{view}/{name}"] = summary.eigenvalues
+            size = len(summary.eigenvalues)
+            head = HEAD_WINDOW[0], min(HEAD_WINDOW[1], size)
+            arrays[f"head_window/{view}/{name}"] = np.asarray(head)
+            arrays[f"tail_window/{view}/{name}"] = np.asarray(tail_window(size))
+    run.save_spectrum(f"lens-{step:08d}", **arrays)
+
+
+def _by_depth(summaries: Summaries) -> list[tuple[str, SpectrumSummary]]:
+    """Sorted as people count: layers/2 before layers/10."""
+
+    def key(item: tuple[str, SpectrumSummary]) -> list[tuple[int, str]]:
+        parts = item[0].split("/")
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    return sorted(summaries.items(), key=key)
+
+
+def _numbers(summary: SpectrumSummary) -> SpectrumNumbers:
+    head, tail = summary.head, summary.tail
+    return {
+        "rank_me": float(summary.rank_me),
+        "effective_dimension": int(summary.effective_dimension),
+        "trace": float(summary.trace),
+        "alpha_head": float(head.exponent),
+        "alpha_head_sem": float(head.exponent_sem),
+        "alpha_head_r_squared": float(head.r_squared),
+        "alpha_head_points": int(head.num_points),
+        "alpha_tail": float(tail.exponent),
+        "alpha_tail_sem": float(tail.exponent_sem),
+        "alpha_tail_r_squared": float(tail.r_squared),
+        "alpha_tail_points": int(tail.num_points),
+        "status": int(summary.status),
+    }

@@ -1,0 +1,160 @@
+"""Pre-training a Llama while measuring the LNP components (Spectral Reach, section 4, B.2.1).
+
+A run continues exactly where it was stopped, since everything that the next step depends on is
+either in `TrainState` or a pure function of the configuration and the step's number: the batches,
+the random probes, and which steps are measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+from lnpjax._base.checks import require
+from lnpjax._base.reporting import Reporter
+from lnpjax.pretraining.config import ADDED_LATER
+from lnpjax.pretraining.processes import SharedRun
+from lnpjax.pretraining.program import Experiment
+from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder, save_distribution
+from lnpjax.runs import Checkpoint, Run, Writer, differences
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a call of `pretrain` ended.
+
+    Attributes:
+        status: "finished"; "stopped" by request, with a checkpoint of where; or "diverged": the
+            loss was not finite, the last row says where, and there is no checkpoint after it.
+        steps_done: updates made since the start of training.
+        tokens_per_second: of this call, measurements and all, compilation left out; NaN where it
+            made no step.
+        measuring_share: the fraction of that time that went into measuring; NaN where it made no
+            step without measuring, to compare with.
+    """
+
+    status: Literal["finished", "stopped", "diverged"]
+    steps_done: int
+    tokens_per_second: float
+    measuring_share: float
+
+
+def pretrain(
+    experiment: Experiment,
+    run: Run | SharedRun,
+    *,
+    writers: Sequence[Writer] = (),
+    reporter: Reporter | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train from a run's last checkpoint, or from the start, to the end.
+
+    Rows go to `metrics.jsonl` in the order of the steps. A row of step s counts the tokens seen up
+    to and including that step. "train" and "lnp" rows hold for the parameters before its update,
+    "validation" rows for those after it.
+
+    Args:
+        experiment: what is run.
+        run: where it is recorded; see `lnpjax.pretraining.folders`. Where several processes
+            take part, each calls this with its `SharedRun` of the same run.
+        writers: get the same rows.
+        reporter: is told about the progress; nobody, if None.
+        should_stop: asked before every step; once it says true, the run is saved and left. Several
+            processes must get the same answers (see `processes.StopTogether`).
+
+    Returns:
+        How it ended.
+
+    Raises:
+        ValueError: if the checkpoint is not of this configuration, or is corrupt.
+        RuntimeError: if another process is writing to the run.
+
+    Example:
+        >>> import tempfile
+        >>> from lnpjax.pretraining import DataOptions, MeasurementOptions, ModelOptions
+        >>> from lnpjax.pretraining import PretrainConfig, TrainingOptions
+        >>> from lnpjax.pretraining import create_run
+        >>> data = DataOptions(max_bytes=20_000, context_length=8, num_validation=4)
+        >>> dataset = data.load()
+        >>> config = PretrainConfig.resolve(
+        ...     dataset,
+        ...     data=data,
+        ...     model=ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1),
+        ...     training=TrainingOptions(steps=5, batch_size=2),
+        ...     measurement=MeasurementOptions(window_width=1),
+        ... )
+        >>> with create_run(config, dataset, tempfile.mkdtemp()) as run:
+        ...     pretrain(Experiment(config, dataset), run).status
+        ...     [len(run.rows(kind)) for kind in ("train", "lnp", "validation")]
+        'finished'
+        [5, 3, 2]
+    """
+    reporter = reporter or Reporter()
+    training = experiment.config.training
+    extra = {"config": experiment.config.to_json()}
+    restored = run.restore(experiment.abstract_state())
+    first, state, saved = restored or Checkpoint(0, experiment.initial_state(), extra)
+    _check_same_config(saved, extra, run)
+    if first == training.steps:
+        return Outcome("finished", first, math.nan, math.nan)
+    reporter.note("compiling the training step, with and without the measurement")
+    compiled = experiment.compiled
+    recorder = Recorder(
+        run,
+        writers=writers,
+        reporter=reporter,
+        tokens_per_step=experiment.tokens_per_step,
+        num_parameters=experiment.config.model.num_parameters,
+        log_every=training.log_every,
+    )
+    reporter.start(first, training.steps, measured=len(run.rows("lnp")))
+    status: Literal["finished", "stopped", "diverged"] = "finished"
+    done = saved_at = first
+    try:
+        for step in range(first, training.steps):
+            if should_stop():
+                status = "stopped"
+                break
+            batch = experiment.batches.batch(step)
+            if (distribution := compiled.distribution(state, batch, step)) is not None:
+                save_distribution(run, step, distribution)
+            if (spectra := compiled.lens(state, step)) is not None:
+                recorder.flush()
+                recorder.write_spectra(step, spectra, compiled.validation_loss(state.params))
+            if experiment.windows.active(step):
+                batch_b = experiment.validation_batch(step)
+                state, metrics, record = compiled.measured(state, batch, batch_b)
+                recorder.push(step, metrics, record)
+            else:
+                state, metrics = compiled.plain(state, batch)
+                recorder.push(step, metrics)
+            done, last = step + 1, step + 1 == training.steps
+            if last or step == 0 or done % training.validate_every == 0:
+                recorder.flush()
+                recorder.write("validation", step, loss=compiled.validation_loss(state.params))
+            if last or done % training.checkpoint_every == 0:
+                recorder.flush()
+                run.save(done, state, extra)
+                saved_at = done
+        recorder.flush()
+        if saved_at < done:
+            run.save(done, state, extra)
+    except NonFiniteLossError as error:
+        status, done = "diverged", error.step
+        reporter.warn(str(error))
+    finally:
+        reporter.stop()
+    speed = recorder.speed(done - first)
+    session = {"kind": "session", "status": status, "first_step": first, "last_step": done - 1}
+    run.append_session(session | speed._asdict())
+    return Outcome(status, done, speed.tokens_per_second, speed.measuring_share)
+
+
+def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | SharedRun) -> None:
+    for name, was, now in differences(saved.get("config", {}), given["config"]):
+        if was == "absent" and name.rpartition("/")[2] in ADDED_LATER:
+            continue
+        expected = f"that of the run's last checkpoint, where {name} is {was!r}"
+        require(False, f"{run.path / 'config.json'}", expected=expected, got=repr(now))

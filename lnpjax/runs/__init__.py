@@ -1,0 +1,38 @@
+"""A run on disk: its rows, its checkpoints, and what a person sees of it."""
+
+from lnpjax._base.reporting import Reporter
+from lnpjax.runs._reporters import BarReporter, LineReporter, summary_table, terminal_reporter
+from lnpjax.runs._rows import Row, columns, differences, flatten, strict_json, training_flops
+from lnpjax.runs._run import Checkpoint, Run
+from lnpjax.runs._smoothing import exponential_moving_average
+from lnpjax.runs._summary import Kind, MeasuredSpectra, RunSummary, read_run
+from lnpjax.runs._writers import TensorBoardWriter, WandbWriter, Writer
+
+__all__ = [
+    # the folder
+    "Run",
+    "Checkpoint",
+    # rows
+    "Row",
+    "columns",
+    "differences",
+    "flatten",
+    "training_flops",
+    "strict_json",
+    # elsewhere
+    "Writer",
+    "TensorBoardWriter",
+    "WandbWriter",
+    # progress
+    "Reporter",
+    "LineReporter",
+    "BarReporter",
+    "terminal_reporter",
+    "summary_table",
+    # read again
+    "read_run",
+    "RunSummary",
+    "MeasuredSpectra",
+    "Kind",
+    "exponential_moving_average",
+]

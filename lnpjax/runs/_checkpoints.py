@@ -1,0 +1,130 @@
+"""The leaves of a training state on disk, bit by bit: arrays, random keys and Python numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from lnpjax._base.checks import import_extra, require
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of `jax.random.key`s."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
+
+
+def named_leaves(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a state by their paths."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+
+def describe(leaf: Any, name: str) -> str:
+    """The dtype and shape of a leaf: "float32[3,2]", "key<fry>[]", "Python int"."""
+    if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
+        return f"Python {type(leaf).__name__}"
+    is_array = hasattr(leaf, "shape") and str(getattr(leaf, "dtype", "object")) != "object"
+    expected = "an array or a Python number"
+    require(is_array, name, expected=expected, got=type(leaf).__name__, error=TypeError)
+    return f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]"
+
+
+def check_same_leaves(given: Mapping[str, str], saved: Mapping[str, str], where: str) -> None:
+    """Raise a ValueError at the first leaf that differs between two descriptions of a state."""
+    for name in dict.fromkeys([*given, *saved]):
+        was, now = saved.get(name, "absent"), given.get(name, "absent")
+        expected = f"the state of {where}, where {name} is {was}"
+        require(was == now, "abstract_state", expected=expected, got=f"one where it is {now}")
+
+
+def to_array(leaf: Any) -> np.ndarray | jax.Array:
+    """A leaf as an array that Orbax can store."""
+    if is_key(leaf):
+        return jax.random.key_data(leaf)
+    if isinstance(leaf, int) and np.asarray(leaf).dtype == object:  # more than 64 bits
+        return np.frombuffer(leaf.to_bytes(leaf.bit_length() // 8 + 1, "little", signed=True), "u1")
+    return leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+
+
+def _orbax() -> Any:
+    return import_extra("orbax.checkpoint", extra="run", purpose="saving and restoring checkpoints")
+
+
+def _checkpointer(ocp: Any) -> Any:
+    # Of this process alone: Orbax's own would wait for every process of `jax.distributed`.
+    process = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(primary_host=process, active_processes={process})
+    handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
+    """Store arrays in a folder."""
+    stored = {name: array for name, array in arrays.items() if array.size}  # Orbax: no empty ones
+    if stored:
+        ocp = _orbax()
+        with _checkpointer(ocp) as checkpointer:
+            checkpointer.save(folder, args=ocp.args.PyTreeSave(stored))
+
+
+def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
+    """The stored arrays in the order of their targets; None for an empty one."""
+    ocp = _orbax()
+    restore_args = {
+        str(i): ocp.RestoreArgs(restore_type=np.ndarray)
+        if is_key(target) or _sharding(target) is None
+        else ocp.ArrayRestoreArgs(sharding=_sharding(target))
+        for i, target in enumerate(targets)
+        if math.prod(getattr(target, "shape", ()))
+    }
+    arrays: dict[str, Any] = {}
+    if restore_args:
+        item = dict.fromkeys(restore_args, 0)
+        try:
+            with _checkpointer(ocp) as checkpointer:
+                arrays = checkpointer.restore(
+                    folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
+                )
+        except Exception as error:  # the storage layers raise many kinds; the file is the matter
+            raise ValueError(
+                f"{folder}: expected the arrays of a checkpoint, got: {error} (remove "
+                f"{folder.parent} to fall back on the checkpoint before it)"
+            ) from error
+    return [arrays.get(str(i)) for i in range(len(targets))]
+
+
+def _sharding(target: Any) -> Any:
+    # An array that was not committed to a device must not come back committed to one: jit refuses
+    # such an array beside others that live on a mesh.
+    return getattr(target, "sharding", None) if getattr(target, "committed", True) else None
+
+
+def to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
+    """The inverse of `to_array`: a leaf like `target`."""
+    if isinstance(array, jax.Array):
+        return array
+    if not hasattr(target, "shape"):
+        if array.dtype == np.uint8:
+            return int.from_bytes(array.tobytes(), "little", signed=True)
+        return type(target)(array.item())
+    if key is not None:
+        keys = (
+            jax.random.split(jax.random.key(0, impl=key), target.shape)  # none: the shape has a 0
+            if array is None
+            else jax.random.wrap_key_data(array, impl=key)
+        )
+        return keys if _sharding(target) is None else jax.device_put(keys, _sharding(target))
+    array = np.zeros(target.shape, target.dtype) if array is None else array
+    if isinstance(target, np.ndarray | np.generic):
+        return array if isinstance(target, np.ndarray) else array[()]
+    # Promotion depends on weak types, so a lost one would change later steps. Only scalars have
+    # them in practice, and a Python number makes one.
+    return jnp.asarray(array.item()) if weak and array.shape == () else jnp.array(array)

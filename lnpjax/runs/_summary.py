@@ -1,0 +1,185 @@
+"""What a comparison needs of a run: its losses, its speed, and the spectra measured on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from lnpjax._base.checks import require
+from lnpjax.runs._rows import columns
+from lnpjax.runs._run import Run
+
+ATTENTION_OUTPUT = "attention/output"
+Kind: TypeAlias = Literal["activations", "gradients", "weights"]
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredSpectra:
+    """The spectra of one run at one step.
+
+    Attributes:
+        step: the step.
+        tokens: seen up to and including the step; the spectra are those before its update.
+        loss: the validation loss at the same parameters.
+        summaries: numbers by kind ("activations", "gradients", "weights"), name and quantity
+            ("rank_me", "alpha_head", "alpha_head_sem", ...); names by depth, the deepest last.
+        arrays: eigenvalues by "KIND/NAME", descending, and rank windows; empty where the file of
+            the step is missing.
+    """
+
+    step: int
+    tokens: float
+    loss: float
+    summaries: Mapping[str, Mapping[str, Mapping[str, float]]]
+    arrays: Mapping[str, np.ndarray]
+
+    def names(self, kind: Kind) -> tuple[str, ...]:
+        """The layers or weights that were measured, the deepest last."""
+        return tuple(self.summaries.get(kind, ()))
+
+    def probe(self, kind: Kind) -> str | None:
+        """The layer or weight that is meant where none is named; None where there is none.
+
+        The deepest; of gradients and weights the deepest attention output, where it was measured
+        (Spectral Lens, appendix C: it has the same role in all architectures).
+        """
+        names = self.names(kind)
+        outputs = [name for name in names if ATTENTION_OUTPUT in name]
+        return (outputs or names)[-1] if names else None
+
+    def number(self, kind: Kind, quantity: str, name: str | None = None) -> float:
+        """A summary's number; NaN where it is not there. By default, of `probe`."""
+        name = self.probe(kind) if name is None else name
+        return float(self.summaries.get(kind, {}).get(name or "", {}).get(quantity, math.nan))
+
+    def eigenvalues(self, kind: Kind, name: str | None = None) -> Float[np.ndarray, " k"] | None:
+        """A spectrum, in descending order; None where it is not there. By default, of `probe`."""
+        name = self.probe(kind) if name is None else name
+        return self.arrays.get(f"{kind}/{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSummary:
+    """What a comparison needs of a run; made by `read_run`.
+
+    Attributes:
+        name: of the run's folder.
+        config: its configuration.
+        validation_tokens: at which the validation loss was measured, ascending.
+        validation_losses: there, in nats per token.
+        num_tokens: seen in all.
+        tokens_per_second: measurements included; NaN where it was not recorded.
+        plain_tokens_per_second: measurements left out; NaN where it was not recorded.
+        spectra: the measured steps, ascending.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    validation_tokens: Float[np.ndarray, " n"]
+    validation_losses: Float[np.ndarray, " n"]
+    num_tokens: float
+    tokens_per_second: float
+    plain_tokens_per_second: float
+    spectra: tuple[MeasuredSpectra, ...]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Sequences per step, where the configuration says so."""
+        return self.config.get("training", {}).get("batch_size")
+
+    @property
+    def final_loss(self) -> float:
+        """The last validation loss; NaN without one."""
+        return float(self.validation_losses[-1]) if len(self.validation_losses) else math.nan
+
+    def loss_at(self, tokens: float) -> float:
+        """The validation loss there, linear in the logarithm of tokens; NaN outside of the run."""
+        seen = self.validation_tokens > 0
+        if not np.any(seen) or not tokens > 0:
+            return math.nan
+        found, losses = np.log(self.validation_tokens[seen]), self.validation_losses[seen]
+        return float(np.interp(math.log(tokens), found, losses, left=math.nan, right=math.nan))
+
+    def series(self, kind: Kind, quantity: str, name: str | None = None) -> np.ndarray:
+        """A summary's number at every measured step, `(num_steps,)`."""
+        return np.array([spectra.number(kind, quantity, name) for spectra in self.spectra])
+
+    def spectra_tokens(self) -> Float[np.ndarray, " num_steps"]:
+        """The tokens seen at every measured step."""
+        return np.array([spectra.tokens for spectra in self.spectra], np.float64)
+
+
+def read_run(run: Run) -> RunSummary:
+    """Read what a comparison needs from a run's folder.
+
+    Args:
+        run: the run; its spectra are those that `lnpjax train --spectra` recorded, if any.
+
+    Returns:
+        The summary. Validation losses that are not finite are left out.
+
+    Raises:
+        ValueError: if the run has neither training nor validation rows, so that there is nothing
+            to compare.
+        OSError: if its files cannot be read.
+
+    Example:
+        >>> read_run(Run.open("runs/small")).final_loss  # doctest: +SKIP
+        1.93
+    """
+    rows = run.rows()
+    train, validation = columns(rows, "train"), columns(rows, "validation")
+    seen = [found["tokens"] for found in (train, validation) if "tokens" in found]
+    require(
+        bool(seen),
+        "run",
+        expected="a run with training or validation rows",
+        got=f"none in {run.path}",
+    )
+    tokens = np.asarray(validation.get("tokens", []), np.float64)
+    losses = np.asarray(validation.get("loss", []), np.float64)
+    known = np.isfinite(losses)
+    saved = set(run.spectra())
+    spectra = []
+    for row in rows:
+        if row["kind"] == "spectra":
+            file = f"lens-{row['step']:08d}"
+            spectra.append(_measured(row, run.spectrum(file) if file in saved else {}))
+    measured, plain = _throughput(run.sessions())
+    return RunSummary(
+        name=run.path.name,
+        config=run.config,
+        validation_tokens=tokens[known],
+        validation_losses=losses[known],
+        num_tokens=float(max(np.max(found) for found in seen)),
+        tokens_per_second=measured,
+        plain_tokens_per_second=plain,
+        spectra=tuple(spectra),
+    )
+
+
+def _measured(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MeasuredSpectra:
+    summaries = {kind: row[kind] for kind in get_args(Kind) if row.get(kind)}
+    loss = float(row.get("loss", math.nan))
+    return MeasuredSpectra(int(row["step"]), float(row["tokens"]), loss, summaries, arrays)
+
+
+def _throughput(sessions: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
+    """Tokens per second over all sessions of a run, with and without the measurements."""
+    tokens = seconds = plain_tokens = plain_seconds = 0.0
+    for session in sessions:
+        tokens += session["tokens"]
+        seconds += session["seconds"]
+        plain = session.get("plain_tokens_per_second") or math.nan
+        if plain > 0:
+            plain_tokens += session["tokens"]
+            plain_seconds += session["tokens"] / plain
+    return (
+        tokens / seconds if seconds > 0 else math.nan,
+        plain_tokens / plain_seconds if plain_seconds > 0 else math.nan,
+    )

@@ -1,0 +1,385 @@
+"""The resolution frontier: where a profile of shell energies peaks, and where it breaks off.
+
+Spectral shells, section 7. Above the frontier the error has been learned and its energy falls
+exponentially in lambda; below, it follows a power law.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from lnpjax._base.checks import check_floating, require
+from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.printing import result
+from lnpjax.shells._energies import check_values, is_ascending
+from lnpjax.status import Status, flag
+
+MIN_SIDE = 3
+"""Shells with energy that the fit asks for on either side of the peak."""
+_ZOOMS = 8
+"""How often the search for the blend narrows, by `_ZOOM_FACTOR` each time."""
+_ZOOM_FACTOR = 3.0
+_GRID = 7
+
+
+@result
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """The frontier of a profile of shell energies, from `detect_frontier`. A pytree.
+
+    Attributes:
+        peak: eigenvalue at which the energy per shell is largest, between shells by a parabola in
+            logarithms; NaN where that is the first or the last shell, and so no peak.
+        peak_energy: the energy there, at the top of the parabola.
+        cutoff: eigenvalue above which the energy stays below the chosen fraction of its peak; NaN
+            where it never does within the shells.
+        exponent: slope s of the power law ``E ~ lambda^s`` below, positive where energy rises
+            towards the peak: ``p + 1`` in equation 16.
+        rate: kappa of the suppression ``E ~ exp(-kappa lambda)`` above (equations 14 and 28), an
+            inverse eigenvalue. Positive where energy falls.
+        low_amplitude: the power law at lambda = 1, in units of energy.
+        high_amplitude: the exponential at lambda = 0.
+        blend_center: eigenvalue at which both count equally.
+        blend_width: how gradually one replaces the other, in units of ln lambda.
+        residual: root mean square of ``ln E - ln fit`` over shells with energy.
+        num_points: shells with energy.
+        status: `lnpjax.Status` flags: `TOO_FEW_POINTS` where fewer than three shells with energy
+            lie on a side of the peak, as in a monotone profile; the fit is then NaN. `NON_FINITE`
+            where an energy is infinite or NaN.
+    """
+
+    peak: Float[Array, ""]
+    peak_energy: Float[Array, ""]
+    cutoff: Float[Array, ""]
+    exponent: Float[Array, ""]
+    rate: Float[Array, ""]
+    low_amplitude: Float[Array, ""]
+    high_amplitude: Float[Array, ""]
+    blend_center: Float[Array, ""]
+    blend_width: Float[Array, ""]
+    residual: Float[Array, ""]
+    num_points: Int[Array, ""]
+    status: Int[Array, ""]
+
+    def profile(self, eigenvalues: Float[Array, " shell"]) -> Float[Array, " shell"]:
+        """The fitted energies at any eigenvalues."""
+        eigenvalues = jnp.asarray(eigenvalues, accumulation_dtype())
+        share = _share_above(jnp.log(eigenvalues), jnp.log(self.blend_center), self.blend_width)
+        below = jnp.log(self.low_amplitude) + self.exponent * jnp.log(eigenvalues)
+        above = jnp.log(self.high_amplitude) - self.rate * eigenvalues
+        return jnp.exp((1 - share) * below + share * above)
+
+
+def detect_frontier(
+    centers: Float[Array, " shell"],
+    energies: Float[Array, " shell"],
+    *,
+    cutoff_fraction: float = 1e-2,
+    max_blend_width: float = 0.5,
+) -> Frontier:
+    """Find the peak and the cut-off of a profile of shell energies, and fit both of its sides.
+
+    Spectral shells, section 7.3 and figure 1(b), which names the pieces of the fit and leaves its
+    method open. Here, ``ln E = (1 - w) (a + s ln lambda) + w (b - kappa lambda)`` with
+    ``w = sigmoid((ln lambda - ln c) / width)``: for a given blend a linear least-squares problem,
+    and the blend is the best of a grid that narrows around its minimum. Shells without energy have
+    no logarithm and are left out. Every other shell counts the same, so that a numerical floor
+    beyond the cut-off takes part: pass only the shells above it.
+
+    The pieces are not those of equation 16, ``E ~ lambda^s exp(-kappa lambda)``, whose power law
+    goes on above the peak and whose exponential begins below. Fitted to such a profile, the
+    exponent comes out a tenth to a fifth too small and the rate up to two fifths; the peak, at
+    ``s / kappa``, does not depend on the fit.
+
+    Args:
+        centers: `lnpjax.shells.shell_centers`, ascending.
+        energies: one for each centre: ``shell_energies(...)[1:]``, or their mean over batches.
+        cutoff_fraction: what part of the peak's energy counts as cut off.
+        max_blend_width: bound on the width of the blend, in units of ln lambda. Wider blends fit
+            better and mean nothing, for neither side is then anywhere by itself.
+
+    Returns:
+        A `Frontier`.
+
+    Raises:
+        TypeError: if an argument is no array of real floating-point numbers.
+        ValueError: if shapes disagree, there are fewer than three shells, `cutoff_fraction` is
+            not between 0 and 1, or `max_blend_width` not above 0; where values are known, if
+            centres are not positive and ascending, or an energy is negative, infinite or NaN.
+
+    Cost: some hundred least-squares problems of four unknowns.
+
+    Example:
+        Energies of equation 16 with p = 1 and kappa = 2 peak at ``(p + 1) / kappa``:
+
+        >>> centers = jnp.geomspace(0.01, 8.0, 30)
+        >>> frontier = detect_frontier(centers, centers**2 * jnp.exp(-2 * centers))
+        >>> print(f"{frontier.peak:.1f}")
+        1.0
+    """
+    _check_profile(centers, energies)
+    require(
+        0 < cutoff_fraction < 1,
+        "cutoff_fraction",
+        expected="a number between 0 and 1",
+        got=cutoff_fraction,
+    )
+    require(
+        0 < max_blend_width < math.inf,
+        "max_blend_width",
+        expected="a finite number > 0",
+        got=max_blend_width,
+    )
+    dtype = accumulation_dtype()
+    centers, energies = jnp.asarray(centers, dtype), jnp.asarray(energies, dtype)
+    position = jnp.log(centers)
+    usable = jnp.isfinite(energies) & (energies > 0)
+    level = jnp.where(usable, jnp.log(jnp.where(usable, energies, 1)), -jnp.inf)
+
+    top = jnp.argmax(level)
+    shell = jnp.arange(len(centers))
+    interior = jnp.any(usable & (shell < top)) & jnp.any(usable & (shell > top))
+    peak, peak_level = _parabola_top(position, level, usable, top)
+    threshold = level[top] + math.log(cutoff_fraction)
+    cutoff = _last_crossing(position, level, threshold)
+
+    too_few = (jnp.sum(usable & (shell < top)) < MIN_SIDE) | (
+        jnp.sum(usable & (shell > top)) < MIN_SIDE
+    )
+    fit = _fit_blend(position, level, usable, position[top], math.log(max_blend_width))
+
+    def where(known: Bool[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.where(known, value, jnp.nan)
+
+    return Frontier(
+        peak=where(interior, jnp.exp(peak)),
+        peak_energy=where(interior, jnp.exp(peak_level)),
+        cutoff=jnp.exp(cutoff),
+        exponent=where(~too_few, fit.coefficients[1]),
+        rate=where(~too_few, fit.coefficients[3]),
+        low_amplitude=where(~too_few, jnp.exp(fit.coefficients[0])),
+        high_amplitude=where(~too_few, jnp.exp(fit.coefficients[2])),
+        blend_center=where(~too_few, jnp.exp(fit.center)),
+        blend_width=where(~too_few, fit.width),
+        residual=where(~too_few, fit.residual),
+        num_points=jnp.sum(usable, dtype=jnp.int32),
+        status=flag(too_few, Status.TOO_FEW_POINTS)
+        | flag(~jnp.all(jnp.isfinite(energies)), Status.NON_FINITE),
+    )
+
+
+@result
+@dataclasses.dataclass(frozen=True)
+class FrontierDisplacement:
+    """How far a frontier moved, from `frontier_displacement`. A pytree.
+
+    Attributes:
+        peak: ``ln(peak after / peak before)``; negative where it moved to smaller eigenvalues.
+        cutoff: the same of the cut-off.
+        rate: the same of the rate kappa of suppression; NaN where one is not positive.
+        amplitude: ``ln`` of the ratio of the power laws below, taken at the earlier peak: how much
+            the unlearned side was reweighted (section 7.4).
+        status: the flags of both frontiers.
+    """
+
+    peak: Float[Array, ""]
+    cutoff: Float[Array, ""]
+    rate: Float[Array, ""]
+    amplitude: Float[Array, ""]
+    status: Int[Array, ""]
+
+
+def frontier_displacement(before: Frontier, after: Frontier) -> FrontierDisplacement:
+    """How far the frontier moved between two checkpoints, in units of ln lambda.
+
+    Spectral shells, section 7.4. Divide by ``ln(t_after / t_before)`` for an exponent in time.
+
+    Args:
+        before: the frontier at the earlier checkpoint.
+        after: at the later one, on the same data.
+
+    Returns:
+        A `FrontierDisplacement`; NaN for what one of the two lacks.
+
+    Raises:
+        TypeError: if an argument is no `Frontier`.
+
+    Cost: none.
+
+    Example:
+        >>> centers = jnp.geomspace(0.01, 8.0, 30)
+        >>> early = detect_frontier(centers, centers * jnp.exp(-2 * centers))
+        >>> late = detect_frontier(centers, centers * jnp.exp(-4 * centers))
+        >>> moved = frontier_displacement(early, late)
+        >>> print(f"{jnp.exp(moved.peak):.2f} {jnp.exp(moved.cutoff):.2f}")
+        0.50 0.50
+    """
+    for argument, value in (("before", before), ("after", after)):
+        require(
+            isinstance(value, Frontier),
+            argument,
+            expected="a Frontier, from detect_frontier",
+            got=type(value).__name__,
+            error=TypeError,
+        )
+
+    def log_ratio(name: str) -> Float[Array, ""]:
+        return jnp.log(getattr(after, name)) - jnp.log(getattr(before, name))
+
+    steeper = after.exponent - before.exponent
+    return FrontierDisplacement(
+        peak=log_ratio("peak"),
+        cutoff=log_ratio("cutoff"),
+        rate=log_ratio("rate"),
+        amplitude=log_ratio("low_amplitude") + steeper * jnp.log(before.peak),
+        status=before.status | after.status,
+    )
+
+
+class _Search(NamedTuple):
+    center: Float[Array, ""]
+    log_width: Float[Array, ""]
+    center_span: Float[Array, ""]
+    log_width_span: Float[Array, ""]
+
+
+class _Fit(NamedTuple):
+    center: Float[Array, ""]
+    width: Float[Array, ""]
+    coefficients: Float[Array, " coefficient"]
+    residual: Float[Array, ""]
+
+
+def _fit_blend(
+    position: Float[Array, " shell"],
+    level: Float[Array, " shell"],
+    usable: Bool[Array, " shell"],
+    start: Float[Array, ""],
+    max_log_width: float,
+) -> _Fit:
+    """The best blend of a grid over its centre and width, which narrows around the best so far."""
+    spacing = (position[-1] - position[0]) / (len(position) - 1)
+    offsets = jnp.linspace(-1.0, 1.0, _GRID, dtype=position.dtype)
+    solve = jax.vmap(
+        jax.vmap(lambda c, w: _solve(position, level, usable, c, jnp.exp(w)), (None, 0)), (0, None)
+    )
+
+    def zoom(state: _Search, _: None) -> tuple[_Search, None]:
+        centers = state.center + state.center_span * offsets
+        centers = jnp.clip(centers, position[0], position[-1])
+        log_widths = state.log_width + state.log_width_span * offsets
+        log_widths = jnp.minimum(log_widths, max_log_width)
+        best = jnp.argmin(solve(centers, log_widths)[1])
+        found = _Search(
+            centers[best // _GRID],
+            log_widths[best % _GRID],
+            state.center_span / _ZOOM_FACTOR,
+            state.log_width_span / _ZOOM_FACTOR,
+        )
+        return found, None
+
+    log_width_span = jnp.asarray(math.log(8.0), position.dtype)
+    widest = _Search(start, jnp.log(spacing / 2), 4 * spacing, log_width_span)
+    search, _ = jax.lax.scan(zoom, widest, None, length=_ZOOMS)
+    width = jnp.exp(search.log_width)
+    return _Fit(search.center, width, *_solve(position, level, usable, search.center, width))
+
+
+def _solve(
+    position: Float[Array, " shell"],
+    level: Float[Array, " shell"],
+    usable: Bool[Array, " shell"],
+    center: Float[Array, ""],
+    width: Float[Array, ""],
+) -> tuple[Float[Array, " coefficient"], Float[Array, ""]]:
+    """Coefficients ``a, s, b, kappa`` of a given blend, and the root mean square it leaves."""
+    share = _share_above(position, center, width)
+    columns = jnp.stack(
+        [1 - share, (1 - share) * (position - center), share, -share * jnp.exp(position - center)],
+        axis=1,
+    )
+    columns = jnp.where(usable[:, None], columns, 0)
+    scales = jnp.linalg.norm(columns, axis=0)
+    scales = jnp.where(scales == 0, 1, scales)
+    target = jnp.where(usable, level, 0)
+    solution = jnp.linalg.lstsq(columns / scales, target)[0] / scales
+    squares = (target - columns @ solution) ** 2
+    below, slope, above, rate = solution
+    coefficients = jnp.stack([below - slope * center, slope, above, rate * jnp.exp(-center)])
+    return coefficients, jnp.sqrt(jnp.sum(squares) / jnp.sum(usable))
+
+
+def _share_above(
+    position: Float[Array, " shell"], center: Float[Array, ""], width: Float[Array, ""]
+) -> Float[Array, " shell"]:
+    return jax.nn.sigmoid((position - center) / width)
+
+
+def _parabola_top(
+    position: Float[Array, " shell"],
+    level: Float[Array, " shell"],
+    usable: Bool[Array, " shell"],
+    top: Int[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The top of the parabola through a highest point and its neighbours, if it has both."""
+    left, right = jnp.maximum(top - 1, 0), jnp.minimum(top + 1, len(position) - 1)
+    complete = usable[left] & usable[right] & (left < top) & (top < right)
+    x_left, x_right = position[left] - position[top], position[right] - position[top]
+    y_left = jnp.where(complete, level[left] - level[top], 0)
+    y_right = jnp.where(complete, level[right] - level[top], 0)
+    determinant = jnp.where(complete, x_left * x_right * (x_left - x_right), 1)
+    curvature = (y_left * x_right - y_right * x_left) / determinant
+    slope = (y_right * x_left**2 - y_left * x_right**2) / determinant
+    curved = complete & (curvature < 0)
+    shift = jnp.where(curved, -slope / jnp.where(curved, 2 * curvature, 1), 0)
+    return position[top] + shift, level[top] + shift * slope / 2
+
+
+def _last_crossing(
+    position: Float[Array, " shell"], level: Float[Array, " shell"], threshold: Float[Array, ""]
+) -> Float[Array, ""]:
+    """Where a profile falls below a threshold for good; NaN if it has not at its end.
+
+    On the straight line between two shells, and half-way where the second one is empty.
+    """
+    shell = jnp.arange(len(position))
+    last = jnp.max(jnp.where(level >= threshold, shell, 0))
+    following = jnp.minimum(last + 1, len(position) - 1)
+    drop = level[last] - level[following]
+    empty = jnp.isneginf(level[following])
+    part = jnp.where(
+        empty, 0.5, (level[last] - threshold) / jnp.where(empty | (drop == 0), 1, drop)
+    )
+    crossing = position[last] + part * (position[following] - position[last])
+    return jnp.where((last < following) & jnp.isfinite(threshold), crossing, jnp.nan)
+
+
+def _check_profile(centers: Array, energies: Array) -> None:
+    check_floating("centers", centers)
+    check_floating("energies", energies)
+    require(
+        centers.ndim == 1 and len(centers) >= MIN_SIDE,
+        "centers",
+        expected=f"a vector of at least {MIN_SIDE} shells",
+        got=f"shape {centers.shape}",
+    )
+    require(
+        energies.shape == centers.shape,
+        "energies",
+        expected=f"one for each centre, shape {centers.shape} (the remainder has no centre: "
+        "energies[1:])",
+        got=f"shape {energies.shape}",
+    )
+    require(
+        is_ascending(centers),
+        "centers",
+        expected="positive, finite, strictly ascending numbers",
+        got=centers,
+    )
+    check_values("energies", energies, expected="finite numbers >= 0", least=0.0)

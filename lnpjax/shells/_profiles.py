@@ -1,0 +1,192 @@
+"""Shell energies and the distribution of learning at the states of a network.
+
+Spectral shells, section 7: the error is each token's surprisal, and energies are averaged over
+batches of data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from lnpjax._base.checks import check_key, require
+from lnpjax.jacobian import ApplyFn, Batch, LossFn, observable, token_surprisal
+from lnpjax.shells._average import BatchAverage, average_over_batches
+from lnpjax.shells._energies import (
+    log_shells,
+    shell_centers,
+    shell_dissipation,
+    shell_energies,
+    shell_minimum_energies,
+)
+from lnpjax.shells._frontier import Frontier, detect_frontier
+from lnpjax.spectra import (
+    PositionDistribution,
+    SpectralMeasure,
+    position_distribution,
+    spectral_measure,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProfileOptions:
+    """How spectra are measured.
+
+    Attributes:
+        num_matvecs: products with the kernel for each batch.
+        ratio: q, of the shells' edges.
+        decades: how far below the largest eigenvalue shells reach; beyond 4, single precision does
+            not tell eigenvalues from rounding.
+    """
+
+    num_matvecs: int = 32
+    ratio: float = 2.0
+    decades: float = 4.0
+
+    def check(self) -> None:
+        """Refuse values that cannot be.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        require(self.num_matvecs >= 1, "num_matvecs", expected=">= 1", got=self.num_matvecs)
+        require(self.ratio > 1, "ratio", expected="a number > 1", got=self.ratio)
+        require(self.decades > 0, "decades", expected="a number > 0", got=self.decades)
+
+
+class Measured(NamedTuple):
+    """What one state shows, over all batches (their axis comes first).
+
+    Attributes:
+        error: the spectral measure of the tokens' surprisals.
+        position: the distribution of the loss gradient.
+    """
+
+    error: SpectralMeasure
+    position: PositionDistribution
+
+
+class Profile(NamedTuple):
+    """The shells of one state.
+
+    Attributes:
+        label: which state.
+        centers: of the shells, eigenvalues.
+        energies: of each shell, averaged over batches; the remainder below all shells left out.
+        minima: the smallest weight of a node in each shell, averaged.
+        dissipation: of each shell, averaged.
+        remainder: the energy below all shells.
+        frontier: of the mean profile.
+        position: the distribution of the loss gradient, of each batch.
+    """
+
+    label: str
+    centers: Float[Array, " shell"]
+    energies: BatchAverage
+    minima: BatchAverage
+    dissipation: BatchAverage
+    remainder: Float[Array, ""]
+    frontier: Frontier
+    position: PositionDistribution
+
+    @property
+    def median(self) -> float:
+        """The median spectral position, averaged over batches in logarithms."""
+        return float(jnp.exp(jnp.mean(jnp.log(self.position.median))))
+
+
+def measure_states(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    states: dict[str, Callable[[], PyTree]],
+    batches: Sequence[Batch],
+    options: ProfileOptions,
+    *,
+    key: Array,
+    report: Callable[[str], object],
+) -> Iterator[tuple[str, Measured]]:
+    """Measure every state on every batch; one compiled program for all.
+
+    Args:
+        apply_fn: as in `lnpjax.lnp`; outputs are logits ``(B, T, V)``.
+        loss_fn: whose gradient the distribution of learning belongs to.
+        states: functions that give the parameters, by label.
+        batches: ``(inputs, targets)``, of equal shapes.
+        options: how.
+        key: of the random probes.
+        report: is told which state comes next.
+
+    Yields:
+        ``(label, measured)``, state by state.
+    """
+    check_key("key", key, drawn_by="measure_states")
+    surprisal = observable(apply_fn, token_surprisal)
+    position = position_distribution(apply_fn, loss_fn, num_matvecs=options.num_matvecs)
+
+    @jax.jit
+    def measure(params: PyTree, batch: Batch, key: Array) -> Measured:
+        error = surprisal(params, batch)
+        products = min(options.num_matvecs, error.size)
+        measured = spectral_measure(surprisal, params, batch, error, num_matvecs=products)
+        return Measured(measured, position(params, batch, key=key))
+
+    for label, params_of in states.items():
+        report(f"{label}: {options.num_matvecs} products on each of {len(batches)} batches")
+        params = params_of()
+        found = [
+            measure(params, batch, jax.random.fold_in(key, index))
+            for index, batch in enumerate(batches)
+        ]
+        yield label, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+
+
+def profiles_of(measured: dict[str, Measured], options: ProfileOptions) -> list[Profile]:
+    """Sort what was measured into shells that are common to all states.
+
+    Args:
+        measured: by label.
+        options: the shells.
+
+    Returns:
+        A profile for each state, in order.
+    """
+    tops = np.array([float(jnp.max(found.error.nodes)) for found in measured.values()])
+    require(
+        bool(np.all(np.isfinite(tops))),
+        "params",
+        expected="states whose outputs are finite",
+        got=f"NaN in {[name for name, t in zip(measured, tops, strict=True) if t != t]}",
+    )
+    top = float(tops.max())
+    edges = log_shells(top * 10**-options.decades, 1.001 * top, ratio=options.ratio)
+    return [_profile(label, found, edges) for label, found in measured.items()]
+
+
+def _profile(label: str, measured: Measured, edges: Float[Array, " edge"]) -> Profile:
+    nodes = measured.error.nodes
+    weights = measured.error.weights * measured.error.total[:, None]
+
+    def by_shell(function: Callable[..., Array]) -> BatchAverage:
+        return average_over_batches(jax.vmap(lambda n, w: function(n, w, edges))(nodes, weights))
+
+    def above(average: BatchAverage) -> BatchAverage:
+        names = ("mean", "std", "sem", "log_sem")
+        return dataclasses.replace(average, **{n: getattr(average, n)[1:] for n in names})
+
+    energies, centers = by_shell(shell_energies), shell_centers(edges)
+    return Profile(
+        label=label,
+        centers=centers,
+        energies=above(energies),
+        minima=above(by_shell(shell_minimum_energies)),
+        dissipation=above(by_shell(shell_dissipation)),
+        remainder=energies.mean[0],
+        frontier=detect_frontier(centers, energies.mean[1:]),
+        position=measured.position,
+    )

@@ -1,0 +1,183 @@
+"""The eigenvalue density of the empirical NTK, by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from lnpjax import parameters
+from lnpjax._base import numerics
+from lnpjax._base.checks import check_key, require
+from lnpjax._base.entry_points import entry_point
+from lnpjax._base.printing import result
+from lnpjax._base.scaling import unit_of
+from lnpjax.jacobian import ApplyFn, OutputSubset, linearize
+from lnpjax.jacobian._outputs import restrict
+from lnpjax.jacobian._preconditioners import fit_preconditioner
+from lnpjax.jacobian._probes import rademacher
+from lnpjax.spectra._lanczos import measure_at
+
+Moments = Float[Array, " moment"]
+
+
+@result
+@dataclasses.dataclass(frozen=True)
+class SpectralDensity:
+    """The eigenvalue density of Theta, as spectral measures of random vectors. A pytree.
+
+    Attributes:
+        nodes: of each probe's quadrature, ``(probes, k)``.
+        weights: likewise, in numbers of eigenvalues: they add up to `dimension` for each probe.
+            Their mean over probes is an unbiased picture of the density up to the quadrature.
+        dimension: N, the number of eigenvalues.
+        status: `lnpjax.Status` flags.
+    """
+
+    nodes: Float[Array, "probe node"]
+    weights: Float[Array, "probe node"]
+    dimension: Int[Array, ""]
+    status: Int[Array, ""]
+
+    @property
+    def trace(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """``sum_k lambda_k`` and its standard error; unbiased."""
+        return self.estimate(lambda moments: moments[0])
+
+    @property
+    def effective_rank(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """The effective rank (NTK lens, equation 3) and its standard error, to first order.
+
+        ``exp(log T - sum_k lambda_k log(lambda_k) / T)`` with the trace T.
+        """
+        return self._scale_free(lambda m: jnp.exp(jnp.log(m[0]) - m[2] / m[0]))
+
+    @property
+    def inverse_participation_ratio(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """``sum lambda^2 / (sum lambda)^2`` and its standard error, to first order."""
+        return self._scale_free(lambda moments: moments[1] / moments[0] ** 2)
+
+    def _scale_free(
+        self, function: Callable[[Moments], Float[Array, ""]]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """`estimate` of what does not depend on the unit of nodes, whose squares may overflow."""
+        scaled = dataclasses.replace(self, nodes=self.nodes / unit_of(self.nodes))
+        return scaled.estimate(function)
+
+    def counts(
+        self, edges: Float[Array, " edge"]
+    ) -> tuple[Float[Array, " bin"], Float[Array, " bin"]]:
+        """Eigenvalues between edges, with standard errors; a value at an edge belongs above it.
+
+        Args:
+            edges: ascending.
+
+        Returns:
+            Means and standard errors over probes, one for each of the ``len(edges) - 1`` bins.
+        """
+        inside = (self.nodes[..., None] >= edges[:-1]) & (self.nodes[..., None] < edges[1:])
+        counts = jnp.sum(jnp.where(inside, self.weights[..., None], 0), axis=1)
+        num_probes = len(counts)
+        spread = jnp.sum((counts - jnp.mean(counts, axis=0)) ** 2, axis=0)
+        return jnp.mean(counts, axis=0), jnp.sqrt(spread / (num_probes * (num_probes - 1)))
+
+    def estimate(
+        self, function: Callable[[Moments], Float[Array, ""]]
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """A function of ``sum lambda``, ``sum lambda^2`` and ``sum lambda log lambda``.
+
+        Args:
+            function: of the three numbers.
+
+        Returns:
+            The function at their means over probes, and its standard error to first order.
+        """
+        positive = jnp.maximum(self.nodes, 0)
+        logarithms = positive * jnp.log(jnp.where(positive > 0, positive, 1))
+        values = jnp.stack([self.nodes, self.nodes**2, logarithms])
+        moments = jnp.sum(self.weights * values, axis=2)  # (moment, probe)
+        means, num_probes = jnp.mean(moments, axis=1), moments.shape[1]
+        centred = moments - means[:, None]
+        slope = jax.grad(function)(means)
+        variance = jnp.sum((slope @ centred) ** 2) / (num_probes * (num_probes - 1))
+        return function(means), jnp.sqrt(variance)
+
+
+@entry_point
+def spectral_density(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    *,
+    num_matvecs: int,
+    key: Key[Array, ""],
+    num_probes: int = 8,
+    outputs: OutputSubset = None,
+    wrt: parameters.Subset = None,
+    preconditioner: PyTree | None = None,
+) -> SpectralDensity:
+    """The eigenvalue density of the empirical NTK, without the kernel.
+
+    The spectral measures of random sign vectors average to the density (stochastic Lanczos
+    quadrature). Standard errors come from the spread between probes. They do not hold what the
+    quadrature leaves out, which falls with `num_matvecs`: there is none in the trace and in the sum
+    of squares, little in the entropy, and most in `SpectralDensity.counts`, since all probes place
+    their nodes alike. Ratios and exponentials of noisy means carry a bias of the order of the
+    squared relative error.
+
+    Args:
+        apply_fn: as in `lnpjax.linearize`.
+        params: likewise.
+        inputs: likewise.
+        num_matvecs: products with Theta for each probe, at least two.
+        key: a `jax.random` key.
+        num_probes: random vectors, at least two.
+        outputs: which outputs of each sample to keep (`lnpjax.jacobian.select_outputs`).
+        wrt: the trainable subset.
+        preconditioner: optional diagonal P >= 0, for J P J^T.
+
+    Returns:
+        A `SpectralDensity`.
+
+    Raises:
+        TypeError, ValueError: as `lnpjax.spectral_measure`; if `num_probes` is less than two.
+
+    Cost: as `lnpjax.spectral_measure` for each probe, one after the other.
+
+    Example:
+        >>> scale = lambda w, x: w * x
+        >>> density = spectral_density(
+        ...     scale,
+        ...     jnp.ones(3),
+        ...     jnp.array([[1.0, 2.0, 3.0]]),
+        ...     num_matvecs=3,
+        ...     key=jax.random.key(0),
+        ... )
+        >>> trace, error = density.trace
+        >>> round(float(trace), 3), round(float(error), 3)
+        (14.0, 0.0)
+    """
+    check_key("key", key, drawn_by="spectral_density")
+    require(num_probes >= 2, "num_probes", expected="an integer >= 2", got=num_probes)
+    network = apply_fn if outputs is None else restrict(apply_fn, outputs)
+    require(num_matvecs >= 2, "num_matvecs", expected="an integer >= 2", got=num_matvecs)
+    with jax.default_matmul_precision("highest"):
+        linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)
+    shape, dtype = linearization.outputs.shape, numerics.accumulation_dtype()
+
+    def of_probe(probe_key: Key[Array, ""]) -> tuple[Array, Array, Array]:
+        signs = rademacher(probe_key, shape, dtype)
+        measure = measure_at(linearization.ntk_vp, signs, num_matvecs=num_matvecs)
+        return measure.nodes, measure.weights * measure.total, measure.status
+
+    _, negative = fit_preconditioner(preconditioner, parameters.partition(params, wrt)[0])
+    nodes, weights, status = jax.lax.map(of_probe, jax.random.split(key, num_probes))
+    return SpectralDensity(
+        nodes=nodes,
+        weights=weights,
+        dimension=jnp.int32(linearization.outputs.size),
+        status=jax.lax.reduce(status, jnp.int32(0), jax.lax.bitwise_or, (0,)) | negative,
+    )

@@ -1,0 +1,65 @@
+"""The Fourier model of the Spectral Lens paper: every result of its appendix F.4 in closed form.
+
+One place to import from; each group lives in a module of its own.
+
+- `lnpjax.theory.fourier.modes`: a linear model on a cyclic group, mode by mode (F.1 to F.3)
+- `lnpjax.theory.fourier.times`: matched losses, times to targets, crossovers (F.4, F.5, F.10)
+- `lnpjax.theory.fourier.smooth_spectrum`: power laws of targets and rates, and fits to them (F.6 to
+    F.9)
+- `lnpjax.theory.fourier.factors`: the two-layer model (F.11, F.12)
+- `lnpjax.theory.fourier.shift_equivariance`: rotary and absolute positions (F.13, F.14)
+- `lnpjax.theory.fourier.tied_heads`: what tied and untied heads can express (F.15, F.16)
+- `lnpjax.theory.fourier.orthogonal_updates`: the polar factor as steepest descent (F.17)
+"""
+
+__all__ = [
+    "SmoothSpectrum",
+    "absolute_scores",
+    "absolute_shift_change",
+    "activation_spectrum",
+    "band_concentration",
+    "band_concentration_rate",
+    "bend_rank",
+    "best_tied_map",
+    "best_untied_map",
+    "characters",
+    "crossover_rank",
+    "crossover_times",
+    "cyclic_shift",
+    "embedding_width",
+    "factor_products",
+    "fast_band_concentration",
+    "fast_band_concentration_slope",
+    "fourier_coefficients",
+    "from_coefficients",
+    "guaranteed_decrease",
+    "head_matched_rate",
+    "head_matched_recruitment_time",
+    "kernel_spectrum",
+    "largest_step",
+    "local_exponent",
+    "mode_coefficients",
+    "mode_loss",
+    "moment_matrix",
+    "normalized_mass",
+    "nuclear_norm",
+    "output_projector",
+    "polar_factor",
+    "recruitment_time",
+    "reversal_time",
+    "rotary_scores",
+    "shift_defect",
+    "shift_eigenvalues",
+    "surviving_positions",
+    "tied_error",
+    "tied_error_bound",
+    "time_to_loss",
+    "two_band_time",
+    "two_band_time_slope",
+    "untied_error",
+    "update_energies",
+    "window_bias",
+    "window_bias_far_out",
+    "window_exponent",
+    "window_start",
+]

@@ -1,0 +1,268 @@
+"""A linear model on a cyclic group, mode by mode (Spectral Lens, F.1 to F.3).
+
+A function on the phases ``Z_c`` learns a target under a kernel that looks the same from every
+phase: ``d_t f = K (f* - f)``, ``K(a, a') = k(a - a')`` (equations 18 to 20). The characters
+``chi_r(a) = e^(2 pi i r a / c)`` diagonalise K, and every Fourier coefficient relaxes to its target
+``beta_r`` at its own rate ``kappa_r``.
+
+Conventions. Inner products average over phases (equation 15), so that the characters have norm 1
+and a coefficient is ``fft(f) / c``. The last axis holds modes or phases, and a `time` of any shape
+puts its axes before it. Time is that of gradient flow; a rate has the unit 1 / time.
+
+What the paper calls the gradient of a mode is the velocity of its hidden state: ``g = d_t h`` for
+its (27) and (28). Per-sample gradients of a loss with respect to weights have another second moment
+(in the model with features ``sqrt(kappa_r) chi_r`` it is not even diagonal), so that F.2(d) is no
+statement about those.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Complex, Float, Inexact
+
+from lnpjax._base.checks import concrete, require
+from lnpjax._base.numerics import accumulation_dtype
+from lnpjax.theory.shells.transport import check_positive
+
+
+def characters(period: int) -> Complex[Array, "mode phase"]:
+    """The characters ``chi_r(a) = e^(2 pi i r a / c)`` of the cyclic group (equation 14).
+
+    Args:
+        period: c >= 1, the number of phases.
+
+    Returns:
+        ``chi_r(a)`` at row r, column a.
+
+    Raises:
+        ValueError: if there is no phase.
+
+    Example:
+        >>> characters(2).real.tolist()
+        [[1.0, 1.0], [1.0, -1.0]]
+    """
+    require(period >= 1, "period", expected="at least one phase", got=period)
+    # Reduced as integers first: the angle of a large product would be rounded.
+    turns = np.outer(np.arange(period), np.arange(period)) % period / period
+    return jnp.exp(2j * jnp.pi * jnp.asarray(turns, accumulation_dtype()))
+
+
+def cyclic_shift(values: Inexact[Array, "*s phase"], shift: int) -> Inexact[Array, "*s phase"]:
+    """``(S_q f)(a) = f(a + q mod c)`` (equation 16).
+
+    Args:
+        values: a function on the phases.
+        shift: q. The clean modular task of context length L and step d is ``S_(L d)`` (F.1).
+
+    Returns:
+        The shifted function.
+
+    Example:
+        >>> cyclic_shift(jnp.arange(4.0), 1)
+        Array([1., 2., 3., 0.], dtype=float32)
+    """
+    return jnp.roll(values, -shift, axis=-1)
+
+
+def shift_eigenvalues(period: int, shift: int) -> Complex[Array, " mode"]:
+    """Eigenvalues ``e^(2 pi i r q / c)`` of the shift, ``S_q chi_r = omega^(r q) chi_r`` (17).
+
+    Args:
+        period: c.
+        shift: q, any integer.
+
+    Raises:
+        ValueError: if there is no phase.
+
+    Example:
+        >>> shift_eigenvalues(4, 2).real.round(3).tolist()
+        [1.0, -1.0, 1.0, -1.0]
+    """
+    return characters(period)[:, shift % period]
+
+
+def fourier_coefficients(values: Inexact[Array, "*s phase"]) -> Complex[Array, "*s mode"]:
+    """Coefficients ``<f, chi_r>`` of functions on the phases (equations 15 and 21).
+
+    Example:
+        >>> fourier_coefficients(jnp.array([3.0, 1.0])).real.tolist()
+        [2.0, 1.0]
+    """
+    return jnp.fft.fft(values) / values.shape[-1]
+
+
+def from_coefficients(coefficients: Inexact[Array, "*s mode"]) -> Complex[Array, "*s phase"]:
+    """The function ``sum_r a_r chi_r``; the inverse of `fourier_coefficients` (equation 21).
+
+    Example:
+        >>> from_coefficients(jnp.array([2.0, 1.0])).real.tolist()
+        [3.0, 1.0]
+    """
+    return jnp.fft.ifft(coefficients) * coefficients.shape[-1]
+
+
+def kernel_spectrum(kernel: Inexact[Array, " phase"]) -> Float[Array, " mode"]:
+    """Rates ``kappa_r = sum_delta k(delta) omega^(-r delta)`` of a shift-invariant kernel (22).
+
+    Args:
+        kernel: k, its value at every difference of phases, real or complex.
+
+    Returns:
+        The eigenvalues of K, >= 0; rounding below zero is cut off.
+
+    Raises:
+        ValueError: if it is not a vector, or known not to be positive semidefinite (which for a
+            complex kernel includes ``k(-delta) = conj k(delta)``).
+
+    Example:
+        >>> kernel_spectrum(jnp.array([2.0, 1.0, 0.0, 1.0])).tolist()
+        [4.0, 2.0, 0.0, 2.0]
+    """
+    require(kernel.ndim == 1, "kernel", expected="a vector over phases", got=f"{kernel.ndim} axes")
+    eigenvalues = jnp.fft.fft(kernel)
+    known = concrete(eigenvalues)
+    if known is not None:
+        tolerance = float(np.finfo(known.dtype).eps) ** 0.5 * float(np.max(np.abs(known)))
+        require(
+            bool(np.all(known.real >= -tolerance) and np.all(np.abs(known.imag) <= tolerance)),
+            "kernel",
+            expected="a positive semidefinite kernel",
+            got=f"the eigenvalues {known}",
+        )
+    return jnp.maximum(eigenvalues.real, 0)
+
+
+def mode_coefficients(
+    rates: Float[Array, " mode"],
+    targets: Inexact[Array, " mode"],
+    time: Float[Array, "*t"] | float,
+    *,
+    initial: Inexact[Array, " mode"] | float = 0.0,
+) -> Inexact[Array, "*t mode"]:
+    """``a_r(t) = beta_r + (a_r(0) - beta_r) e^(-kappa_r t)`` (equation 24).
+
+    Args:
+        rates: ``kappa_r >= 0``.
+        targets: ``beta_r``, real or complex.
+        time: t >= 0, of any shape.
+        initial: ``a_r(0)``.
+
+    Returns:
+        The coefficients, the mode last.
+
+    Raises:
+        ValueError: if, where values are known, a rate or a time is negative.
+
+    Example:
+        >>> mode_coefficients(jnp.array([0.0, 1.0]), jnp.ones(2), 1.0).round(3)
+        Array([0.   , 0.632], dtype=float32)
+    """
+    exponents = _exponents(rates, time)
+    # Not the printed form: a slow mode that has hardly begun is a small number, not a difference.
+    return -jnp.expm1(exponents) * targets + jnp.exp(exponents) * initial
+
+
+def _exponents(rates: Any, time: Any) -> Array:
+    times = check_positive("time", time, zero=True)
+    return -check_positive("rates", rates, zero=True) * times[..., None]
+
+
+def mode_loss(
+    rates: Float[Array, " mode"],
+    targets: Inexact[Array, " mode"],
+    time: Float[Array, "*t"] | float,
+    *,
+    initial: Inexact[Array, " mode"] | float = 0.0,
+) -> Float[Array, "*t"]:
+    """``L = 1/2 sum_r |a_r - beta_r|^2``, half the mean square error over phases (25, 26).
+
+    Args:
+        rates: as in `mode_coefficients`.
+        targets: likewise.
+        time: likewise.
+        initial: likewise.
+
+    Returns:
+        The loss.
+
+    Raises:
+        ValueError: as `mode_coefficients`.
+
+    Example:
+        >>> print(f"{mode_loss(jnp.array([0.5, 0.5]), jnp.ones(2), 1.0):.4f}")
+        0.3679
+    """
+    remaining = jnp.exp(_exponents(rates, time)) * (initial - jnp.asarray(targets))
+    return jnp.sum(jnp.abs(remaining) ** 2, axis=-1) / 2
+
+
+def update_energies(
+    rates: Float[Array, " mode"],
+    targets: Inexact[Array, " mode"],
+    time: Float[Array, "*t"] | float,
+    *,
+    initial: Inexact[Array, " mode"] | float = 0.0,
+) -> Float[Array, "*t mode"]:
+    """``kappa_r^2 |beta_r - a_r|^2``, eigenvalues of the second moment of updates (30).
+
+    Those of the activations (29) are the squares of `mode_coefficients`. An update is the velocity
+    ``d_t h`` of a hidden state; see the module.
+
+    Args:
+        rates: as in `mode_coefficients`.
+        targets: likewise.
+        time: likewise.
+        initial: likewise.
+
+    Raises:
+        ValueError: as `mode_coefficients`.
+
+    Example:
+        >>> update_energies(jnp.array([1.0, 2.0]), jnp.ones(2), 0.0)
+        Array([1., 4.], dtype=float32)
+    """
+    remaining = jnp.exp(_exponents(rates, time)) * (jnp.asarray(targets) - initial)
+    return jnp.abs(rates * remaining) ** 2
+
+
+def moment_matrix(
+    energies: Float[Array, " mode"],
+    directions: Inexact[Array, "mode width"],
+    *,
+    centered: bool = False,
+) -> Inexact[Array, "width width"]:
+    """Second moment or covariance over phases, ``sum_r e_r u_r u_r^*`` (F.2(d) and F.3).
+
+    Args:
+        energies: ``|a_r|^2`` or `update_energies`, of all c modes, the constant one first.
+        directions: orthonormal ``u_r`` as rows.
+        centered: leave the constant mode out, which is the mean (equations 40 to 42).
+
+    Raises:
+        ValueError: if there are not as many directions as energies, or if they are known not to be
+            orthonormal.
+
+    Example:
+        >>> moment_matrix(jnp.array([4.0, 1.0]), jnp.eye(2), centered=True).tolist()
+        [[0.0, 0.0], [0.0, 1.0]]
+    """
+    require(
+        directions.ndim == 2 and energies.shape == directions.shape[:1],
+        "directions",
+        expected=f"one row for each of energies of shape {energies.shape}",
+        got=f"shape {directions.shape}",
+    )
+    known = concrete(directions)
+    if known is not None:
+        error = float(np.max(np.abs(known @ known.conj().T - np.eye(len(known)))))
+        require(
+            error <= float(np.finfo(known.dtype).eps) ** 0.5,
+            "directions",
+            expected="orthonormal rows",
+            got=f"inner products that are off by up to {error}",
+        )
+    kept = energies.at[0].set(0) if centered else energies
+    return jnp.einsum("r,ri,rj->ij", kept, directions, directions.conj())

@@ -1,0 +1,179 @@
+"""Sweeps that were killed, sweeps of another config, and the claims of an experiment."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lnpjax.commands.reproduce import Reproduce
+from lnpjax.experiments._harness.claims import Claim, claims_markdown, claims_table, decide
+from lnpjax.experiments._harness.reproduction import Reproduction, reproduce
+from lnpjax.experiments._harness.sweep import (
+    Sweep,
+    SweepBar,
+    SweepLines,
+    SweepProgress,
+    UnitResult,
+    config_from_json,
+    config_to_json,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    rate: float = 0.1
+    points: tuple[tuple[int, int], ...] = ((1, 2), (3, 4))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    grid: Grid = dataclasses.field(default_factory=Grid)
+    sizes: tuple[int, ...] = (1, 2, 3)
+
+
+class Killed(BaseException):
+    """What a signal looks like from inside."""
+
+
+class Counting(SweepProgress):
+    def __init__(self):
+        self.computed, self.seen = [], []
+
+    def done(self, name, *, seconds=None):
+        self.seen.append(name)
+        if seconds is not None:
+            self.computed.append(name)
+
+
+def _squares(config: Config, sweep: Sweep, data, *, killed_at: int | None = None) -> None:
+    def compute(size: int) -> UnitResult:
+        if size == killed_at:
+            raise Killed
+        rows = [{"kind": "square", "size": size, "value": float(size**2)}]
+        return UnitResult(rows, {"range": np.arange(size)})
+
+    for size in config.sizes:
+        sweep.unit(f"size-{size}", lambda size=size: compute(size))
+
+
+def _judge(config: Config, sweep: Sweep) -> list[Claim]:
+    largest = max(row["value"] for row in sweep.rows(kind="square"))
+    return [
+        Claim(
+            source="Fig. 1",
+            statement="squares | grow",
+            measured=f"up to {largest:g}",
+            verdict=decide(largest > 4),
+            rule="the largest exceeds 4",
+        )
+    ]
+
+
+def _experiment(measure=_squares) -> Reproduction[Config]:
+    return Reproduction(
+        paper="a paper",
+        figures=("1",),
+        name="squares",
+        title="Squares",
+        presets={"smoke": Config()},
+        num_units=lambda config, data: len(config.sizes),
+        measure=measure,
+        draw=lambda config, sweep, folder: (folder / "squares.png").write_bytes(b""),
+        judge=_judge,
+    )
+
+
+def test_a_killed_sweep_computes_only_what_is_missing(tmp_path):
+    def killed(config, sweep, data):
+        _squares(config, sweep, data, killed_at=3)
+
+    with pytest.raises(Killed):
+        reproduce(_experiment(killed), "smoke", tmp_path)
+    assert not (tmp_path / "claims.md").exists()
+    # A kill between the two files of a unit leaves it undone.
+    (tmp_path / "units" / "size-2.jsonl").unlink()
+
+    progress = Counting()
+    found = reproduce(_experiment(), "smoke", tmp_path, progress=progress)
+    assert progress.computed == ["size-2", "size-3"]
+    assert progress.seen == ["size-1", "size-2", "size-3"]
+    assert [claim.verdict for claim in found.claims] == ["holds"]
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").open()]
+    assert [(row["unit"], row["value"]) for row in rows] == [
+        ("size-1", 1),
+        ("size-2", 4),
+        ("size-3", 9),
+    ]
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("config.json", "units", "results.jsonl", "figures", "claims.md")
+    }
+
+
+def test_another_config_is_refused_by_the_name_of_its_field(tmp_path):
+    Sweep(tmp_path, Config())
+    Sweep(tmp_path, Config())
+    with pytest.raises(ValueError, match=r"config: grid/rate: expected 0\.1, as in .*, got 0\.2"):
+        Sweep(tmp_path, Config(grid=Grid(rate=0.2)))
+
+
+def test_configs_survive_json():
+    config = Config(grid=Grid(points=((5, 6),)))
+    written = json.loads(json.dumps(config_to_json(config)))
+    assert config_from_json(Config, written) == config
+    with pytest.raises(ValueError, match="values: expected the fields of Grid, got colour"):
+        config_from_json(Grid, {"colour": 1})
+
+
+def test_results_are_what_was_stored(tmp_path):
+    sweep = Sweep(tmp_path, Config())
+    first = sweep.unit("a", lambda: UnitResult([{"x": math.nan, "n": np.float32(2)}]))
+    assert math.isnan(first.rows[0]["x"])
+    assert first.rows[0]["n"] == 2
+    assert sweep.rows(n=2)[0]["unit"] == "a"
+    assert sweep.rows(n=3) == []
+    with pytest.raises(ValueError, match="name: expected a new name per unit, got 'a'"):
+        sweep.unit("a", lambda: UnitResult([]))
+    with pytest.raises(ValueError, match="name: expected letters"):
+        sweep.unit("../a", lambda: UnitResult([]))
+
+
+def test_unknown_presets_and_experiments(tmp_path):
+    with pytest.raises(ValueError, match="preset: expected one of smoke, got 'large'"):
+        reproduce(_experiment(), "large", tmp_path / "none")
+    with pytest.raises(ValueError, match=r"EXPERIMENT: expected one of .*, got 'nothing'"):
+        Reproduce(experiment="nothing")()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_person_sees(capsys):
+    stream = io.StringIO()
+    bar = SweepBar(Console(file=stream, force_terminal=True, width=90))
+    for progress in (SweepLines(), bar):
+        progress.start(2)
+        progress.done("first")
+        progress.begin("second")
+        progress.done("second", seconds=1.0)
+        progress.stop()
+    assert capsys.readouterr().err == "[2/2] second: 1.0 s\n"
+    assert "2/2" in stream.getvalue()
+    assert "second" in stream.getvalue()
+
+
+def test_claims_as_a_table_and_as_markdown(tmp_path):
+    claims = _judge(Config(), _done(tmp_path))
+    assert claims_table("Squares", claims).row_count == 1
+    markdown = claims_markdown("Squares", claims)
+    assert "| Fig. 1 | squares \\| grow | up to 9 | **holds** | the largest exceeds 4 |" in markdown
+    assert decide(True, known=False) == "cannot tell"
+
+
+def _done(folder) -> Sweep:
+    sweep = Sweep(folder, Config())
+    _squares(Config(), sweep, None)
+    return sweep

@@ -1,0 +1,73 @@
+"""Figures of modes say what they show."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import zoo
+
+from lnpjax import eigenmodes, entk
+from lnpjax.kernel import step_along_gradient
+from lnpjax.plotting import plot_mode_steps, plot_modes
+
+
+@pytest.fixture(scope="module")
+def modes_and_steps():
+    case = zoo.build("mlp")
+    inputs, targets = case.batch_a
+    gradient = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
+    modes = eigenmodes(entk(case.apply_fn, case.params, inputs), gradient)
+    steps = step_along_gradient(
+        case.apply_fn,
+        case.loss_fn,
+        case.params,
+        case.batch_a,
+        modes,
+        learning_rates=jnp.array([1e-3, 1e-2, 1e3]),
+    )
+    return modes, steps
+
+
+def check_words(figure, panels):
+    assert figure.get_suptitle()
+    assert len(figure.axes) == panels
+    for ax in figure.axes:
+        assert ax.get_title(loc="left")
+        assert ax.get_xlabel()
+        assert "(" in ax.get_ylabel() or "relative" in ax.get_ylabel()
+    assert figure.legends
+
+
+def test_modes(modes_and_steps, tmp_path):
+    modes, _ = modes_and_steps
+    figure = plot_modes({"start": modes, "end": modes}, tmp_path / "modes.png", title="a network")
+    check_words(figure, 3)
+    assert "a network" in figure.get_suptitle()
+    styles = [line.get_linestyle() for line in figure.axes[0].lines if line.get_label()[0] != "_"]
+    assert styles == ["--", "-"]
+    dots, _ = (line for line in figure.axes[2].lines[:2])
+    np.testing.assert_allclose(dots.get_ydata(), modes.contributions, rtol=1e-6)
+    assert (tmp_path / "modes.png").stat().st_size > 10_000
+
+
+def test_modes_that_are_rounding_are_not_drawn():
+    flat = eigenmodes(jnp.diag(jnp.array([2.0, 1.0, 0.0, -1e-9])), jnp.ones(4))
+    figure = plot_modes({"start": flat})
+    assert len(figure.axes[0].lines[0].get_ydata()) == 2
+
+
+def test_steps(modes_and_steps, tmp_path):
+    _, steps = modes_and_steps
+    figure = plot_mode_steps({"start": steps}, tmp_path / "steps.png")
+    check_words(figure, 2)
+    falls = figure.axes[1].lines[0].get_ydata()
+    assert np.isfinite(falls[:2]).all()
+    assert np.isnan(falls[2]), "a step far too large, after which the loss rose"
+
+
+@pytest.mark.parametrize("plot", [plot_modes, plot_mode_steps])
+def test_nothing_to_draw(plot):
+    with pytest.raises(ValueError, match="states: expected at least one state, got none"):
+        plot({})
