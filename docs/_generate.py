@@ -134,15 +134,20 @@ def _registry() -> Mapping[str, Any]:
     """The experiments by name, as `lnpjax.experiments` lists them; none where it cannot be had."""
     try:
         module = importlib.import_module("lnpjax.experiments")
+        return {name: module.experiment(name) for name in getattr(module, "FOLDERS", ())}
     except ImportError as error:
         log.info("lnpjax.experiments cannot be imported (%s): titles come from the results", error)
         return {}
-    for name in ("EXPERIMENTS", "REGISTRY", "registry", "experiments"):
-        value = getattr(module, name, None)
-        value = value() if callable(value) else value
-        if isinstance(value, Mapping):
-            return value
-    return {}
+
+
+def _readme(about: Any) -> str:
+    """What the README of the experiment's folder says, without its title and pictures."""
+    if about is None:
+        return ""
+    module = importlib.import_module(about.measure.__module__)
+    path = Path(module.__file__ or "").parent / "README.md"
+    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    return "\n".join(line for line in lines if not line.startswith("![")).strip()
 
 
 def _index(found: list[Results]) -> str:
@@ -188,6 +193,9 @@ def _page(results: Results) -> str:
     lines += ["```sh", results.command, "```", ""]
     if expected:
         lines += [f"Expected time: {expected}.", ""]
+    readme = _readme(results.about)
+    if readme:
+        lines += [readme, ""]
     lines += ["## Claims", "", results.table, "", "## Figures", ""]
     for figure in results.figures:
         name = figure.relative_to(results.folder).as_posix()
