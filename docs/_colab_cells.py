@@ -1,4 +1,4 @@
-"""Give each notebook a badge and a cell that installs the library in Colab: run once, from the root."""
+"""Give each notebook a badge and a cell that installs the library in Colab."""
 
 import json
 from pathlib import Path
@@ -14,8 +14,12 @@ for path in sorted(Path("notebooks").glob("*.ipynb")):
     notebook = json.loads(path.read_text())
     if any("find_spec" in "".join(cell["source"]) for cell in notebook["cells"]):
         continue
-    address = f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
-    badge = f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})"
+    address = (
+        f"https://colab.research.google.com/github/{REPOSITORY}/blob/main/notebooks/{path.name}"
+    )
+    badge = (
+        f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({address})"
+    )
     title = notebook["cells"][0]
     lines = "".join(title["source"]).split("\n", 1)
     text = lines[0] + "\n\n" + badge + "\n" + (lines[1] if len(lines) > 1 else "")

@@ -1,8 +1,8 @@
 """Write the gallery of reproductions: a hook of mkdocs.
 
-Every folder of results (`docs/reproductions/NAME/`) becomes a page with its command, its figures and
-its table of claims, and a row of the gallery's index. What the experiment is comes from the registry
-`lnpjax.experiments`, where that can be imported, and else from the results themselves.
+Every folder of results (`docs/reproductions/NAME/`) becomes a page with its command, its figures
+and its table of claims, and a row of the gallery's index. What the experiment is comes from the
+registry `lnpjax.experiments`, where that can be imported, and else from the results themselves.
 """
 
 from __future__ import annotations
@@ -85,9 +85,7 @@ class Results:
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the gallery's pages to the site."""
     found = list(_all_results())
-    files.append(
-        File.generated(config, "reproductions/index.md", content=_index(found))
-    )
+    files.append(File.generated(config, "reproductions/index.md", content=_index(found)))
     for results in found:
         place = f"reproductions/{results.folder.name}"
         files.append(File.generated(config, f"{place}/index.md", content=_page(results)))
@@ -156,8 +154,8 @@ def _index(found: list[Results]) -> str:
         "",
         "Experiments of the papers, run again. Each claim of a paper is judged by a rule that was",
         "written down before the measurement: it holds, does not hold, or cannot be told from what",
-        "was measured. A claim that fails at the size of two cores may hold at the paper's; the page",
-        "of an experiment says which size was run.",
+        "was measured. A claim that fails at the size of two cores may hold at the paper's; the",
+        "page of an experiment says which size was run.",
         "",
         "```sh",
         "lnpjax reproduce random-features --preset smoke  # seconds: shows that it works",
@@ -188,7 +186,10 @@ def _page(results: Results) -> str:
     lines = [f"# {results.title}", ""]
     for paper, page in PAPERS.items():
         if paper in results.title:
-            lines += [f"From *{paper}*: [its equations, and where they are computed](../{page}).", ""]
+            lines += [
+                f"From *{paper}*: [its equations, and where they are computed](../{page}).",
+                "",
+            ]
     expected = getattr(results.about, "expected_time", None)
     lines += ["```sh", results.command, "```", ""]
     if expected:
