@@ -69,8 +69,12 @@ class Results:
 
     @property
     def figures(self) -> list[Path]:
-        """The pictures in the folder."""
-        return sorted(self.folder.rglob("*.png"))
+        """The pictures in the folder; first those that are named after a figure of the paper."""
+
+        def place(path: Path) -> tuple[bool, bool, str]:
+            return not path.stem.startswith("figure"), path.stem != "scaling", path.name
+
+        return sorted(self.folder.rglob("*.png"), key=place)
 
     @property
     def command(self) -> str:
