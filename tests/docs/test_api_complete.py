@@ -16,7 +16,11 @@ import lnpjax
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted(path for path in DOCS.rglob("*.md") if "reproductions" not in path.parts)
+PAGES = sorted(
+    path
+    for path in DOCS.rglob("*.md")
+    if "reproductions" not in path.parts and not path.name.startswith("_")
+)
 
 # Classes that hold results: their docstring says what makes them, and that has the example.
 HAS_A_MAKER = re.compile(r"\b(made by|from|returned by|see) `|`\S+` makes", flags=re.IGNORECASE)
@@ -124,7 +128,7 @@ def test_names_in_the_pages_exist():
     """What the prose calls ``lnpjax.x.y``, in code or as the target of a link, can be had."""
     pattern = re.compile(r"(?<![\w./-])lnpjax(?:\.[A-Za-z_]\w*)+")
     dead = {}
-    for page in PAGES:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES]:
         for dotted in sorted(set(pattern.findall(page.read_text()))):
             try:
                 resolve(dotted)
@@ -138,6 +142,6 @@ def test_every_page_is_in_the_navigation():
     lost = [
         str(path.relative_to(DOCS))
         for path in PAGES
-        if not path.name.startswith("_") and str(path.relative_to(DOCS)) not in navigation
+        if str(path.relative_to(DOCS)) not in navigation
     ]
     assert lost == []
