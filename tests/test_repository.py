@@ -13,28 +13,6 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",)],
-    ids=" ".join,
-)
-def test_tool_is_content(command):
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_readme_code_runs(tmp_path, monkeypatch):
-    """All Python blocks, in order, as one session."""
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert blocks
-    monkeypatch.chdir(tmp_path)
-    session: dict = {"__name__": "readme"}
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), session)
-
-
 def test_readme_links_exist():
     targets = re.findall(r"\]\((?!https?:|#)([^)]+)\)", README)
     assert [target for target in targets if not (ROOT / target).exists()] == []

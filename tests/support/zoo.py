@@ -462,10 +462,11 @@ def size_of_batch():
 
 def ignores_inputs():
     """Every sample has the same outputs."""
-    params = {"bias": jnp.array([1.0, 2.0, 3.0])}
+    keys = _keys(56, 2)
+    params = {"mix": jax.random.normal(keys[0], (3, 3)), "bias": jax.random.normal(keys[1], (3,))}
 
     def apply_fn(params, x):
-        return jnp.broadcast_to(params["bias"], (len(x), 3))
+        return jnp.broadcast_to(jnp.tanh(params["bias"] @ params["mix"]), (len(x), 3))
 
     return Case(apply_fn, mean_squared_error, params, _vectors(54, 4, 5, 3), _vectors(55, 3, 5, 3))
 
