@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
+
 from lnpjax._base.checks import import_extra
+from lnpjax._version import __version__
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.plot import Plot
 from lnpjax.commands.reproduce import Reproduce
@@ -32,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: with status 2, for arguments that cannot be parsed; with 0, for `--help`.
+
+    ``--version`` alone prints the versions of what matters, and the devices.
     """
+    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+        print(versions())
+        return 0
     try:
         tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
         command = tyro.cli(
@@ -57,6 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"lnpjax: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE
+
+
+def versions() -> str:
+    """Return what a report of a problem should name: releases, and the devices there are.
+
+    Example:
+        >>> print(versions())
+        lnpjax ...
+        jax ..., jaxlib ..., flax ...
+        Python ..., ... cpu ...
+    """
+    releases = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "flax"))
+    devices = jax.devices()
+    python = platform.python_version()
+    found = f"{len(devices)} {devices[0].platform} device(s): {devices[0].device_kind}"
+    return f"lnpjax {__version__}\n{releases}\nPython {python}, {found}"
 
 
 def _is_for_the_user(error: Exception) -> bool:

@@ -98,6 +98,7 @@ def loss_sensitivity(
     outputs: Float[Array, "batch ..."],
     gradient: Float[Array, "batch ..."],
     *,
+    gradient_norm: Float[ArrayLike, ""] | None = None,
     eps: float,
 ) -> Float[Array, ""]:
     """Return how much more the loss gradient loses to rounding than outputs are rounded.
@@ -110,6 +111,7 @@ def loss_sensitivity(
         loss_gradient: ``loss_gradient(outputs) -> g``, the gradient of the loss in the outputs.
         outputs: the outputs ``(B, ...)``.
         gradient: ``loss_gradient(outputs)``, as measured.
+        gradient_norm: what the change is compared with; ``|g|`` if `None`.
         eps: the spacing of the outputs next to one, from `compute_precision`.
 
     Returns:
@@ -130,7 +132,8 @@ def loss_sensitivity(
     gradient = gradient.astype(dtype)
     # Where another rounding gives nothing finite, the first one says what is known.
     change = jnp.where(jnp.isfinite(moved), moved - gradient, gradient)
-    return jnp.linalg.norm(change) / (eps * jnp.linalg.norm(gradient))
+    norm = jnp.linalg.norm(gradient) if gradient_norm is None else gradient_norm
+    return jnp.linalg.norm(change) / (eps * norm)
 
 
 def gradient_noise(

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+import lnpjax
 from lnpjax import cli
 from lnpjax._base.reporting import Reporter
 from lnpjax.commands import plot, spectrum, train, validate
@@ -52,6 +53,13 @@ def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
+
+
+def test_version_names_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    printed = capsys.readouterr().out
+    for part in (f"lnpjax {lnpjax.__version__}", f"jax {jax.__version__}", "flax", "cpu device"):
+        assert part in printed
 
 
 @pytest.mark.parametrize("command", [train.Train, plot.Plot, validate.Validate, spectrum.Spectrum])

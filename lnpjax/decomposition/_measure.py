@@ -36,6 +36,7 @@ from lnpjax.jacobian._contract import (
     check_mask,
     check_training_batch,
     compute_precision,
+    evenly_spread,
     fill_masked,
     loss_status,
     sample_losses,
@@ -215,6 +216,9 @@ class LNPMeasure:
             preconditioner=preconditioner,
         )
         num_samples = jnp.sum(valid).astype(dtype)
+        # The noise of single samples is independent: over n times as many, each of which weighs
+        # 1/n in the mean, it falls by sqrt(n). An eighth of the batch tells how large it is.
+        few = evenly_spread((outputs, targets, mask), max(4, len(outputs) // 8))
         return Side(
             loss=loss.astype(dtype),
             loss_scale=loss_scale,
@@ -224,13 +228,33 @@ class LNPMeasure:
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
             status=jacobian.status,
             outputs=outputs,
-            sensitivity=precision.loss_sensitivity(
-                lambda outputs: scaled(jax.grad(loss_of)(outputs)),
-                after(outputs, gradient, jacobian.value),
-                cotangents,
+            sensitivity=self._sensitivity(
+                *after(few, gradient, jacobian.value),
+                unit=unit,
+                gradient_norm=loss_scale * math.sqrt(len(outputs) / len(few[0])),
                 eps=eps,
             ),
             unit=unit,
+        )
+
+    def _sensitivity(
+        self,
+        outputs: Float[Array, "batch ..."],
+        targets: PyTree,
+        mask: Bool[Array, " batch"] | None,
+        *,
+        unit: Float[Array, ""],
+        gradient_norm: Float[Array, ""],
+        eps: float,
+    ) -> Float[Array, ""]:
+        """How much the loss gradient of these samples loses to rounding."""
+
+        def gradient_of(outputs: Array) -> Float[Array, "batch ..."]:
+            gradient = jax.grad(lambda f: _masked_loss(self.loss_fn, f, targets, mask))(outputs)
+            return (gradient.astype(unit.dtype) / unit).astype(gradient.dtype)
+
+        return precision.loss_sensitivity(
+            gradient_of, outputs, gradient_of(outputs), gradient_norm=gradient_norm, eps=eps
         )
 
     def _gradient_flags(
