@@ -58,7 +58,7 @@ _EXPLANATIONS = {
         "rank of the kernel?)"
     ),
     Status.NEGATIVE_EIGENVALUES: (
-        "an eigenvalue is negative beyond rounding: this is no kernel J J^T"
+        "an eigenvalue is negative beyond rounding: this is not a kernel J J^T"
     ),
     Status.DEGENERATE_SPECTRUM: (
         "eigenvalues coincide up to rounding: only sums over such modes are determined, not the "

@@ -156,7 +156,26 @@ def measured_steps(params: Any, x: jax.Array, y: jax.Array) -> Results:
     }
 
 
-PARTS: list[Callable[..., Results]] = [components, operators, spectra, training]
+def readings(params: Any, x: jax.Array, y: jax.Array) -> Results:
+    """What is read off kernels and spectra, with cases of 0/0."""
+    del params
+    kernel = x @ x.T + jnp.eye(len(x))
+    modes, gradient = lnpjax.eigenmodes(kernel, y[:, 0]), y[:, 0]
+    few = modes.eigenvalues * (jnp.arange(len(x)) < 1)
+    return {
+        "pairs": jnp.sum(lnpjax.kernel.mode_pairs(kernel, modes, modes)),
+        "no gradient": lnpjax.eigenmodes(kernel, 0 * gradient).gamma2,
+        "no kernel": lnpjax.eigenmodes(0 * kernel, gradient).p,
+        "exponent": lnpjax.power_law(modes.eigenvalues, (1, 5)),
+        "no exponent": lnpjax.power_law(few, (1, 5)),
+        "summary": lnpjax.spectra.summarize_spectrum(modes.eigenvalues, head=(1, 3), tail=(2, 5)),
+        "misalignment": lnpjax.kernel.eigenvector_misalignment(
+            modes.eigenvalues, modes.eigenvectors, modes.eigenvalues, modes.eigenvectors
+        ),
+    }
+
+
+PARTS: list[Callable[..., Results]] = [components, operators, spectra, training, readings]
 
 
 @functools.cache

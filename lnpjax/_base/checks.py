@@ -191,7 +191,7 @@ def check_floating(argument: str, array: Any) -> None:
         array: the array, traced or not.
 
     Raises:
-        TypeError: if it is no array, or holds other than real floating-point numbers.
+        TypeError: if it is not an array, or holds other than real floating-point numbers.
 
     Example:
         >>> check_floating("losses", np.arange(3))
@@ -225,7 +225,7 @@ def check_kernel(argument: str, kernel: Any, *, symmetric: bool = True) -> None:
             ``sqrt(eps)`` of its largest entry. `False` for a kernel between two batches.
 
     Raises:
-        TypeError: if it is no array of real floating-point numbers.
+        TypeError: if it is not an array of real floating-point numbers.
         ValueError: if it is not a matrix, or not square where `symmetric`; and, where its values
             are known (see `concrete`), if one is infinite or NaN, or if it is not symmetric.
 

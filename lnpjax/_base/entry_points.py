@@ -148,7 +148,9 @@ def _refuse(function: Callable[..., Any], results: PyTree, refused: _Refused) ->
     """Raise as JAX would, had all been one compiled program."""
     tests = [("nan", np.isnan)] * refused.nans + [("inf", np.isinf)] * refused.infs
     for key_path, leaf in jax.tree_util.tree_leaves_with_path(results) if tests else ():
-        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        if isinstance(leaf, jax.core.Tracer) or not jnp.issubdtype(
+            jnp.result_type(leaf), jnp.floating
+        ):
             continue
         for name, test in tests:
             if np.any(test(np.asarray(leaf, np.float64))):

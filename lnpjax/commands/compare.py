@@ -37,7 +37,7 @@ class Compare:
     family. Printed are the tokens that each run took to a target loss, relative to the best of its
     family; the spectra where runs are compared; what each change from run to run brought, in tokens
     and in speed, and how it did (Spectral Lens, section 4); and, for families of three runs or
-    more, how well an early spectrum foretold the tokens to the target.
+    more, how well an early spectrum predicted the tokens to the target.
 
     Args:
         runs: Run folders, in the order in which changes are to be read.

@@ -287,7 +287,7 @@ def check_training_batch(
         The number of samples.
 
     Raises:
-        TypeError: if the loss is no floating-point scalar; as `check_batch`.
+        TypeError: if the loss is not a floating-point scalar; as `check_batch`.
         ValueError: if `batch` is no pair, or not all targets have a row per sample; as
             `check_batch`.
 

@@ -73,7 +73,7 @@ def residual(
         ``(B, ...)``, in units of the outputs.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if the shapes differ.
 
     Example:

@@ -14,12 +14,14 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
 from lnpjax.spectra import effective_rank
 from lnpjax.spectra._eigenvalues import check_eigenvalues
 
 
+@entry_point
 def kernel_target_alignment(
     kernel: Float[Array, "n n"], loss_grad: Float[Array, "batch ..."]
 ) -> Float[Array, ""]:
@@ -39,7 +41,7 @@ def kernel_target_alignment(
         The alignment, between 0 and 1; NaN where kernel or gradient is zero.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if `kernel` is not a square matrix or `loss_grad` has another number of entries
             than it has rows; and, where values are known, if they are not finite or `kernel` is not
             symmetric.
@@ -60,6 +62,7 @@ def kernel_target_alignment(
     return _alignment(kernel, loss_grad.reshape(-1, 1))
 
 
+@entry_point
 def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) -> Float[Array, ""]:
     """Cosine between the kernel and that of the labels, ``Y Y^T``.
 
@@ -78,7 +81,7 @@ def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) 
         The alignment, between 0 and 1; NaN where kernel or labels are zero.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if `kernel` is not a square matrix or `labels` has another number of rows; and,
             where values are known, if they are not finite or `kernel` is not symmetric.
 
@@ -153,6 +156,7 @@ class Misalignment:
     num_modes: Int[Array, ""]
 
 
+@entry_point
 def eigenvector_misalignment(
     eigenvalues_before: Float[Array, " k"],
     eigenvectors_before: Float[Array, "n k"],

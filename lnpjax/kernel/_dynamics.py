@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
 
@@ -28,7 +29,7 @@ def running_mean(
         ``n - window + 1`` means of n values, in their units.
 
     Raises:
-        TypeError: if `values` is no array of real floating-point numbers.
+        TypeError: if `values` is not an array of real floating-point numbers.
         ValueError: if `window` is not an integer from 1 to n.
 
     Example:
@@ -43,6 +44,7 @@ def running_mean(
     return jnp.mean(windows, axis=-1)
 
 
+@entry_point
 def adaptation_rate(
     traces: Float[Array, "*batch epoch"],
     losses: Float[Array, "*batch epoch"],
@@ -70,7 +72,7 @@ def adaptation_rate(
         change by more than rounding.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if the shapes differ, or there are not at least two positions; and, where values
             are known, if they are not finite or a loss is not positive.
 

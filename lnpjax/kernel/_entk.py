@@ -276,6 +276,7 @@ def _by_neural_tangents(
     ).astype(numerics.accumulation_dtype())
 
 
+@entry_point
 def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """The kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
 
@@ -291,7 +292,7 @@ def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
         stay zero.
 
     Raises:
-        TypeError: if `kernel` is no array of real floating-point numbers.
+        TypeError: if `kernel` is not an array of real floating-point numbers.
         ValueError: if `kernel` is not a square matrix; and, where its values are known, if it is
             not finite or not symmetric, or has a negative diagonal entry.
 
@@ -330,7 +331,7 @@ def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Ar
         The kernel ``(n1, n2)`` between samples.
 
     Raises:
-        TypeError: if `kernel` is no array of real floating-point numbers.
+        TypeError: if `kernel` is not an array of real floating-point numbers.
         ValueError: if `kernel` is not a matrix, or `num_outputs` does not divide its sides; and,
             where its values are known, if they are not finite.
 

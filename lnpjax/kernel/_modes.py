@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._base import numerics
 from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
 from lnpjax.status import Status, flag
@@ -77,6 +78,7 @@ class Modes:
         return jnp.cumsum(self.contributions) / self.chi_pos
 
 
+@entry_point
 def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Modes:
     """Decompose a kernel, and the loss gradient with it.
 
@@ -162,6 +164,7 @@ def _coincide(
     return jnp.pad(close, (0, 1)) | jnp.pad(close, (1, 0))
 
 
+@entry_point
 def mode_pairs(
     kernel_ba: Float[Array, "N_b N_a"], modes_b: Modes, modes_a: Modes
 ) -> Float[Array, "mode_b mode_a"]:
@@ -180,7 +183,7 @@ def mode_pairs(
         ``(N_b, N_a)``, dimensionless. NaN where a loss gradient is zero.
 
     Raises:
-        TypeError, ValueError: if the kernel is no matrix, or does not fit the modes.
+        TypeError, ValueError: if the kernel is not a matrix, or does not fit the modes.
 
     Cost: two products with ``N x N`` matrices.
 

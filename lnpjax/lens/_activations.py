@@ -169,8 +169,8 @@ def activation_spectra(
         it makes a difference, as with batch normalisation or dropout in training mode.
 
     Raises:
-        TypeError: if a layer is no array of real floating-point numbers; `hidden_states` returns
-            no dict.
+        TypeError: if a layer is not an array of real floating-point numbers, or `hidden_states`
+            does not return a dict.
         ValueError: if `microbatch_size` is not an integer >= 1; when called, before anything is
             computed: if a layer is unknown (the message lists those there are), a window reaches
             beyond the width or the number of samples less one, or the mask has more axes than the

@@ -177,8 +177,8 @@ def covariance_update(
         The state with these samples.
 
     Raises:
-        TypeError: if `hidden` is no array of real floating-point numbers, is wider than the state,
-            or `mask` is not boolean.
+        TypeError: if `hidden` is not an array of real floating-point numbers, or is wider than the
+            state, or `mask` is not boolean.
         ValueError: if the widths differ, there is no sample, or the mask does not fit; and, where
             its values are known, if a sample that counts is infinite or NaN. Within `jit`,
             `status` says so.
@@ -438,6 +438,7 @@ def covariance_float64(state: CovarianceState) -> Covariance:
     )
 
 
+@entry_point
 def covariance_spectrum(
     state: CovarianceState,
     *,

@@ -57,7 +57,7 @@ def gradient_singular_values(
         parameters are zero up to that noise.
 
     Raises:
-        TypeError, ValueError: if `gram` is no kernel (`lnpjax.kernel` has the same rules).
+        TypeError, ValueError: if `gram` is not a kernel (`lnpjax.kernel` has the same rules).
 
     Example:
         >>> gradient_singular_values(jnp.array([[9.0, 0.0], [0.0, 16.0]]))

@@ -1,4 +1,4 @@
-"""The figure of several runs: spectra where they match, speed, and what the early tail foretold."""
+"""The figure of several runs: matching spectra, speed, and what the early tail predicted."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import check_floating, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -47,6 +48,7 @@ class BatchAverage:
         return scale_interval(self.mean, self.sem, jnp.full_like(self.mean, df), coverage)
 
 
+@entry_point
 def average_over_batches(energies: Float[Array, "b ..."]) -> BatchAverage:
     """Average shell energies over batches of data, and say how much they spread.
 
@@ -63,7 +65,7 @@ def average_over_batches(energies: Float[Array, "b ..."]) -> BatchAverage:
         `log_sem` where the mean is zero.
 
     Raises:
-        TypeError: if `energies` is no array of real floating-point numbers.
+        TypeError: if `energies` is not an array of real floating-point numbers.
         ValueError: if there is no batch.
 
     Example:

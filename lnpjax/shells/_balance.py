@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.shells._energies import check_values
 
 
+@entry_point
 def energy_balance_residual(
     energies: Float[Array, "time bin"],
     dissipation: Float[Array, "time bin"],
@@ -51,7 +53,7 @@ def energy_balance_residual(
         ``(T - 1, bins)``, energy per unit of flow time. Positive where a shell gained.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree or there are fewer than two times; where values are known, if
             they are not finite or times do not ascend.
 
@@ -77,6 +79,7 @@ def energy_balance_residual(
     return rates + _interval_means(jnp.asarray(dissipation, dtype))
 
 
+@entry_point
 def boundary_flux(net_flux: Float[Array, "*batch bin"]) -> Float[Array, "*batch bin"]:
     """The flux of energy down across the upper edge of every shell, ``J_(<=a)``.
 
@@ -94,7 +97,7 @@ def boundary_flux(net_flux: Float[Array, "*batch bin"]) -> Float[Array, "*batch 
         everything, is zero where energy is conserved.
 
     Raises:
-        TypeError: if it is no array of real floating-point numbers.
+        TypeError: if it is not an array of real floating-point numbers.
         ValueError: if it is a scalar.
 
     Cost: negligible.
@@ -108,6 +111,7 @@ def boundary_flux(net_flux: Float[Array, "*batch bin"]) -> Float[Array, "*batch 
     return jnp.cumsum(jnp.asarray(net_flux, accumulation_dtype()), axis=-1)
 
 
+@entry_point
 def renormalisability_ratio(
     boundary: Float[Array, "time_or_interval bin"],
     dissipation: Float[Array, "time bin"],
@@ -131,7 +135,7 @@ def renormalisability_ratio(
         which nothing moved and in which nothing dissipated, infinite where nothing dissipated.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree or there are fewer than two times; where values are known, if
             they are not finite, times do not ascend, or a dissipation is negative.
 

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
 
@@ -98,6 +99,7 @@ def shell_centers(edges: Float[Array, " edge"]) -> Float[Array, " shell"]:
     return jnp.sqrt(edges[:-1]) * jnp.sqrt(edges[1:])
 
 
+@entry_point
 def function_space_measure(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], *, num_points: int
 ) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
@@ -158,6 +160,7 @@ def shell_indices(
     return jnp.minimum(found, len(edges) - 1).astype(jnp.int32)
 
 
+@entry_point
 def shell_energies(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Float[Array, " bin"]:
@@ -177,7 +180,7 @@ def shell_energies(
         ascending order. They add up to ``|e|^2 / 2``. NaN in the highest shell where a node is NaN.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree or edges do not ascend; where values are known, if they are
             infinite or NaN, or a weight is negative.
 
@@ -192,6 +195,7 @@ def shell_energies(
     return _sum_by_shell(weights / 2, nodes, edges)
 
 
+@entry_point
 def shell_dissipation(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Float[Array, " bin"]:
@@ -262,7 +266,7 @@ def check_measure(nodes: Any, weights: Any) -> None:
         weights: likewise.
 
     Raises:
-        TypeError: if either is no array of real floating-point numbers.
+        TypeError: if either is not an array of real floating-point numbers.
         ValueError: if they are not vectors of equal length; where values are known, if one is
             infinite or NaN, or a weight negative.
 
@@ -297,7 +301,7 @@ def check_edges(edges: Any) -> None:
         edges: ``(num_shells + 1,)``, traced or not.
 
     Raises:
-        TypeError: if it is no array of real floating-point numbers.
+        TypeError: if it is not an array of real floating-point numbers.
         ValueError: if there is no shell; where values are known, if they are not positive, finite
             and strictly ascending.
 

@@ -245,7 +245,7 @@ def mode_couplings(
         with it (proposition 1).
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree; outside `jit` also if `kernel_rate` is not symmetric.
 
     Cost: two products of ``N x N`` matrices.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._base.checks import check_floating, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
 from lnpjax.shells._energies import check_values, is_ascending
@@ -76,6 +77,7 @@ class Frontier:
         return jnp.exp((1 - share) * below + share * above)
 
 
+@entry_point
 def detect_frontier(
     centers: Float[Array, " shell"],
     energies: Float[Array, " shell"],
@@ -108,7 +110,7 @@ def detect_frontier(
         A `Frontier`.
 
     Raises:
-        TypeError: if an argument is no array of real floating-point numbers.
+        TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree, there are fewer than three shells, `cutoff_fraction` is
             not between 0 and 1, or `max_blend_width` not above 0; where values are known, if
             centres are not positive and ascending, or an energy is negative, infinite or NaN.
@@ -195,6 +197,7 @@ class FrontierDisplacement:
     status: Int[Array, ""]
 
 
+@entry_point
 def frontier_displacement(before: Frontier, after: Frontier) -> FrontierDisplacement:
     """How far the frontier moved between two checkpoints, in units of ln lambda.
 

@@ -1,7 +1,7 @@
 """What one reads off a spectrum: how many modes matter, and how fast the rest decays.
 
 Functions of eigenvalues, and the two transformations of a kernel that the papers apply before they
-look at its eigenvalues. Pure, and at home under `jit` and `vmap`.
+look at its eigenvalues. Pure, and works under `jit` and `vmap`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
 
@@ -25,7 +26,7 @@ def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
         eigenvalues: ``(..., k)`` with k >= 1, traced or not.
 
     Raises:
-        TypeError: if it is no array of real floating-point numbers.
+        TypeError: if it is not an array of real floating-point numbers.
         ValueError: if it has no eigenvalues; and, where its values are known, if one is infinite or
             NaN, or more negative than rounding explains (``sqrt(eps)`` of the largest).
 
@@ -60,6 +61,7 @@ def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
     )
 
 
+@entry_point
 def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
     """The share of each mode in the trace, ``p_k = lambda_k / sum_j lambda_j``.
 
@@ -74,7 +76,7 @@ def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
         Shares that are >= 0 and sum to 1; NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: as `check_eigenvalues`.
 
     Example:
@@ -91,6 +93,7 @@ def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
     return eigenvalues / jnp.sum(eigenvalues, axis=-1, keepdims=True)
 
 
+@entry_point
 def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """Entropy of the normalised spectrum, ``S = -sum_k p_k ln p_k``, with ``0 ln 0 = 0``.
 
@@ -104,7 +107,7 @@ def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
         The entropy in nats, between 0 and ``ln k``; NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: as `check_eigenvalues`.
 
     Example:
@@ -115,6 +118,7 @@ def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
     return jnp.sum(jax.scipy.special.entr(normalized_spectrum(eigenvalues)), axis=-1)
 
 
+@entry_point
 def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """The number of modes that matter, ``exp(S)`` with the entropy of the normalised spectrum.
 
@@ -129,7 +133,7 @@ def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batc
         The effective rank, between 1 and k; NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: as `check_eigenvalues`.
 
     Example:
@@ -143,6 +147,7 @@ def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batc
     return jnp.exp(von_neumann_entropy(eigenvalues))
 
 
+@entry_point
 def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """How concentrated a spectrum is, ``sum_k p_k^2 = |Theta|_F^2 / Tr(Theta)^2``.
 
@@ -156,7 +161,7 @@ def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[
         Between ``1 / k`` (all equal) and 1 (a single one); NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: as `check_eigenvalues`.
 
     Example:
@@ -166,6 +171,7 @@ def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[
     return jnp.sum(normalized_spectrum(eigenvalues) ** 2, axis=-1)
 
 
+@entry_point
 def participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
     """The number of modes that matter, by their squares: ``1 / sum_k p_k^2``.
 
@@ -179,7 +185,7 @@ def participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
         Between 1 and k; NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: as `check_eigenvalues`.
 
     Example:

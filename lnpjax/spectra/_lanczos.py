@@ -147,6 +147,7 @@ def spectral_measure(
     return dataclasses.replace(measure, status=measure.status | negative)
 
 
+@entry_point
 def measure_at(
     matvec: Callable[[Array], Array], vector: Float[Array, ...], *, num_matvecs: int
 ) -> SpectralMeasure:
@@ -271,6 +272,7 @@ def _quadrature(
     )
 
 
+@entry_point
 def cumulative(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], at: Float[Array, "*points"]
 ) -> tuple[Float[Array, "*points"], Float[Array, "*points"]]:
@@ -304,6 +306,7 @@ def cumulative(
     return lower, upper
 
 
+@entry_point
 def quantiles(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], levels: Float[Array, "*levels"]
 ) -> Float[Array, "*levels"]:

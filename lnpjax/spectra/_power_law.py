@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
 from lnpjax.status import Status, flag
@@ -48,6 +49,7 @@ class PowerLaw:
     status: Int[Array, "*window"]
 
 
+@entry_point
 def power_law(
     values: Float[Array, " k"],
     ranks: tuple[int, int] | Sequence[tuple[int, int]],
@@ -74,7 +76,7 @@ def power_law(
         a logarithm are left out and counted.
 
     Raises:
-        TypeError: if `values` is no array of real floating-point numbers.
+        TypeError: if `values` is not an array of real floating-point numbers.
         ValueError: if `values` is not a vector, a window is not within it, or `resolution` is not
             in [0, 1).
 

@@ -17,6 +17,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
 from lnpjax.spectra._eigenvalues import check_eigenvalues, effective_rank, normalized_spectrum
@@ -99,6 +100,7 @@ def spectral_resolution(num_eigenvalues: int, dtype: DTypeLike) -> float:
     return 4 * math.sqrt(num_eigenvalues) * eps
 
 
+@entry_point
 def cumulative_variance(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
     """The share of the trace that the leading modes hold, for 1, 2, ... of them.
 
@@ -119,6 +121,7 @@ def cumulative_variance(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
     return jnp.cumsum(_descending(normalized_spectrum(eigenvalues)), axis=-1)
 
 
+@entry_point
 def effective_dimension(
     eigenvalues: Float[Array, "*batch k"], fraction: float = 0.9
 ) -> Int[Array, "*batch"]:
@@ -146,6 +149,7 @@ def effective_dimension(
     return jnp.where(jnp.isnan(shares[..., -1]), 0, missing + 1)
 
 
+@entry_point
 def jensen_shannon_divergence(
     p_eigs: Float[Array, "*batch k"], q_eigs: Float[Array, "*batch k"]
 ) -> Float[Array, "*batch"]:
@@ -215,6 +219,7 @@ class SpectrumSummary:
     status: Int[Array, ""]
 
 
+@entry_point
 def summarize_spectrum(
     eigenvalues: Float[Array, " k"],
     *,
@@ -226,7 +231,7 @@ def summarize_spectrum(
     """Summarise the spectrum of a covariance or Gram matrix (Spectral Lens, appendix C).
 
     RankMe (equation 10), band exponents over head and tail (equation 2), and what the eigenvalues
-    add up to. Pure: at home under `jit`, `scan` and `vmap`.
+    add up to. Pure: works under `jit`, `scan` and `vmap`.
 
     Args:
         eigenvalues: of a positive semi-definite matrix, in any order.
@@ -244,7 +249,7 @@ def summarize_spectrum(
         `Status.NON_FINITE` also where only the trace overflows.
 
     Raises:
-        TypeError: if `eigenvalues` is no array of real floating-point numbers.
+        TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: if it is not a vector, if a window reaches beyond it, or, where its values are
             known, as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
 

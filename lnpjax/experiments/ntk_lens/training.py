@@ -249,5 +249,5 @@ def find_rate(
 
 
 def lowest_point(losses: np.ndarray) -> int:
-    """Where the loss is lowest; a loss that is no number is not low."""
+    """Where the loss is lowest; a loss that is not a number is not low."""
     return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))

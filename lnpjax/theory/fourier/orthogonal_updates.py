@@ -34,8 +34,8 @@ def polar_factor(gradient: Float[Array, "m n"]) -> Float[Array, "m n"]:
         gradient: G. Singular values below rounding count as zero; of ``G = 0`` it is 0.
 
     Raises:
-        TypeError: if it is no floating-point array.
-        ValueError: if it is no matrix.
+        TypeError: if it is not a floating-point array.
+        ValueError: if it is not a matrix.
 
     Example:
         >>> polar_factor(jnp.array([[0.0, 3.0], [-0.1, 0.0]])).round(3).tolist()
@@ -75,8 +75,8 @@ def guaranteed_decrease(
         The decrease; nothing is guaranteed where it is not positive.
 
     Raises:
-        TypeError: if the gradient is no floating-point array.
-        ValueError: if it is no matrix, or a number is known not to be positive.
+        TypeError: if the gradient is not a floating-point array.
+        ValueError: if it is not a matrix, or a number is known not to be positive.
 
     Example:
         >>> print(f"{guaranteed_decrease(3 * jnp.eye(2), 1.0, smoothness=4.0):.1f}")
@@ -95,8 +95,8 @@ def largest_step(gradient: Float[Array, "m n"], *, smoothness: Scalar) -> Float[
         smoothness: L > 0, in the Frobenius norm.
 
     Raises:
-        TypeError: if the gradient is no floating-point array.
-        ValueError: if it is no matrix, or L is known not to be positive.
+        TypeError: if the gradient is not a floating-point array.
+        ValueError: if it is not a matrix, or L is known not to be positive.
 
     Example:
         >>> print(f"{largest_step(3 * jnp.eye(2), smoothness=4.0):.1f}")

@@ -48,7 +48,7 @@ def rotary_scores(
         The scores, not scaled; queries first.
 
     Raises:
-        TypeError: if one is no floating-point array.
+        TypeError: if one is not a floating-point array.
         ValueError: if shapes do not match, the head width is odd, or the position is negative.
 
     Example:
@@ -92,7 +92,7 @@ def absolute_scores(
         The scores, not scaled; queries first.
 
     Raises:
-        TypeError: if one is no floating-point array.
+        TypeError: if one is not a floating-point array.
         ValueError: if shapes do not match, or the sequence reaches beyond the table.
 
     Example:
@@ -193,7 +193,7 @@ def surviving_positions(
         weight: ``W_q`` or ``W_k``.
 
     Raises:
-        TypeError: if one is no floating-point array.
+        TypeError: if one is not a floating-point array.
         ValueError: if shapes do not match.
 
     Example:

@@ -36,8 +36,8 @@ def output_projector(
         embedding: E, of full row rank.
 
     Raises:
-        TypeError: if it is no floating-point array.
-        ValueError: if it is no matrix, or known not to have full row rank.
+        TypeError: if it is not a floating-point array.
+        ValueError: if it is not a matrix, or known not to have full row rank.
 
     Example:
         >>> abs(output_projector(jnp.array([[0.0, 2.0]]))).tolist()
@@ -71,7 +71,7 @@ def best_tied_map(
         target: ``T*``.
 
     Raises:
-        TypeError: if one is no floating-point array.
+        TypeError: if one is not a floating-point array.
         ValueError: if shapes do not match, or as `output_projector`.
 
     Example:
@@ -170,7 +170,7 @@ def embedding_width(target: Float[Array, "vocabulary vocabulary"], *, tied: bool
         The width, an integer; ranks are numerical.
 
     Raises:
-        TypeError: if it is no floating-point array.
+        TypeError: if it is not a floating-point array.
         ValueError: if it is not square.
 
     Example:

@@ -74,7 +74,7 @@ def sample_mismatch(
         The `SampleMismatch`.
 
     Raises:
-        TypeError: if either is no array of real floating-point numbers.
+        TypeError: if either is not an array of real floating-point numbers.
         ValueError: if shapes disagree; and, where values are known, if a kernel is not finite or
             the training kernel not symmetric.
 
@@ -165,7 +165,7 @@ def mismatch_terms(
         The `MismatchTerms`, in units of a loss ``1/2 mean |e|^2`` over samples.
 
     Raises:
-        TypeError: if an error is no array of real floating-point numbers.
+        TypeError: if an error is not an array of real floating-point numbers.
         ValueError: if it does not fit the modes.
 
     Example:
@@ -224,7 +224,7 @@ def shell_weights(
         w of every shell, dimensionless; NaN for a shell without resolved modes or energy.
 
     Raises:
-        TypeError: if `energies` is no array of real floating-point numbers.
+        TypeError: if `energies` is not an array of real floating-point numbers.
         ValueError: if edges do not increase, or `energies` does not fit.
 
     Example:
