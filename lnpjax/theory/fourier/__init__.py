@@ -12,6 +12,70 @@ One place to import from; each group lives in a module of its own.
 - `lnpjax.theory.fourier.orthogonal_updates`: the polar factor as steepest descent (F.17)
 """
 
+from lnpjax.theory.fourier.factors import (
+    band_concentration,
+    band_concentration_rate,
+    factor_products,
+)
+from lnpjax.theory.fourier.modes import (
+    characters,
+    cyclic_shift,
+    fourier_coefficients,
+    from_coefficients,
+    kernel_spectrum,
+    mode_coefficients,
+    mode_loss,
+    moment_matrix,
+    shift_eigenvalues,
+    update_energies,
+)
+from lnpjax.theory.fourier.orthogonal_updates import (
+    guaranteed_decrease,
+    largest_step,
+    nuclear_norm,
+    polar_factor,
+)
+from lnpjax.theory.fourier.shift_equivariance import (
+    absolute_scores,
+    absolute_shift_change,
+    rotary_scores,
+    shift_defect,
+    surviving_positions,
+)
+from lnpjax.theory.fourier.smooth_spectrum import (
+    SmoothSpectrum,
+    activation_spectrum,
+    bend_rank,
+    crossover_rank,
+    head_matched_rate,
+    head_matched_recruitment_time,
+    local_exponent,
+    recruitment_time,
+    window_bias,
+    window_bias_far_out,
+    window_exponent,
+    window_start,
+)
+from lnpjax.theory.fourier.tied_heads import (
+    best_tied_map,
+    best_untied_map,
+    embedding_width,
+    output_projector,
+    tied_error,
+    tied_error_bound,
+    untied_error,
+)
+from lnpjax.theory.fourier.times import (
+    crossover_times,
+    fast_band_concentration,
+    fast_band_concentration_slope,
+    normalized_mass,
+    reversal_time,
+    time_to_loss,
+    two_band_time,
+    two_band_time_slope,
+)
+
 __all__ = [
     "SmoothSpectrum",
     "absolute_scores",
