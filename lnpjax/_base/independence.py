@@ -76,9 +76,9 @@ def keeps_samples_apart(
         Nothing is computed.
 
     Example:
-        >>> both = lambda w, x: {"centred": x - x.mean(0), "scaled": w * x}
+        >>> both = lambda w, x: {"shifted": x - x[:1], "scaled": w * x}
         >>> keeps_samples_apart(both, 2.0, jnp.ones((4, 3)))
-        {'centred': False, 'scaled': True}
+        {'scaled': True, 'shifted': False}
     """
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(params, inputs)
     num_shared = len(jax.tree.leaves(params))

@@ -149,8 +149,8 @@ class Side:
     unit: Float[Array, ""]
 
 
-POSITION_ERRORS = 5
-"""So many standard errors of a squared Jacobian norm must a gradient exceed to be impossible."""
+POSITION_COVERAGE = 1 - 1e-6
+"""A gradient must be longer than an interval of this coverage allows, to be impossible."""
 POSITION_ROUNDING = 16
 """And so many roundings, relative to its square."""
 
@@ -169,8 +169,10 @@ def impossible_position(side: Side, squares: Float[Array, " group"], eps: float)
     groups = side.jacobian.groups
     norms = jnp.stack([side.jacobian.value, *groups.values()])
     sems = jnp.stack([side.jacobian.sem, *side.jacobian.groups_sem.values()])
+    dfs = jnp.stack([side.jacobian.df, *side.jacobian.groups_df.values()])
     gradient = jnp.concatenate([jnp.sum(squares)[None], squares])
-    most = norms * (1 + POSITION_ROUNDING * eps) + POSITION_ERRORS * sems
+    most = scale_interval(norms, sems, dfs, POSITION_COVERAGE).high
+    most *= 1 + POSITION_ROUNDING * eps
     # A comparison with an unknown error is false.
     return flag(jnp.any(gradient > most * side.loss_scale**2), Status.IMPOSSIBLE_POSITION)
 

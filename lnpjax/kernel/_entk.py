@@ -117,13 +117,13 @@ def entk(
             got=right.shape[1],
         )
     trainable, _ = parameters.partition(params, wrt)
-    preconditioner, _ = fit_preconditioner(preconditioner, trainable)
     require(
         backend == "jax" or preconditioner is None,
         "preconditioner",
         expected="None with backend='neural_tangents', which has none",
         got="one",
     )
+    preconditioner, _ = fit_preconditioner(preconditioner, trainable)
 
     plan = kernel_methods.plan(
         left, right, method=method, chunk_size=chunk_size, symmetric=symmetric

@@ -240,6 +240,7 @@ def stream_covariances(
         ...     return {"scaled": scale * inputs}
         >>> batches = [jnp.ones((2, 3)), jnp.zeros((1, 3))]
         >>> states = stream_covariances(hidden_states, 2.0, batches)
+        >>> from lnpjax.lens import covariance_float64
         >>> covariance_float64(states["scaled"]).matrix[0].round(6)
         array([1.333333, 1.333333, 1.333333])
     """

@@ -58,7 +58,7 @@ def test_simplestories_comes_from_the_hub(monkeypatch):
         asked.append((name, settings))
         return iter(STORIES)
 
-    monkeypatch.setattr("lnpjax.data.hub.hub_documents", documents)
+    monkeypatch.setattr("lnpjax.data.loading.hub_documents", documents)
     dataset = load_dataset("simplestories", cache_dir="cache", **SMALL)
     assert dataset.name == "simplestories"
     assert asked == [("simplestories", {"text_field": None, "cache_dir": "cache"})]

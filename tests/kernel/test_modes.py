@@ -100,7 +100,7 @@ def test_chosen_outputs_have_modes_of_their_own(x64):
     modes = eigenmodes(kernel_of(case, case.batch_a[0], outputs=subset), gradient)
     measure = lnpjax.lnp(
         lnpjax.jacobian._outputs.restrict(case.apply_fn, subset),
-        lambda outputs, cotangents: jnp.sum(outputs * cotangents),
+        lambda outputs, cotangents: jnp.mean(jnp.sum(outputs * cotangents, axis=1)),
         estimator=lnpjax.Exact(),
         normalization=None,
     )

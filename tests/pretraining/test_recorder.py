@@ -57,7 +57,7 @@ def metrics(loss: float) -> dict[str, Any]:
 
 def record(status: int = 0) -> lnpjax.Record:
     numbers = {field.name: jnp.float32(0.25) for field in dataclasses.fields(lnpjax.LNP)}
-    group = GroupLNP(*[jnp.float32(0.5)] * 5)
+    group = GroupLNP(*[jnp.float32(0.5)] * 6)
     lnp = lnpjax.LNP(**(numbers | {"groups": {"head": group}, "status": jnp.int32(status)}))
     return lnpjax.Record(jnp.bool_(True), jnp.int32(7), jnp.int32(3), lnp)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lnpjax.experiments._harness.reproduction import Reproduction
+from lnpjax.experiments.random_features import measure
 from lnpjax.experiments.random_features.claims import judge
 from lnpjax.experiments.random_features.config import PRESETS, RandomFeatureConfig
 from lnpjax.experiments.random_features.figures import draw
-from lnpjax.experiments.random_features.measure import measure, num_units
 
 EXPERIMENT: Reproduction[RandomFeatureConfig] = Reproduction(
     name="random-features",
@@ -14,8 +14,8 @@ EXPERIMENT: Reproduction[RandomFeatureConfig] = Reproduction(
     paper="Spectral Reach",
     figures=("3",),
     presets=PRESETS,
-    num_units=num_units,
-    measure=measure,
+    num_units=measure.num_units,
+    measure=measure.measure,
     draw=draw,
     judge=judge,
 )

@@ -16,16 +16,16 @@ from lnpjax.adapters import from_nnx
 from lnpjax.data.image_classes import load_image_classes
 from lnpjax.experiments._harness.reproduction import reproduce
 from lnpjax.experiments._harness.sweep import Sweep, config_from_json, config_to_json
+from lnpjax.experiments.ntk_lens import data_scaling as ntk_data_scaling
+from lnpjax.experiments.ntk_lens import model_scaling as ntk_model_scaling
+from lnpjax.experiments.ntk_lens import noise_scaling
 from lnpjax.experiments.ntk_lens.data_scaling import config as data_scaling_config
-from lnpjax.experiments.ntk_lens.data_scaling import measure as ntk_data_scaling
 from lnpjax.experiments.ntk_lens.data_scaling.measure import nested_problem
 from lnpjax.experiments.ntk_lens.ensembles import train_ensemble
 from lnpjax.experiments.ntk_lens.fits import bent_power_law, straight_power_law
 from lnpjax.experiments.ntk_lens.model_scaling import config as model_scaling_config
-from lnpjax.experiments.ntk_lens.model_scaling import measure as ntk_model_scaling
 from lnpjax.experiments.ntk_lens.model_scaling.measure import shared_problem
 from lnpjax.experiments.ntk_lens.noise_scaling import config as noise_scaling_config
-from lnpjax.experiments.ntk_lens.noise_scaling import measure as noise_scaling
 from lnpjax.experiments.ntk_lens.noise_scaling.measure import noisy_copies, noisy_problem
 from lnpjax.experiments.ntk_lens.options import EnsembleOptions, TrainingRule
 from lnpjax.experiments.ntk_lens.training import DenseEnsemble, KernelDirections, find_rate

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lnpjax.experiments._harness.reproduction import Reproduction
+from lnpjax.experiments.ntk_lens.model_scaling import measure
 from lnpjax.experiments.ntk_lens.model_scaling.claims import judge
 from lnpjax.experiments.ntk_lens.model_scaling.config import PRESETS, ModelScalingConfig
 from lnpjax.experiments.ntk_lens.model_scaling.figures import draw
-from lnpjax.experiments.ntk_lens.model_scaling.measure import measure, num_units
 
 EXPERIMENT: Reproduction[ModelScalingConfig] = Reproduction(
     name="ntk-model-scaling",
@@ -14,8 +14,8 @@ EXPERIMENT: Reproduction[ModelScalingConfig] = Reproduction(
     paper="NTK Lens",
     figures=("1", "2", "3", "5", "6", "8"),
     presets=PRESETS,
-    num_units=num_units,
-    measure=measure,
+    num_units=measure.num_units,
+    measure=measure.measure,
     draw=draw,
     judge=judge,
 )

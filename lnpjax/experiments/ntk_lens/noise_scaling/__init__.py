@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lnpjax.experiments._harness.reproduction import Reproduction
+from lnpjax.experiments.ntk_lens.noise_scaling import measure
 from lnpjax.experiments.ntk_lens.noise_scaling.claims import judge
 from lnpjax.experiments.ntk_lens.noise_scaling.config import PRESETS, NoiseConfig
 from lnpjax.experiments.ntk_lens.noise_scaling.figures import draw
-from lnpjax.experiments.ntk_lens.noise_scaling.measure import measure, num_units
 
 EXPERIMENT: Reproduction[NoiseConfig] = Reproduction(
     name="noise-scaling",
@@ -14,8 +14,8 @@ EXPERIMENT: Reproduction[NoiseConfig] = Reproduction(
     paper="NTK Lens",
     figures=("4", "7"),
     presets=PRESETS,
-    num_units=num_units,
-    measure=measure,
+    num_units=measure.num_units,
+    measure=measure.measure,
     draw=draw,
     judge=judge,
 )
