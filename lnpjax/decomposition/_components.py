@@ -149,8 +149,10 @@ class Side:
     unit: Float[Array, ""]
 
 
-POSITION_COVERAGE = 1 - 1e-6
-"""A gradient must be longer than an interval of this coverage allows, to be impossible."""
+POSITION_ERRORS = 10
+"""So many standard errors of a squared Jacobian norm must a gradient exceed to be impossible..."""
+POSITION_DRAWS = 10
+"""...that are known with so many degrees of freedom: by chance, once in 600,000 times."""
 POSITION_ROUNDING = 16
 """And so many roundings, relative to its square."""
 
@@ -171,8 +173,9 @@ def impossible_position(side: Side, squares: Float[Array, " group"], eps: float)
     sems = jnp.stack([side.jacobian.sem, *side.jacobian.groups_sem.values()])
     dfs = jnp.stack([side.jacobian.df, *side.jacobian.groups_df.values()])
     gradient = jnp.concatenate([jnp.sum(squares)[None], squares])
-    most = scale_interval(norms, sems, dfs, POSITION_COVERAGE).high
-    most *= 1 + POSITION_ROUNDING * eps
+    most = norms * (1 + POSITION_ROUNDING * eps) + POSITION_ERRORS * sems
+    # Draws that hardly know their own error (two for the whole batch) do not show anything.
+    most = jnp.where(dfs >= POSITION_DRAWS, most, jnp.inf)
     # A comparison with an unknown error is false.
     return flag(jnp.any(gradient > most * side.loss_scale**2), Status.IMPOSSIBLE_POSITION)
 

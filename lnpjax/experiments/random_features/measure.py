@@ -71,6 +71,7 @@ def make_member(
         The member.
 
     Example:
+        >>> from lnpjax.experiments.random_features.config import PRESETS
         >>> config = PRESETS["smoke"]
         >>> member = make_member(config, config.normals(2.0, 0), jnp.ones(config.dimension))
         >>> member.features.shape
@@ -184,6 +185,7 @@ def num_units(config: RandomFeatureConfig, data: Path | None = None) -> int:  # 
     """How many units `measure` asks for.
 
     Example:
+        >>> from lnpjax.experiments.random_features.config import PRESETS
         >>> num_units(PRESETS["paper"])
         54
     """

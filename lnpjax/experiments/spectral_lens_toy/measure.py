@@ -61,6 +61,7 @@ def num_units(config: ToyConfig, data: Path | None = None) -> int:  # noqa: ARG0
     """How many units `measure` asks for.
 
     Example:
+        >>> from lnpjax.experiments.spectral_lens_toy.config import PRESETS
         >>> num_units(PRESETS["cpu"])
         42
     """

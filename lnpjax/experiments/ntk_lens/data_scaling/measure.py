@@ -56,6 +56,7 @@ def num_units(config: DataScalingConfig, data: Path | None) -> int:
     """How many units `measure` asks for, where every set is large enough.
 
     Example:
+        >>> from lnpjax.experiments.ntk_lens.data_scaling.config import PRESETS
         >>> num_units(PRESETS["cpu"], Path("data"))
         16
     """

@@ -63,6 +63,7 @@ def num_units(config: ModelScalingConfig, data: Path | None) -> int:
     """How many units `measure` asks for.
 
     Example:
+        >>> from lnpjax.experiments.ntk_lens.model_scaling.config import PRESETS
         >>> num_units(PRESETS["cpu"], Path("data"))
         35
     """

@@ -170,6 +170,7 @@ def num_units(config: NoiseConfig, data: Path | None) -> int:
     """How many units `measure` asks for.
 
     Example:
+        >>> from lnpjax.experiments.ntk_lens.noise_scaling.config import PRESETS
         >>> num_units(PRESETS["cpu"], Path("data"))
         10
     """
