@@ -157,7 +157,9 @@ POSITION_ROUNDING = 16
 """And so many roundings, relative to its square."""
 
 
-def impossible_position(side: Side, squares: Float[Array, " group"], eps: float) -> Int[Array, ""]:
+def impossible_position(
+    side: Side, squares: Float[Array, " group"], eps: float, *, per_sample: bool
+) -> Int[Array, ""]:
     """`Status.IMPOSSIBLE_POSITION` where a gradient is longer than loss and network allow.
 
     ``|J^T g|^2 <= |J|_F^2 |g|^2``, of the whole and of every group. With it, and the inequality of
@@ -167,6 +169,7 @@ def impossible_position(side: Side, squares: Float[Array, " group"], eps: float)
         side: the batch.
         squares: the squared norms of its gradient in each group.
         eps: the spacing of numbers in the network.
+        per_sample: whether norms of single samples were added up; else the whole batch was drawn.
     """
     groups = side.jacobian.groups
     norms = jnp.stack([side.jacobian.value, *groups.values()])
@@ -174,8 +177,11 @@ def impossible_position(side: Side, squares: Float[Array, " group"], eps: float)
     dfs = jnp.stack([side.jacobian.df, *side.jacobian.groups_df.values()])
     gradient = jnp.concatenate([jnp.sum(squares)[None], squares])
     most = norms * (1 + POSITION_ROUNDING * eps) + POSITION_ERRORS * sems
+    # A group that nothing depends on (a bias in front of a normalisation) holds only rounding.
+    most += (POSITION_ROUNDING * eps) ** 2 * norms[0]
     # Draws that hardly know their own error (two for the whole batch) do not show anything.
-    most = jnp.where(dfs >= POSITION_DRAWS, most, jnp.inf)
+    if not per_sample:  # two draws that agree by chance have no error either
+        most = jnp.where((dfs >= POSITION_DRAWS) & (sems > 0), most, jnp.inf)
     # A comparison with an unknown error is false.
     return flag(jnp.any(gradient > most * side.loss_scale**2), Status.IMPOSSIBLE_POSITION)
 

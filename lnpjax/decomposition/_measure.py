@@ -291,8 +291,8 @@ class LNPMeasure:
         error = precision.relative_error(delta_loss, norm_a, norm_b, noise_a, noise_b)
         return (
             precision.rounding_flag(error)
-            | impossible_position(side_a, squares_a, eps)
-            | impossible_position(side_b, squares_b, eps)
+            | impossible_position(side_a, squares_a, eps, per_sample=self.estimator.per_sample)
+            | impossible_position(side_b, squares_b, eps, per_sample=self.estimator.per_sample)
         )
 
     def _factor(self, side_a: Side, side_b: Side) -> Float[Array, ""]:
