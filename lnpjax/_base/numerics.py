@@ -1,4 +1,4 @@
-"""Sums that are as accurate as their dtype allows, over arrays, leaves and groups."""
+"""Sums as accurate as their dtype allows, and what rounding leaves of other numbers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -75,3 +76,43 @@ def sum_groups(
     """
     sums = [jnp.sum(values[..., list(leaves)], axis=-1) for leaves in members.values()]
     return jnp.stack(sums, axis=-1)
+
+
+def rounding_floor(values: Float[Array, ...], *, size: int | None = None) -> Float[Array, ""]:
+    """Return ``n eps max |values|``: below it, a decomposition knows nothing of its results.
+
+    Args:
+        values: the eigenvalues or singular values of a matrix, or its entries, in the dtype that it
+            was decomposed in.
+        size: n, the larger side of the matrix; `None` for the length of `values`.
+
+    Returns:
+        The floor, in the units of the values.
+
+    Example:
+        >>> print(f"{rounding_floor(jnp.array([-4.0, 1.0])):.2e}")
+        9.54e-07
+    """
+    size = len(values) if size is None else size
+    return size * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+
+
+def slope_weights(positions: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Return the weights whose inner product with values is their least-squares slope.
+
+    The exponent of a power law is the slope of logarithms on logarithms:
+    ``np.log(values) @ slope_weights(np.log(scales))``.
+
+    Args:
+        positions: where the values stand, at least two different ones.
+
+    Returns:
+        One weight for each position; they add up to zero.
+
+    Example:
+        >>> scales = np.array([1.0, 2.0, 4.0])
+        >>> round(float(np.log(5 * scales**-2) @ slope_weights(np.log(scales))), 6)
+        -2.0
+    """
+    deviations = positions - positions.mean()
+    return deviations / np.sum(deviations**2)

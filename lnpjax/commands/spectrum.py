@@ -23,7 +23,7 @@ from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
 from lnpjax.runs import terminal_reporter
 from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
-from lnpjax.shells._profiles import Measured
+from lnpjax.shells._profiles import StateSpectra
 
 
 class _Network(NamedTuple):
@@ -90,7 +90,7 @@ class Spectrum:
             got="both" if self.runs else "neither",
         )
         networks = self._networks()
-        measured: dict[str, Measured] = {}
+        measured: dict[str, StateSpectra] = {}
         for network in networks:
             measured |= measure_states(
                 network.apply_fn,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.checks import check_floating, check_kernel, check_values, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -113,13 +113,7 @@ def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) 
 
 def _check_finite(argument: str, array: Any) -> None:
     check_floating(argument, array)
-    values = concrete(array)
-    require(
-        values is None or bool(np.all(np.isfinite(values))),
-        argument,
-        expected="finite entries",
-        got="some that are infinite or NaN",
-    )
+    check_values(argument, array, expected="finite entries")
 
 
 def _alignment(kernel: Float[Array, "n n"], factor: Float[Array, "n c"]) -> Float[Array, ""]:

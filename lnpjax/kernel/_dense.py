@@ -55,12 +55,55 @@ def layer_factors(params: PyTree, inputs: Float[Array, "batch ..."]) -> list[Lay
         below.append(value)
         slopes.append(slope)
     num_outputs = layers[-1]["bias"][...].shape[-1]
-    sensitivity = jnp.broadcast_to(jnp.eye(num_outputs), (len(inputs), num_outputs, num_outputs))
-    sensitivities = [sensitivity]
-    for layer, slope in zip(layers[:0:-1], slopes[::-1], strict=True):
-        sensitivity = (sensitivity @ layer["kernel"][...].T) * slope[:, None, :]
-        sensitivities.append(sensitivity)
-    return [LayerFactors(*pair) for pair in zip(below, sensitivities[::-1], strict=True)]
+    readout = jnp.broadcast_to(jnp.eye(num_outputs), (len(inputs), num_outputs, num_outputs))
+    weights = [layer["kernel"][...].T for layer in layers[1:]]
+    factors = zip(below, sensitivities(readout, weights, slopes), strict=True)
+    return [LayerFactors(*pair) for pair in factors]
+
+
+def sensitivities(
+    last: Float[Array, "batch outputs width"],
+    weights: Sequence[Float[Array, "width below"]],
+    slopes: Sequence[Float[Array, "batch below"]],
+) -> list[Float[Array, "batch outputs width"]]:
+    """Return the derivatives of all outputs by the pre-activations of every layer.
+
+    *NTK Lens*, eq. 13: ``s_(l-1) = (s_l W_l) o sigma'(h_(l-1))``, from the last layer down.
+
+    Args:
+        last: the sensitivity of the last layer.
+        weights: ``W_l`` of the layers above the first one, in ascending order.
+        slopes: the derivative of the activation below each of these, times its scale.
+
+    Returns:
+        One sensitivity for each layer, the first layer first.
+    """
+    downwards = [last]
+    for weight, slope in zip(reversed(weights), reversed(slopes), strict=True):
+        downwards.append((downwards[-1] @ weight) * slope[:, None, :])
+    return downwards[::-1]
+
+
+def layer_kernel(
+    sensitivity: Float[Array, "bm bm"], similarity: Float[Array, "b b"]
+) -> Float[Array, "bm bm"]:
+    """Return the share of one layer in the kernel: one summand of *NTK Lens*, eq. 12.
+
+    Args:
+        sensitivity: ``S^T S``, the inner products of the layer's sensitivities, sample-major.
+        similarity: ``X^T X``, those of its inputs; plus 1 for a layer with biases.
+
+    Returns:
+        ``(S^T S) o (X^T X)``, where an entry of the latter counts for each pair of outputs.
+
+    Example:
+        >>> layer_kernel(jnp.ones((2, 2)), jnp.array([[3.0]]))
+        Array([[3., 3.],
+               [3., 3.]], dtype=float32)
+    """
+    b, m = len(similarity), len(sensitivity) // len(similarity)
+    pairs = sensitivity.reshape(b, m, b, m) * similarity[:, None, :, None]
+    return pairs.reshape(b * m, b * m)
 
 
 def dense_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "bm bm"]:
@@ -84,11 +127,8 @@ def dense_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Arr
     kernel: Array | float = 0.0
     for below, sensitivity in layer_factors(params, inputs):
         rows = sensitivity.reshape(-1, sensitivity.shape[-1])
-        m = sensitivity.shape[1]
-        similarity = (rows @ rows.T).reshape(len(below), m, len(below), m)
-        kernel = kernel + similarity * (below @ below.T + 1)[:, None, :, None]
-    side = len(inputs) * m
-    return jnp.reshape(jnp.asarray(kernel), (side, side))
+        kernel = kernel + layer_kernel(rows @ rows.T, below @ below.T + 1)
+    return jnp.asarray(kernel)
 
 
 def dense_sample_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "b b"]:

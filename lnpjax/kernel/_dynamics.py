@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -90,12 +90,9 @@ def adaptation_rate(
         got=f"shape {losses.shape}",
     )
     _check_window(window, traces.shape[-1] - 1)
-    _check_values("traces", traces, np.isfinite, expected="finite traces")
-    _check_values(
-        "losses",
-        losses,
-        lambda values: np.isfinite(values) & (values > 0),
-        expected="finite losses above zero, which have a logarithm",
+    check_values("traces", traces, expected="finite traces")
+    check_values(
+        "losses", losses, expected="finite losses above zero, which have a logarithm", above=0.0
     )
     trace = running_mean(traces, window=window)
     log_loss = running_mean(jnp.log(jnp.asarray(losses, accumulation_dtype())), window=window)
@@ -133,18 +130,8 @@ def trace_ratio(
         >>> trace_ratio(3.0, 2.0)
         Array(0.5, dtype=float32)
     """
-    _check_values(
-        "trace_at_minimum",
-        trace_at_minimum,
-        lambda values: np.isfinite(values) & (values >= 0),
-        expected="finite traces >= 0",
-    )
-    _check_values(
-        "trace_at_start",
-        trace_at_start,
-        lambda values: np.isfinite(values) & (values > 0),
-        expected="finite traces > 0",
-    )
+    check_values("trace_at_minimum", trace_at_minimum, expected="finite traces >= 0", least=0.0)
+    check_values("trace_at_start", trace_at_start, expected="finite traces > 0", above=0.0)
     dtype = accumulation_dtype()
     start = jnp.asarray(trace_at_start, dtype)
     return (jnp.asarray(trace_at_minimum, dtype) - start) / start
@@ -157,10 +144,3 @@ def _check_window(window: Any, most: int) -> None:
         expected=f"an integer from 1 to {most}, so that there are enough epochs for it",
         got=window,
     )
-
-
-def _check_values(argument: str, array: Any, accepted: Any, *, expected: str) -> None:
-    values = concrete(array)
-    if values is not None:
-        refused = values[~accepted(values)]
-        require(len(refused) == 0, argument, expected=expected, got=f"{refused[:3].tolist()}")

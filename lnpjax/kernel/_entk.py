@@ -19,9 +19,15 @@ from lnpjax.jacobian._contract import SingleSamplesRefusedError, check_batch
 from lnpjax.jacobian._interaction import samples_interact
 from lnpjax.jacobian._outputs import restrict
 from lnpjax.jacobian._preconditioners import fit_preconditioner
-from lnpjax.kernel import _fill as kernel_methods
 from lnpjax.kernel._costs import check_fits
-from lnpjax.kernel._fill import Plan, Side, batch_products, contraction, products
+from lnpjax.kernel._fill import (
+    BatchJacobian,
+    Plan,
+    batch_products,
+    choose_plan,
+    contraction,
+    products,
+)
 from lnpjax.status import Status, describe_status
 
 Backend: TypeAlias = Literal["jax", "neural_tangents"]
@@ -106,10 +112,10 @@ def entk(
     symmetric = inputs2 is None
     check_batch(apply_fn, params, inputs)
     network = restrict(apply_fn, outputs)
-    left = right = Side(network, params, inputs, wrt)
+    left = right = BatchJacobian(network, params, inputs, wrt)
     if not symmetric:
         check_batch(apply_fn, params, inputs2, argument="inputs2")
-        right = Side(network, params, inputs2, wrt)
+        right = BatchJacobian(network, params, inputs2, wrt)
         require(
             left.shape[1] == right.shape[1],
             "inputs2",
@@ -125,9 +131,7 @@ def entk(
     )
     preconditioner, _ = fit_preconditioner(preconditioner, trainable)
 
-    plan = kernel_methods.plan(
-        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
-    )
+    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
     _check_memory(left, right, plan, max_bytes)
     method, valid = _settle(method, left, right)
     with jax.default_matmul_precision("highest"):
@@ -190,7 +194,9 @@ def entk_groups(
     return kernels
 
 
-def _settle(method: Method, left: Side, right: Side) -> tuple[Method, Bool[Array, ""] | bool]:
+def _settle(
+    method: Method, left: BatchJacobian, right: BatchJacobian
+) -> tuple[Method, Bool[Array, ""] | bool]:
     """The method that is right for these samples, and whether its result will be."""
     if method == "batch":
         return method, True
@@ -218,7 +224,9 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, argument, expected=f"one of {choices}", got=repr(value))
 
 
-def _check_memory(left: Side, right: Side, plan: Plan, max_bytes: int | None) -> None:
+def _check_memory(
+    left: BatchJacobian, right: BatchJacobian, plan: Plan, max_bytes: int | None
+) -> None:
     entries = left.num_rows * right.num_rows
     kernels = 3 * entries * numerics.accumulation_dtype().itemsize  # itself, its mirror, the sum
     check_fits(
@@ -230,33 +238,24 @@ def _check_memory(left: Side, right: Side, plan: Plan, max_bytes: int | None) ->
 
 
 def _fill(
-    left: Side,
-    right: Side,
+    left: BatchJacobian,
+    right: BatchJacobian,
     method: str,
     symmetric: bool,
     preconditioner: PyTree | None,
     chunk_size: int | None,
 ) -> Float[Array, "n1_m n2_m"]:
-    plan = kernel_methods.plan(
-        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
-    )
+    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
     if plan.method == "contraction":
         return contraction(
-            left,
-            right,
-            weights=preconditioner,
-            chunk_size=plan.chunk_size,
-            symmetric=symmetric,
+            left, right, weights=preconditioner, chunk_size=plan.chunk_size, symmetric=symmetric
         )
-    fill = {
-        "products": products,
-        "batch": batch_products,
-    }[plan.method]
+    fill = products if plan.method == "products" else batch_products
     return fill(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
 
 
 def _by_neural_tangents(
-    left: Side, right: Side, method: str, symmetric: bool
+    left: BatchJacobian, right: BatchJacobian, method: str, symmetric: bool
 ) -> Float[Array, "n1_m n2_m"]:
     """The same matrix by neural-tangents: samples as one function ("batch"), or each alone."""
     from lnpjax.kernel._neural_tangents import neural_tangents_kernel

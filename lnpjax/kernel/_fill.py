@@ -87,8 +87,8 @@ def _even(total: int, most: int) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """A network with outputs ``(B, m)`` at one batch.
+class BatchJacobian:
+    """The Jacobian of a network with outputs ``(B, m)`` at one batch, by rows or as a function.
 
     Row k of its Jacobian belongs to output ``k % m`` of sample ``k // m``.
     """
@@ -155,7 +155,12 @@ class Side:
 
 
 def contraction(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int, symmetric: bool
+    left: BatchJacobian,
+    right: BatchJacobian,
+    *,
+    weights: PyTree | None,
+    chunk_size: int,
+    symmetric: bool,
 ) -> Float[Array, "n1_m n2_m"]:
     """Rows of J_1 against rows of J_2, block by block; of a symmetric kernel the lower half."""
     rows = Chunking.of(left.shape, chunk_size)
@@ -221,7 +226,7 @@ def _at_most(index: Index, last: int) -> Index:
 
 
 def products(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+    left: BatchJacobian, right: BatchJacobian, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
     """Column k as ``J_1 P (J_2^T e_k)``, with the row ``J_2^T e_k`` from its own sample."""
     chunking = Chunking.of(right.shape, chunk_size)
@@ -235,7 +240,7 @@ def products(
 
 
 def batch_products(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+    left: BatchJacobian, right: BatchJacobian, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
     """As `products`, with the whole batch pulled back: also right where samples interact."""
     pull, push = right.linearization(), left.linearization()
@@ -291,7 +296,14 @@ class Plan(NamedTuple):
     working_bytes: int
 
 
-def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmetric: bool) -> Plan:
+def choose_plan(
+    left: BatchJacobian,
+    right: BatchJacobian,
+    *,
+    method: str,
+    chunk_size: int | None,
+    symmetric: bool,
+) -> Plan:
     """Choose the method with fewer operations, and how many rows of J are made at once.
 
     Products inherit the rounding of the network, so one that anywhere computes in less than the

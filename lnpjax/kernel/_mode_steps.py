@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lnpjax import parameters
 from lnpjax._base.checks import require
 from lnpjax._base.entry_points import entry_point
+from lnpjax._base.numerics import rounding_floor
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
 from lnpjax.jacobian import ApplyFn, Batch, LossFn, OutputSubset, linearize, select_outputs
@@ -196,8 +197,8 @@ def project_update(
         got=jnp.shape(chosen),
     )
     eigenvalues, vectors = modes.eigenvalues, modes.eigenvectors
-    rounding = num_outputs * jnp.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
-    weights = jnp.where(eigenvalues > rounding, chosen / eigenvalues, 0)
+    resolved = eigenvalues > rounding_floor(eigenvalues)
+    weights = jnp.where(resolved, chosen / eigenvalues, 0)
     with jax.default_matmul_precision("highest"):
         along_modes = linearization.jvp(update).reshape(-1).astype(vectors.dtype) @ vectors
         motion = vectors @ (weights * along_modes)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.checks import check_floating, check_kernel, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -112,13 +112,7 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
         expected=f"{len(kernel)} entries, one for each row of the kernel",
         got=f"shape {jnp.shape(loss_grad)}",
     )
-    known = concrete(loss_grad)
-    require(
-        known is None or bool(np.all(np.isfinite(known))),
-        "loss_grad",
-        expected="finite entries",
-        got="some that are infinite or NaN",
-    )
+    check_values("loss_grad", loss_grad, expected="finite entries")
     dtype = numerics.accumulation_dtype()
     kernel = jnp.asarray(kernel, dtype)
     gradient = jnp.ravel(jnp.asarray(loss_grad, dtype))
@@ -132,8 +126,8 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
         directions = scaled @ vectors
     p = relative / jnp.sum(relative)
     gamma2 = directions**2 / jnp.sum(scaled**2)
-    rounding = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(relative))
-    degenerate = _coincide(relative, rounding)
+    rounding = numerics.rounding_floor(relative)
+    degenerate = jnp.sum(coincide(relative), axis=0) > 1
     asymmetry = jnp.max(jnp.abs(kernel - kernel.T))
     return Modes(
         eigenvalues=eigenvalues,
@@ -157,11 +151,20 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
     )
 
 
-def _coincide(
-    eigenvalues: Float[Array, " mode"], tolerance: Float[Array, ""]
-) -> Bool[Array, " mode"]:
-    close = jnp.abs(jnp.diff(eigenvalues)) <= tolerance
-    return jnp.pad(close, (0, 1)) | jnp.pad(close, (1, 0))
+def coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
+    """Return which eigenvalues are the same up to rounding, each with itself.
+
+    Args:
+        eigenvalues: all of a symmetric matrix, in any order.
+
+    Example:
+        >>> coincide(jnp.array([2.0, 1.0, 1.0]))
+        Array([[ True, False, False],
+               [False,  True,  True],
+               [False,  True,  True]], dtype=bool)
+    """
+    gaps = jnp.abs(eigenvalues[:, None] - eigenvalues)
+    return gaps <= numerics.rounding_floor(eigenvalues)
 
 
 @entry_point

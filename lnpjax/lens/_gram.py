@@ -189,6 +189,20 @@ def gradient_gram(
 
     slices = sliced(batch, blocks.num_in_all, blocks.microbatch_size)
     rows_of = _cheapest_to_repeat(rows, params, slices, blocks, blocks.size * row_bytes)
+    side = blocks.number * blocks.size
+    zeros = {name: jnp.zeros((side, side), dtype) for name in names}
+    zeros, _ = vary_alike((zeros, batch))
+    upper = _filled_above_diagonal(zeros, rows_of, blocks)
+    grams = {name: _in_order(_mirrored(upper[name]), blocks, num_samples) for name in names}
+    return _void_where_interacting(apply_fn, params, batch, grams)
+
+
+def _filled_above_diagonal(
+    zeros: dict[str, Float[Array, "side side"]],
+    rows_of: Callable[[Int[Array, ""]], dict[str, Array]],
+    blocks: _Blocks,
+) -> dict[str, Float[Array, "side side"]]:
+    """The products of each block of rows with itself, and with the microbatches before it."""
 
     def products(left: Array, right: Array) -> Array:
         return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
@@ -204,31 +218,28 @@ def gradient_gram(
         def meet(index: Int[Array, ""], grams: dict[str, Array]) -> dict[str, Array]:
             passing, row = rows_of(index), index * blocks.microbatch_size
             return {
-                name: put(grams[name], products(passing[name], kept[name]), row) for name in names
+                name: put(gram, products(passing[name], kept[name]), row)
+                for name, gram in grams.items()
             }
 
         grams = jax.lax.fori_loop(0, first, meet, grams)
         return {
-            name: put(grams[name], products(kept[name], kept[name]), block * blocks.size)
-            for name in names
+            name: put(gram, products(kept[name], kept[name]), block * blocks.size)
+            for name, gram in grams.items()
         }, None
 
-    side = blocks.number * blocks.size
-    zeros = {name: jnp.zeros((side, side), dtype) for name in names}
-    zeros, _ = vary_alike((zeros, batch))
-    grams, _ = jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))
+    return jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))[0]
 
-    def in_order(gram: Float[Array, "side side"]) -> Float[Array, "samples samples"]:
-        gram = _mirrored(gram)
-        for axis in (0, 1):
-            shape = (blocks.num_in_all, blocks.microbatch_size)
-            gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
-            gram = unsliced(gram, num_samples, axis=axis)
-        return gram
 
-    return _void_where_interacting(
-        apply_fn, params, batch, {name: in_order(grams[name]) for name in names}
-    )
+def _in_order(
+    gram: Float[Array, "side side"], blocks: _Blocks, num_samples: int
+) -> Float[Array, "samples samples"]:
+    """Rows and columns in the order of the samples, without those that fill up the last block."""
+    for axis in (0, 1):
+        shape = (blocks.num_in_all, blocks.microbatch_size)
+        gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
+        gram = unsliced(gram, num_samples, axis=axis)
+    return gram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +313,12 @@ def checked_weights(params: PyTree, weights: Weights) -> tuple[str, ...]:
         ValueError: weights: expected paths of weights among 'a', 'b', got 'c'
     """
     names = (weights,) if isinstance(weights, str) else tuple(dict.fromkeys(weights))
-    known = parameters.paths(params)
-    unknown = [name for name in names if name not in known]
+    paths = parameters.paths(params)
+    unknown = [name for name in names if name not in paths]
     require(
         bool(names) and not unknown,
         "weights",
-        expected=f"paths of weights among {', '.join(map(repr, known))}",
+        expected=f"paths of weights among {', '.join(map(repr, paths))}",
         got=", ".join(map(repr, unknown)) or "none",
     )
     return names

@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_ascending, check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
-from lnpjax.shells._energies import check_values
 
 
 @entry_point
@@ -64,7 +63,8 @@ def energy_balance_residual(
         >>> energy_balance_residual(energies, dissipation, jnp.array([0.0, 0.5]))
         Array([[ 1., -2.]], dtype=float32)
     """
-    _check_times(times)
+    check_floating("times", times)
+    check_ascending("times", times, of="times")
     for argument, series in (("energies", energies), ("dissipation", dissipation)):
         _check_series(argument, series, (len(times),))
     require(
@@ -146,7 +146,8 @@ def renormalisability_ratio(
         >>> renormalisability_ratio(flux, dissipation, jnp.array([0.0, 1.0]))
         Array([[0.5]], dtype=float32)
     """
-    _check_times(times)
+    check_floating("times", times)
+    check_ascending("times", times, of="times")
     _check_series("boundary", boundary, (len(times), len(times) - 1))
     _check_series("dissipation", dissipation, (len(times),), least=0.0)
     require(
@@ -166,23 +167,6 @@ def renormalisability_ratio(
 
 def _interval_means(series: Float[Array, "time bin"]) -> Float[Array, "interval bin"]:
     return (series[1:] + series[:-1]) / 2
-
-
-def _check_times(times: Any) -> None:
-    check_floating("times", times)
-    require(
-        times.ndim == 1 and len(times) >= 2,
-        "times",
-        expected="a vector of at least two times",
-        got=f"shape {times.shape}",
-    )
-    values = concrete(times)
-    require(
-        values is None or bool(np.all(np.diff(values) > 0) and np.all(np.isfinite(values))),
-        "times",
-        expected="finite, strictly ascending numbers",
-        got=None if values is None else values.tolist(),
-    )
 
 
 def _check_series(

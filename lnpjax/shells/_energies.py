@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_ascending, check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -312,31 +312,7 @@ def check_edges(edges: Any) -> None:
         ValueError: edges: expected positive, finite, strictly ascending numbers, got [2. 1.]
     """
     check_floating("edges", edges)
-    require(
-        edges.ndim == 1 and len(edges) >= 2,
-        "edges",
-        expected="the edges of at least one shell: a vector of two or more",
-        got=f"shape {edges.shape}",
-    )
-    require(
-        is_ascending(edges),
-        "edges",
-        expected="positive, finite, strictly ascending numbers",
-        got=edges,
-    )
-
-
-def is_ascending(array: Any) -> bool:
-    """Whether a vector is positive, finite and strictly ascending, as far as its values are known.
-
-    Example:
-        >>> is_ascending(jnp.array([1.0, 2.0])), is_ascending(jnp.array([0.0, 1.0]))
-        (True, False)
-    """
-    values = concrete(array)
-    return values is None or bool(
-        values[0] > 0 and np.all(np.diff(values) > 0) and np.isfinite(values[-1])
-    )
+    check_ascending("edges", edges, of="shell edges", positive=True)
 
 
 def check_num_points(num_points: Any) -> None:
@@ -357,24 +333,6 @@ def check_num_points(num_points: Any) -> None:
         expected="an integer >= 1",
         got=num_points,
     )
-
-
-def check_values(argument: str, array: Any, *, expected: str, least: float = -math.inf) -> None:
-    """Refuse values, where they are known, that are infinite, NaN or below `least`.
-
-    Raises:
-        ValueError: if there are some; the message shows the first three.
-
-    Example:
-        >>> check_values("times", jnp.array([0.0, jnp.nan]), expected="finite numbers")
-        Traceback (most recent call last):
-            ...
-        ValueError: times: expected finite numbers, got [nan]
-    """
-    values = concrete(array)
-    if values is not None:
-        refused = values[~(np.isfinite(values) & (values >= least))]
-        require(refused.size == 0, argument, expected=expected, got=refused[:3].tolist())
 
 
 def _checked_measure(

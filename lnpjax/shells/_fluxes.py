@@ -12,7 +12,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
@@ -22,6 +22,7 @@ from lnpjax._base.printing import result
 from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.jacobian._contract import check_batch
 from lnpjax.kernel import eigenmodes, entk
+from lnpjax.kernel._modes import coincide
 from lnpjax.shells._balance import boundary_flux
 from lnpjax.shells._energies import check_edges, check_num_points, shell_indices
 from lnpjax.status import Status, flag
@@ -199,9 +200,9 @@ def fluxes_of_kernel(
     with jax.default_matmul_precision("highest"):
         fluxes = members.T @ pairs @ members
 
-    negligible = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(rotated))
+    negligible = numerics.rounding_floor(rotated)
     undefined = (
-        _coincide(modes.eigenvalues)
+        coincide(modes.eigenvalues)
         & (shells[:, None] != shells)
         & (jnp.abs(rotated) > negligible)
         & (jnp.outer(g, g) != 0)
@@ -284,14 +285,8 @@ def _couplings(
     eigenvalues: Float[Array, " mode"], rotated: Float[Array, "mode mode"]
 ) -> Float[Array, "mode mode"]:
     gaps = eigenvalues[:, None] - eigenvalues
-    same = _coincide(eigenvalues)
+    same = coincide(eigenvalues)
     return jnp.where(same, 0, rotated / jnp.where(same, 1, gaps))
-
-
-def _coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
-    largest = jnp.max(jnp.abs(eigenvalues))
-    rounding = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * largest
-    return jnp.abs(eigenvalues[:, None] - eigenvalues) <= rounding
 
 
 def _check_rate(argument: str, rate: Array, of: Array) -> None:

@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, require
+from lnpjax._base.checks import check_ascending, check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
-from lnpjax.shells._energies import check_values, is_ascending
 from lnpjax.status import Status, flag
 
 MIN_SIDE = 3
@@ -366,23 +365,12 @@ def _last_crossing(
 def _check_profile(centers: Array, energies: Array) -> None:
     check_floating("centers", centers)
     check_floating("energies", energies)
-    require(
-        centers.ndim == 1 and len(centers) >= MIN_SIDE,
-        "centers",
-        expected=f"a vector of at least {MIN_SIDE} shells",
-        got=f"shape {centers.shape}",
-    )
+    check_ascending("centers", centers, of="shells", count=MIN_SIDE, positive=True)
     require(
         energies.shape == centers.shape,
         "energies",
         expected=f"one for each centre, shape {centers.shape} (the remainder has no centre: "
         "energies[1:])",
         got=f"shape {energies.shape}",
-    )
-    require(
-        is_ascending(centers),
-        "centers",
-        expected="positive, finite, strictly ascending numbers",
-        got=centers,
     )
     check_values("energies", energies, expected="finite numbers >= 0", least=0.0)

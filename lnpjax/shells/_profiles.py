@@ -60,7 +60,7 @@ class ProfileOptions:
         require(self.decades > 0, "decades", expected="a number > 0", got=self.decades)
 
 
-class Measured(NamedTuple):
+class StateSpectra(NamedTuple):
     """What one state shows, over all batches (their axis comes first).
 
     Attributes:
@@ -110,7 +110,7 @@ def measure_states(
     *,
     key: Array,
     report: Callable[[str], object],
-) -> Iterator[tuple[str, Measured]]:
+) -> Iterator[tuple[str, StateSpectra]]:
     """Measure every state on every batch; one compiled program for all.
 
     Args:
@@ -130,23 +130,23 @@ def measure_states(
     position = position_distribution(apply_fn, loss_fn, num_matvecs=options.num_matvecs)
 
     @jax.jit
-    def measure(params: PyTree, batch: Batch, key: Array) -> Measured:
+    def measure(params: PyTree, batch: Batch, key: Array) -> StateSpectra:
         error = surprisal(params, batch)
         products = min(options.num_matvecs, error.size)
         measured = spectral_measure(surprisal, params, batch, error, num_matvecs=products)
-        return Measured(measured, position(params, batch, key=key))
+        return StateSpectra(measured, position(params, batch, key=key))
 
     for label, params_of in states.items():
         report(f"{label}: {options.num_matvecs} products on each of {len(batches)} batches")
         params = params_of()
-        found = [
+        by_batch = [
             measure(params, batch, jax.random.fold_in(key, index))
             for index, batch in enumerate(batches)
         ]
-        yield label, jax.tree.map(lambda *leaves: jnp.stack(leaves), *found)
+        yield label, jax.tree.map(lambda *leaves: jnp.stack(leaves), *by_batch)
 
 
-def profiles_of(measured: dict[str, Measured], options: ProfileOptions) -> list[Profile]:
+def profiles_of(measured: dict[str, StateSpectra], options: ProfileOptions) -> list[Profile]:
     """Sort what was measured into shells that are common to all states.
 
     Args:
@@ -156,7 +156,7 @@ def profiles_of(measured: dict[str, Measured], options: ProfileOptions) -> list[
     Returns:
         A profile for each state, in order.
     """
-    tops = np.array([float(jnp.max(found.error.nodes)) for found in measured.values()])
+    tops = np.array([float(jnp.max(spectra.error.nodes)) for spectra in measured.values()])
     require(
         bool(np.all(np.isfinite(tops))),
         "params",
@@ -165,10 +165,10 @@ def profiles_of(measured: dict[str, Measured], options: ProfileOptions) -> list[
     )
     top = float(tops.max())
     edges = log_shells(top * 10**-options.decades, 1.001 * top, ratio=options.ratio)
-    return [_profile(label, found, edges) for label, found in measured.items()]
+    return [_profile(label, spectra, edges) for label, spectra in measured.items()]
 
 
-def _profile(label: str, measured: Measured, edges: Float[Array, " edge"]) -> Profile:
+def _profile(label: str, measured: StateSpectra, edges: Float[Array, " edge"]) -> Profile:
     nodes = measured.error.nodes
     weights = measured.error.weights * measured.error.total[:, None]
 

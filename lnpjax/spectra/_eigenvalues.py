@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, check_values, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -46,12 +46,7 @@ def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
     values = concrete(eigenvalues)
     if values is None or not values.size:
         return
-    require(
-        bool(np.all(np.isfinite(values))),
-        argument,
-        expected="finite eigenvalues",
-        got=f"{np.sum(~np.isfinite(values))} that are infinite or NaN",
-    )
+    check_values(argument, eigenvalues, expected="finite eigenvalues")
     rounding = float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5 * np.max(np.abs(values), axis=-1)
     require(
         bool(np.all(np.min(values, axis=-1) >= -rounding)),

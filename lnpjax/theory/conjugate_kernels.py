@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_floating, require
 from lnpjax._base.numerics import accumulation_dtype
+from lnpjax.kernel._dense import layer_kernel, sensitivities
 
 Activation = Callable[[Array], Array]
 
@@ -125,28 +126,21 @@ def layer_kernels(
     """
     _check(params, inputs)
     weights, readout = params["hidden"], jnp.atleast_2d(params["readout"])
-    num_outputs = len(readout)
     with jax.default_matmul_precision("highest"):
         activations, slopes = _forward(activation, params, inputs)
         conjugate_kernels = tuple(_gram(layer) for layer in activations)
-
-        # s: (B, m, w_l), the derivative of every output by the pre-activations of layer l.
-        s = slopes[-1][:, None, :] * readout
-        sensitivities = [_gram(s.reshape(-1, s.shape[-1]))]
-        for weight, slope in zip(weights[:0:-1], slopes[-2::-1], strict=True):
-            s = slope[:, None, :] * (s @ weight)
-            sensitivities.append(_gram(s.reshape(-1, s.shape[-1])))
-        sensitivities.reverse()
-
-    every_pair = jnp.ones((num_outputs, num_outputs))
-    terms = {
-        f"hidden/{index}": sensitivity * jnp.kron(conjugate_kernel, every_pair)
-        for index, (sensitivity, conjugate_kernel) in enumerate(
-            zip(sensitivities, conjugate_kernels[:-1], strict=True)
+        last = slopes[-1][:, None, :] * readout
+        grams = tuple(
+            _gram(derivatives.reshape(-1, derivatives.shape[-1]))
+            for derivatives in sensitivities(last, weights[1:], slopes[:-1])
         )
+    terms = {
+        f"hidden/{index}": layer_kernel(*factors)
+        for index, factors in enumerate(zip(grams, conjugate_kernels[:-1], strict=True))
     }
-    terms["readout"] = jnp.kron(conjugate_kernels[-1], jnp.eye(num_outputs))
-    return LayerKernels(terms, conjugate_kernels, tuple(sensitivities))
+    # The read-out's sensitivity is one for its own output, and zero for the others.
+    terms["readout"] = jnp.kron(conjugate_kernels[-1], jnp.eye(len(readout)))
+    return LayerKernels(terms, conjugate_kernels, grams)
 
 
 def _forward(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_kernel
+from lnpjax._base.numerics import rounding_floor
 from lnpjax.theory.shells.transport import Scalar, check_positive
 
 
@@ -20,8 +21,7 @@ def _compact_svd(gradient: Array) -> tuple[Array, Array, Array, Array]:
     """U, sigma, V^T and which singular values are above rounding."""
     check_kernel("gradient", gradient, symmetric=False)
     left, singular, right = jnp.linalg.svd(gradient, full_matrices=False)
-    cutoff = singular[0] * max(gradient.shape) * jnp.finfo(gradient.dtype).eps
-    return left, singular, right, singular > cutoff
+    return left, singular, right, singular > rounding_floor(singular, size=max(gradient.shape))
 
 
 def polar_factor(gradient: Float[Array, "m n"]) -> Float[Array, "m n"]:

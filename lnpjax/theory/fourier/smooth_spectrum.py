@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import concrete, require
-from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.numerics import accumulation_dtype, slope_weights
 from lnpjax.theory.shells.transport import Scalar, check_positive
 
 # Where x / (e^x - 1) = 1/2.
@@ -261,17 +261,20 @@ def head_matched_recruitment_time(
     return recruitment_time(SmoothSpectrum(1.0, q, eta), cutoff_rank, tolerance=tolerance)
 
 
-def _log_rank_slope(first: int, last: int) -> Float[np.ndarray, " rank"]:
-    """Weights whose inner product with values is their least-squares slope in log rank."""
+def _window(
+    model: SmoothSpectrum, time: Float[Array, "*s"] | float, first: int, last: int
+) -> tuple[Float[Array, "*s rank"], Float[Array, " rank"]]:
+    """Return ``x`` of every rank of a window, and the weights of a fit in log rank."""
     require(
         1 <= first < last,
         "first",
         expected=f"a window of at least two ranks, counted from 1, up to last = {last}",
         got=first,
     )
-    logs = np.log(np.arange(first, last + 1))
-    logs -= logs.mean()
-    return logs / np.sum(logs**2)
+    ranks = np.arange(first, last + 1)
+    weights = jnp.asarray(slope_weights(np.log(ranks)), accumulation_dtype())
+    progress = _progress(model, jnp.asarray(ranks, weights.dtype), jnp.asarray(time)[..., None])
+    return progress, weights
 
 
 def window_exponent(
@@ -326,9 +329,7 @@ def window_bias(
         >>> print(f"{window_bias(SmoothSpectrum(p=1.0, q=0.5), 1.0, first=10, last=40):.3f}")
         -0.106
     """
-    weights = jnp.asarray(_log_rank_slope(first, last), accumulation_dtype())
-    ranks = jnp.arange(first, last + 1, dtype=weights.dtype)
-    x = _progress(model, ranks, jnp.asarray(time)[..., None])
+    x, weights = _window(model, time, first, last)
     return -2 * _log_saturation(x) @ weights
 
 
@@ -362,9 +363,8 @@ def window_bias_far_out(
         >>> print(f"{window_bias_far_out(model, 1.0, first=10, last=40):.3f}")
         -0.110
     """
-    weights = jnp.asarray(_log_rank_slope(first, last), accumulation_dtype())
-    ranks = jnp.arange(first, last + 1, dtype=weights.dtype)
-    return _progress(model, ranks, jnp.asarray(time)[..., None]) @ weights
+    x, weights = _window(model, time, first, last)
+    return x @ weights
 
 
 def window_start(

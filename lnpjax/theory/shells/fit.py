@@ -11,11 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, require
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.status import Status, flag
 from lnpjax.theory.shells.scale_free import ScaleFree, log_shell_energies
-from lnpjax.theory.shells.transport import Equation, check_edges, check_equation, check_positive
+from lnpjax.theory.shells.transport import (
+    Equation,
+    check_edges,
+    check_equation,
+    check_positive,
+    check_times,
+)
 
 # Where the search starts: every pair of a drift and a power. Fits from all of them run side by side
 # and the best is kept; one start alone can end in the valley where the cutoff stands in for p.
@@ -98,7 +104,7 @@ def fit_scale_free(
         0.30 -0.50 True
     """
     check_equation(equation)
-    edges, times = check_edges(edges), _check_times(times)
+    edges, times = check_edges(edges), check_times(times)
     energies, inverse_errors, used = _check_energies(energies, errors, edges, times, floor)
     dtype = accumulation_dtype()
     logs = jnp.log(jnp.where(used, energies, 1))
@@ -179,24 +185,6 @@ def _levenberg_marquardt(
     first = (start, jnp.sum(residuals(start) ** 2), jnp.ones((), start.dtype))
     (parameters, cost, _), _ = jax.lax.scan(iteration, first, length=_ITERATIONS)
     return parameters, cost
-
-
-def _check_times(times: Any) -> Float[Array, " time"]:
-    array = check_positive("times", times)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "times",
-        expected="a vector of at least two times: one profile does not show the drift",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(array)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "times",
-        expected="increasing times",
-        got=times,
-    )
-    return array
 
 
 def _check_energies(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from lnpjax._base.checks import check_floating, check_kernel, require
-from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.numerics import accumulation_dtype, rounding_floor
 from lnpjax.kernel import eigenmodes
 from lnpjax.theory.shells.scale_free import ScaleFree, shell_energies
 from lnpjax.theory.shells.transport import Equation, amplitude_growth, check_edges, check_positive
@@ -100,7 +100,7 @@ def sample_mismatch(
     dtype = accumulation_dtype()
     parts = eigenmodes(kernel_train, jnp.ones(len(kernel_train), dtype))
     raw, vectors = parts.eigenvalues, parts.eigenvectors
-    resolved = raw > len(raw) * jnp.finfo(dtype).eps * raw[0]
+    resolved = raw > rounding_floor(raw)
     with jax.default_matmul_precision("highest"):
         continued = jnp.asarray(kernel_test_train, dtype) @ vectors
     length = jnp.sqrt(jnp.asarray(num_train, dtype))

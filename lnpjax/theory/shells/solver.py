@@ -19,7 +19,13 @@ from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import concrete, require
 from lnpjax.status import Status, flag
-from lnpjax.theory.shells.transport import Equation, Scalar, check_equation, check_positive
+from lnpjax.theory.shells.transport import (
+    Equation,
+    Scalar,
+    check_equation,
+    check_positive,
+    check_times,
+)
 
 Drift: TypeAlias = Callable[[Array, Array], Array]
 # The flux at the right edge of point j from points j-2, ..., j+2, for a drift to the right (Shu and
@@ -156,7 +162,7 @@ def solve_transport(
         got=type(drift).__name__,
         error=TypeError,
     )
-    grid, times = _check_grid(eigenvalues), _check_times(times)
+    grid, times = _check_grid(eigenvalues), check_times(times)
     density = check_positive("initial_density", initial_density, zero=True)
     require(
         density.shape == grid.shape,
@@ -290,21 +296,3 @@ def _check_grid(eigenvalues: Any) -> Float[Array, " point"]:
             got=f"spacings between {np.min(spacing)} and {np.max(spacing)}",
         )
     return grid
-
-
-def _check_times(times: Any) -> Float[Array, " time"]:
-    array = check_positive("times", times)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "times",
-        expected="a vector of at least two times",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(array)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "times",
-        expected="increasing times",
-        got=times,
-    )
-    return array

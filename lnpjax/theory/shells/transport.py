@@ -27,10 +27,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_ascending, check_values, require
 from lnpjax._base.numerics import accumulation_dtype
 
 Equation: TypeAlias = Literal["conservative", "advective"]
@@ -59,15 +58,8 @@ def check_positive(argument: str, value: Any, *, zero: bool = False) -> Array:
     Raises:
         ValueError: where an entry is infinite, NaN, negative, or zero without `zero`.
     """
-    known = concrete(value)
-    if known is not None:
-        above = known >= 0 if zero else known > 0
-        require(
-            bool(np.all(above & np.isfinite(known))),
-            argument,
-            expected=f"finite values {'>=' if zero else '>'} 0",
-            got=value,
-        )
+    bound, sign = {"least" if zero else "above": 0.0}, ">=" if zero else ">"
+    check_values(argument, value, expected=f"finite values {sign} 0", **bound)
     return jnp.asarray(value, accumulation_dtype())
 
 
@@ -78,19 +70,18 @@ def check_edges(edges: Any) -> Float[Array, " edge"]:
         ValueError: if there are fewer than two, or they do not increase.
     """
     array = check_positive("edges", edges)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "edges",
-        expected="a vector of at least two shell boundaries",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(edges)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "edges",
-        expected="increasing shell boundaries",
-        got=edges,
-    )
+    check_ascending("edges", array, of="shell boundaries", positive=True)
+    return array
+
+
+def check_times(times: Any) -> Float[Array, " time"]:
+    """Return times as floating point; refused unless positive and increasing.
+
+    Raises:
+        ValueError: if there are fewer than two, or they do not increase.
+    """
+    array = check_positive("times", times)
+    check_ascending("times", array, of="times", positive=True)
     return array
 
 
