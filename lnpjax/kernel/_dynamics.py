@@ -16,9 +16,9 @@ from lnpjax._base.numerics import accumulation_dtype
 def running_mean(
     values: Float[Array, "*batch epoch"], *, window: int = 20
 ) -> Float[Array, "*batch position"]:
-    """Means over `window` consecutive values, for every place where a window fits.
+    """Average `window` consecutive values, at every place where a window fits.
 
-    The running average of NTK Lens, appendix B.4. The mean at index i is over the values i to
+    The running average of *NTK Lens*, appendix B.4. The mean at index i is over the values i to
     ``i + window - 1``: nothing is padded or extrapolated at the ends.
 
     Args:
@@ -51,9 +51,9 @@ def adaptation_rate(
     *,
     window: int = 20,
 ) -> Float[Array, "*batch position"]:
-    """How much trace a falling loss comes with, ``d Tr(Theta) / d log(loss)``.
+    """Return how much trace a falling loss comes with, ``d Tr(Theta) / d log(loss)``.
 
-    NTK Lens, equation 4, computed as in its appendix B.4: the trace and the logarithm of the
+    *NTK Lens*, eq. 4, computed as in its appendix B.4: the trace and the logarithm of the
     training loss are averaged over `window` consecutive epochs, and one average is derived by the
     other. The derivative is the ratio of their differences between the next and the previous
     position, to second order in the distance of epochs; at the two ends, of those to the only
@@ -110,9 +110,9 @@ def adaptation_rate(
 def trace_ratio(
     trace_at_minimum: float | Float[Array, "*batch"], trace_at_start: float | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """How much the trace grew by training, relative to where it began.
+    """Return how much the trace grew during training, relative to where it began.
 
-    NTK Lens, equation 5: ``beta = (Tr(Theta_min) - Tr(Theta_0)) / Tr(Theta_0)``, which tends to
+    *NTK Lens*, eq. 5: ``beta = (Tr(Theta_min) - Tr(Theta_0)) / Tr(Theta_0)``, which tends to
     zero as a network becomes wide and its kernel stays as it was.
 
     Args:

@@ -49,9 +49,9 @@ def entk(
     chunk_size: int | None = None,
     max_bytes: int | None = None,
 ) -> Float[Array, "n1_m n2_m"]:
-    """The empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
+    """Compute the empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
 
-    Spectral Reach, equations 5 and 18; NTK lens, equations 1 and 7. A sum over parameters, never a
+    *Spectral Reach*, eqs. 5 and 18; *NTK Lens*, eqs. 1 and 7. A sum over parameters, never a
     mean over outputs. Rows and columns are sample-major: output a of sample i is at ``i m + a``.
 
     Args:
@@ -155,23 +155,23 @@ def entk_groups(
     preconditioner: PyTree | None = None,
     **options: Any,
 ) -> dict[str, Float[Array, "n1_m n2_m"]]:
-    """The share of every parameter group in the eNTK; the shares add up to it.
+    """Compute the share of every parameter group in the eNTK; the shares add up to it.
 
     Args:
-        apply_fn: as in `entk`.
-        params: likewise.
-        inputs: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: a batch of samples; any pytree whose leaves lead with the sample.
         groups: the parameter groups (`lnpjax.parameters.group_leaves`); `None` for the top-level
             modules.
         wrt: the trainable subset.
-        preconditioner: as in `entk`.
-        **options: its further options.
+        preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters.
+        **options: further options of `entk`.
 
     Returns:
         A kernel for each group.
 
     Raises:
-        TypeError, ValueError, ImportError: as `entk`.
+        TypeError, ValueError, ImportError: for what `entk` refuses.
 
     Cost: as `entk` for the contractions; the rows of J are made once for each group.
 
@@ -197,7 +197,7 @@ def entk_groups(
 def _settle(
     method: Method, left: BatchJacobian, right: BatchJacobian
 ) -> tuple[Method, Bool[Array, ""] | bool]:
-    """The method that is right for these samples, and whether its result will be."""
+    """Return the method that is right for these samples, and whether its result will be."""
     if method == "batch":
         return method, True
     batches = [left.inputs] if right is left else [left.inputs, right.inputs]
@@ -257,7 +257,7 @@ def _fill(
 def _by_neural_tangents(
     left: BatchJacobian, right: BatchJacobian, method: str, symmetric: bool
 ) -> Float[Array, "n1_m n2_m"]:
-    """The same matrix by neural-tangents: samples as one function ("batch"), or each alone."""
+    """Fill the matrix by neural-tangents: samples as one function ("batch"), or each alone."""
     from lnpjax.kernel._neural_tangents import neural_tangents_kernel
 
     trainable, frozen = parameters.partition(left.params, left.wrt)
@@ -277,9 +277,9 @@ def _by_neural_tangents(
 
 @entry_point
 def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
+    """Return the kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
 
-    NTK Lens, appendix B.3: its effective rank counts directions of learning whatever the rates at
+    *NTK Lens*, appendix B.3: its effective rank counts directions of learning whatever the rates at
     which they are learned. In the kernel of several outputs, ``(B m, B m)``, every output of every
     sample is a gradient of its own.
 
@@ -317,9 +317,9 @@ def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Array, "n1 n2"]:
-    """The kernel between samples, ``sum_k Theta_(i k)(j k)``: the trace over the outputs.
+    """Return the kernel between samples, ``sum_k Theta_(i k)(j k)``: the trace over outputs.
 
-    NTK Lens, appendix A, sums these blocks ``Theta_kk`` of its equation 7. A sum, not a mean: the
+    *NTK Lens*, appendix A, sums these blocks ``Theta_kk`` of its eq. 7. A sum, not a mean: the
     trace of a square kernel does not change. (neural-tangents' `trace_axes` takes the mean.)
 
     Args:

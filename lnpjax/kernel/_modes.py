@@ -20,7 +20,9 @@ from lnpjax.status import Status, flag
 @result
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """Eigenmodes of ``Theta = sum_k lambda_k q_k q_k^T`` seen from a loss gradient g. A pytree.
+    """Eigenmodes of ``Theta = sum_k lambda_k q_k q_k^T`` seen from a loss gradient g.
+
+    A pytree, made by `eigenmodes`.
 
     Attributes:
         eigenvalues: lambda_k, descending, as they came: rounding may leave the smallest of a
@@ -28,14 +30,20 @@ class Modes:
             over modes are exact. Beyond rounding, `status` says so.
         eigenvectors: q_k as columns, ``(N, N)``; their signs are arbitrary.
         projections: ``g . q_k``, in units of g.
-        p: normalised eigenvalues ``lambda_k / Tr(Theta)``; they add up to 1 (equation 9).
+        p: normalised eigenvalues ``lambda_k / Tr(Theta)``; they add up to 1 (*Spectral Reach*,
+            eq. 9).
         gamma2: ``(g . q_k)^2 / |g|^2``, the share of the loss gradient along each mode; they add up
-            to 1 (equation 9). NaN where g is zero.
+            to 1 (*Spectral Reach*, eq. 9). NaN where g is zero.
         chi_pos: ``sum_k gamma_k^2 p_k``, the spectral position.
         degenerate: which eigenvalues coincide with a neighbour up to rounding, so that only the sum
             of their `gamma2` means something.
         status: `lnpjax.Status` flags. Degenerate modes set it where their eigenvalue is not itself
             zero up to rounding.
+
+    Example:
+        >>> modes = eigenmodes(jnp.diag(jnp.array([3.0, 1.0])), jnp.array([1.0, 1.0]))
+        >>> modes.cumulative_p, modes.cumulative_gamma2.round(3)
+        (Array([0.75, 1.  ], dtype=float32), Array([0.5, 1. ], dtype=float32))
     """
 
     eigenvalues: Float[Array, " mode"]
@@ -49,17 +57,17 @@ class Modes:
 
     @property
     def trace(self) -> Float[Array, ""]:
-        """``Tr(Theta) = |J|_F^2``, equation 22."""
+        """``Tr(Theta) = |J|_F^2``, *Spectral Reach*, eq. 22."""
         return jnp.sum(self.eigenvalues)
 
     @property
     def contributions(self) -> Float[Array, " mode"]:
-        """``gamma_k^2 p_k``, what each mode adds to chi_pos (equation 9)."""
+        """``gamma_k^2 p_k``, what each mode adds to chi_pos (*Spectral Reach*, eq. 9)."""
         return self.gamma2 * self.p
 
     @property
     def loss_changes(self) -> Float[Array, " mode"]:
-        """``lambda_k (g . q_k)^2``, what each mode adds to delta_loss (equation 6)."""
+        """``lambda_k (g . q_k)^2``, what each mode adds to delta_loss (*Spectral Reach*, eq. 6)."""
         return self.eigenvalues * self.projections**2
 
     @property
@@ -82,7 +90,7 @@ class Modes:
 def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Modes:
     """Decompose a kernel, and the loss gradient with it.
 
-    Spectral Reach, equations 5 to 9.
+    *Spectral Reach*, eqs. 5 to 9.
 
     Args:
         kernel: Theta of a batch with itself, ``(N, N)``, from `lnpjax.entk`.
@@ -171,11 +179,11 @@ def coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
 def mode_pairs(
     kernel_ba: Float[Array, "N_b N_a"], modes_b: Modes, modes_a: Modes
 ) -> Float[Array, "mode_b mode_a"]:
-    """What each pair of modes adds to the spectral position across two batches.
+    """Return what each pair of modes adds to the spectral position across two batches.
 
-    Spectral Reach, equation 25: entry (k, l) tells how a step along mode l of batch A moves the
+    *Spectral Reach*, eq. 25: entry (k, l) tells how a step along mode l of batch A moves the
     loss on batch B along its mode k. Negative pairs harm B. The entries add up to chi_pos^{AB} of
-    equation 24, as `lnpjax.lnp` measures it.
+    eq. 24, as `lnpjax.lnp` measures it.
 
     Args:
         kernel_ba: ``J_B J_A^T``: ``entk(..., inputs_b, inputs2=inputs_a)``.

@@ -1,7 +1,7 @@
-"""Where the variance of hidden states lies: the spectra of their covariances (Spectral Lens).
+"""Where the variance of hidden states lies: the spectra of their covariances (*Spectral Lens*).
 
-Section 2.2, equation 1: the samples are token positions, and the covariance is centred. The
-covariance itself is in `lnpjax.lens`, what is read off its spectrum in
+*Spectral Lens*, section 2.2 and eq. 1: the samples are token positions, and the covariance is
+centred. The covariance itself is in `lnpjax.lens`, what is read off its spectrum in
 `lnpjax.spectra`.
 """
 
@@ -60,20 +60,20 @@ class ActivationSpectra:
         *,
         key: Key[Array, ""] | None = None,
     ) -> dict[str, SpectrumSummary]:
-        """Measure the spectra on the pool; without one on B, and without B on A.
+        """Measure the spectra on the pool, without a pool on B, and without B on A.
 
         Args:
             params: what the hidden states are taken at.
             batch_a: ``(inputs, targets)``, as training steps take; the targets are not looked at.
-            batch_b: likewise, or `None`.
+            batch_b: another such batch, or `None`.
             key: not used: nothing is drawn.
 
         Returns:
             A `SpectrumSummary` for each layer.
 
         Raises:
-            TypeError, ValueError: as `activation_spectra`; also, outside of `jit`, if hidden states
-                are infinite or NaN, or samples interact.
+            TypeError, ValueError: for bad layers, masks or windows; outside of `jit`, if hidden
+                states are infinite or NaN, or samples interact.
         """
         check_key("key", key)
         inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
@@ -143,9 +143,9 @@ def activation_spectra(
 ) -> ActivationSpectra:
     """Make a measurement of the activation covariance spectra of chosen layers.
 
-    Spectral Lens, sections 2.2 and appendix C: the centred covariance of hidden states over all
-    positions of a pool (equation 1), its RankMe (equation 10), and its exponents over head and tail
-    (equation 2).
+    *Spectral Lens*, sections 2.2 and appendix C: the centred covariance of hidden states over all
+    positions of a pool (eq. 1), its RankMe (eq. 10), and its exponents over head and tail
+    (eq. 2).
 
     Args:
         hidden_states: ``hidden_states(params, inputs) -> {layer: (B, ..., features)}``, pure; from
@@ -159,7 +159,8 @@ def activation_spectra(
             the hidden states without their features, or of its leading axes, in every layer.
         head: window of ranks of the head exponent; `None` for `HEAD_WINDOW` cut to the width.
         tail: window of the tail exponent; `None` for `tail_window` of each layer's width.
-        resolution: as in `lnpjax.spectra.summarize_spectrum`.
+        resolution: eigenvalues below this fraction of the largest are left out of the fits, and
+            flagged; `None` for what float32 or the dtype of the hidden states resolves.
 
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key=None)``, which gives a
@@ -215,25 +216,26 @@ def stream_covariances(
     mask: MaskFn | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, CovarianceState]:
-    """The covariances of hidden states over batches that come one by one: pools of any size.
+    """Accumulate covariances of hidden states over batches that come one by one.
 
-    Compiles one function for each shape of batch, and runs it on them.
+    For pools of any size. Compiles one function for each shape of batch, and runs it on them.
 
     Args:
-        hidden_states: as for `activation_spectra`.
+        hidden_states: ``hidden_states(params, inputs) -> {layer: (B, ..., features)}``, pure.
         params: what the hidden states are taken at.
         batches: inputs (not pairs with targets), each a pytree whose leaves lead with the sample.
         layers: which layers; `None` for all.
-        mask: as for `activation_spectra`.
-        reporter: is told the number of batches whenever it has doubled.
+        mask: ``mask(inputs)`` is False for positions that only pad; `None` if all count.
+        reporter: receives the number of batches whenever it has doubled.
 
     Returns:
         A `CovarianceState` for each layer, in the order of `layers` or of `hidden_states`: for
         `covariance_spectrum`, `covariance_float64`, and `covariance_merge` with those of others.
 
     Raises:
-        TypeError, ValueError: as `activation_spectra`.
-        ValueError: if there is no batch, or samples of the first one interact.
+        TypeError: if a layer is not an array of real floating-point numbers.
+        ValueError: if a layer is unknown, or the mask does not fit; if there is no batch, or
+            samples of the first one interact.
 
     Example:
         >>> def hidden_states(scale, inputs):
@@ -304,7 +306,7 @@ class _Accumulate:
 def _interact(
     hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...]
 ) -> dict[str, Bool[Array, ""]]:
-    """For each layer, whether the hidden states of a sample depend on its company."""
+    """Return for each layer whether the hidden states of a sample depend on its company."""
 
     def rows(params: PyTree, inputs: PyTree) -> dict[str, Array]:
         return _chosen(hidden_states(params, inputs), layers, _num_samples(inputs))
@@ -319,7 +321,7 @@ def _interact(
 
 
 def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> CovarianceState:
-    """The state with further flags; refused where samples are known not to be finite."""
+    """Return the state with further flags; refuse samples that are known not to be finite."""
     known = concrete(state.status)
     require(
         known is None or not known & Status.NON_FINITE,
@@ -331,7 +333,7 @@ def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> 
 
 
 def _chosen(hidden: Any, layers: tuple[str, ...] | None, num_samples: int) -> dict[str, Any]:
-    """The layers that were asked for, in that order, checked."""
+    """Return the layers that were asked for, in that order, checked."""
     require(
         isinstance(hidden, Mapping) and len(hidden) > 0,
         "hidden_states",
@@ -362,7 +364,7 @@ def _chosen(hidden: Any, layers: tuple[str, ...] | None, num_samples: int) -> di
 def _shapes(
     hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...] | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the chosen layers, in their order, before anything is computed."""
+    """Return the shapes of the chosen layers, in their order, before anything is computed."""
     order: list[str] = []
 
     def look(params: PyTree, inputs: PyTree) -> dict[str, Array]:

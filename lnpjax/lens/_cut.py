@@ -115,7 +115,7 @@ def split_at_cut(
 
 
 def _supply(jaxpr: Any, producer: dict[Any, int], depends: set[Any], wanted: list[Any]) -> set[int]:
-    """The operations on shared arrays alone that `wanted` needs: they cost no storage."""
+    """Return the operations on shared arrays alone that `wanted` needs: they cost no storage."""
     needed: set[int] = set()
     pending = variables(wanted)
     while pending:

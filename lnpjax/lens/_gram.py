@@ -1,7 +1,7 @@
 """Per-sample gradients of chosen weights and their inner products, in bounded memory.
 
-Spectral Lens, section 2 and appendix C: one loss gradient per sample is a row of ``G (M, P)``
-(equations 4 and 11). `gradient_gram` builds ``G G^T (M, M)`` in blocks of samples, so that G never
+*Spectral Lens*, section 2 and appendix C: one loss gradient per sample is a row of ``G (M, P)``
+(eqs. 4 and 11). `gradient_gram` builds ``G G^T (M, M)`` in blocks of samples, so that G never
 exists; `lnpjax.lens` reads the spectrum off it.
 """
 
@@ -37,10 +37,10 @@ MICROBATCH_SIZE = 32
 def per_sample_gradients(
     apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Batch, *, weights: Weights
 ) -> dict[str, Float[Array, "samples ..."]]:
-    """The gradient of every sample's own loss, in chosen weights.
+    """Compute the gradient of every sample's own loss, in chosen weights.
 
     Row m is the gradient of the mean loss over the tokens of sample m, ``vec(dL_m / dW)``
-    (Spectral Lens, equations 4 and 11). Nothing else is differentiated, so that no backward pass is
+    (*Spectral Lens*, eqs. 4 and 11). Nothing else is differentiated, so that no backward pass is
     made below the lowest of the weights. All gradients exist at once: for a large weight,
     `gradient_gram` is meant.
 
@@ -58,7 +58,7 @@ def per_sample_gradients(
 
     Raises:
         TypeError: if a weight is not real floating-point, or the loss is not a scalar.
-        ValueError: if `params` has no such weight; for bad batches, as `lnpjax.lnp`; and, outside
+        ValueError: if `params` has no such weight; for bad batches; and, outside
             of `jit`, if samples interact.
 
     Cost: one gradient or less.
@@ -85,7 +85,7 @@ def per_sample_gradients(
 def _void_where_interacting(
     apply_fn: ApplyFn, params: PyTree, batch: Batch, numbers: dict[str, Array]
 ) -> dict[str, Array]:
-    """The numbers, or NaN under `jit` where samples interact.
+    """Return the numbers, or NaN under `jit` where samples interact.
 
     Raises:
         ValueError: outside of `jit`, where they do.
@@ -123,7 +123,7 @@ def gradient_gram(
     block_size: int | None = None,
     microbatch_size: int = MICROBATCH_SIZE,
 ) -> dict[str, Float[Array, "samples samples"]]:
-    """The inner products of all per-sample gradients of a weight, ``G G^T``.
+    """Compute the inner products of all per-sample gradients of a weight, ``G G^T``.
 
     A block of samples is differentiated and kept; the samples before it are differentiated anew in
     microbatches, each of which meets the block and is forgotten. With n blocks every gradient is
@@ -132,11 +132,11 @@ def gradient_gram(
     layer), and that fits in the memory of one block, it is stored: the network then runs once.
 
     Args:
-        apply_fn: as in `per_sample_gradients`.
-        loss_fn: likewise.
-        params: likewise.
-        batch: likewise.
-        weights: likewise; several share the passes.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
+        params: any pytree.
+        batch: ``(inputs, targets)`` of M samples.
+        weights: the path of one leaf of `params`, or several, which share the passes.
         block_size: how many samples' gradients are kept at once, after rounding up to whole
             microbatches; `None` for as many as fit in 128 MiB. All at once are the fastest.
         microbatch_size: how many samples pass through the network at once. The result depends on
@@ -147,7 +147,9 @@ def gradient_gram(
         under x64), whatever the dtype of the weight.
 
     Raises:
-        TypeError, ValueError: as `per_sample_gradients`; also if a size is less than 1.
+        TypeError: if a weight is not real floating-point, or the loss is not a scalar.
+        ValueError: if `params` has no such weight, or a size is less than 1; for bad batches; and,
+            outside of `jit`, if samples interact.
 
     Cost: between 1 and ``(n + 1) / 2`` gradients, and ``M^2 P / 2`` to ``M^2 P`` multiplications;
     memory for ``block_size + microbatch_size`` gradients (twice ``block_size`` with what is
@@ -202,7 +204,7 @@ def _filled_above_diagonal(
     rows_of: Callable[[Int[Array, ""]], dict[str, Array]],
     blocks: _Blocks,
 ) -> dict[str, Float[Array, "side side"]]:
-    """The products of each block of rows with itself, and with the microbatches before it."""
+    """Multiply each block of rows with itself, and with the microbatches before it."""
 
     def products(left: Array, right: Array) -> Array:
         return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
@@ -234,7 +236,7 @@ def _filled_above_diagonal(
 def _in_order(
     gram: Float[Array, "side side"], blocks: _Blocks, num_samples: int
 ) -> Float[Array, "samples samples"]:
-    """Rows and columns in the order of the samples, without those that fill up the last block."""
+    """Sort rows and columns by sample, without those that fill up the last block."""
     for axis in (0, 1):
         shape = (blocks.num_in_all, blocks.microbatch_size)
         gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
@@ -275,7 +277,7 @@ def _cheapest_to_repeat(
     blocks: _Blocks,
     most_bytes: int,
 ) -> Callable[[Int[Array, ""]], dict[str, Array]]:
-    """The gradients of a microbatch by its index.
+    """Return a function from the index of a microbatch to its gradients.
 
     What they are made of is computed once and stored, if there is something that fits in the memory
     of one block: in a dense layer, its inputs and the cotangents of its outputs.
@@ -296,12 +298,12 @@ def _cheapest_to_repeat(
 
 
 def _mirrored(upper: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The symmetric matrix with this upper triangle."""
+    """Return the symmetric matrix with this upper triangle."""
     return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
 def checked_weights(params: PyTree, weights: Weights) -> tuple[str, ...]:
-    """The paths of weights, each once, if `params` has them all.
+    """Return the paths of weights, each once, if `params` has them all.
 
     Raises:
         ValueError: naming those it has not, and all it has.
@@ -325,6 +327,6 @@ def checked_weights(params: PyTree, weights: Weights) -> tuple[str, ...]:
 
 
 def weight_sizes(params: PyTree) -> dict[str, int]:
-    """The number of parameters of every weight, by path."""
+    """Return the number of parameters of every weight, by path."""
     sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(params)]
     return dict(zip(parameters.paths(params), sizes, strict=True))

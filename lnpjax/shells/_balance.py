@@ -1,6 +1,6 @@
 """The energy balance of spectral shells as a measurement: what dissipation does not explain.
 
-Spectral shells, sections 3.5 and 4.3. Energies and dissipation need nothing but products with the
+*Spectral shells*, sections 3.5 and 4.3. Energies and dissipation need nothing but products with the
 kernel, so that the balance closes on models of any size: whatever ``dE/dt + D`` leaves over has
 crossed a shell boundary. `lnpjax.shells` has the fluxes themselves, for small models.
 """
@@ -24,15 +24,15 @@ def energy_balance_residual(
     dissipation: Float[Array, "time bin"],
     times: Float[Array, " time"],
 ) -> Float[Array, "interval bin"]:
-    """The net energy that each shell gained from others, ``dE_a/dt + D_a``, between measurements.
+    """Return the net energy that each shell gained from others, ``dE_a/dt + D_a``.
 
-    Spectral shells, equation 3. Over an interval, dE/dt is the difference of energies and D the
-    mean of dissipation at both ends, right to second order at the middle of the interval. What is
-    left over is the net flux of equation 3, and what that equation does not have:
+    *Spectral shells*, eq. 3, between measurements. Over an interval, dE/dt is the difference of
+    energies and D the mean of dissipation at both ends, right to second order at the middle of the
+    interval. What is left over is the net flux of eq. 3, and what that equation does not have:
 
-    - modes whose eigenvalue crossed an edge take their energy along. Equations 1 to 3 differentiate
-      the sum over a shell as if its modes stayed the same, and hold between crossings, which can
-      move more energy than the fluxes do;
+    - modes whose eigenvalue crossed an edge take their energy along. *Spectral shells*, eqs. 1 to 3
+      differentiate the sum over a shell as if its modes stayed the same, and hold between
+      crossings, which can move more energy than the fluxes do;
     - whatever is not gradient flow on ``|e|^2 / 2``: finite and stochastic steps, momentum, another
       loss.
 
@@ -42,7 +42,7 @@ def energy_balance_residual(
     Args:
         energies: `lnpjax.shells.shell_energies` at every checkpoint, ``(T, bins)``, all with the
             same edges and on the same data.
-        dissipation: `lnpjax.shells.shell_dissipation` likewise.
+        dissipation: `lnpjax.shells.shell_dissipation` at the same checkpoints, ``(T, bins)``.
         times: the checkpoints in flow time, ``(T,)``, strictly ascending: accumulated learning
             rates of gradient descent on ``|e|^2 / 2``. Twice the learning rate where the loss is a
             mean of squares without the factor 1/2, and energies those of the
@@ -81,11 +81,11 @@ def energy_balance_residual(
 
 @entry_point
 def boundary_flux(net_flux: Float[Array, "*batch bin"]) -> Float[Array, "*batch bin"]:
-    """The flux of energy down across the upper edge of every shell, ``J_(<=a)``.
+    """Return the flux of energy down across the upper edge of every shell, ``J_(<=a)``.
 
-    Spectral shells, definition 4.1: the flux into the shells up to a from all that lie above. What
-    they exchange with one another cancels, so that it is the cumulated net flux. Positive where
-    energy moves towards small eigenvalues: the flux J of the paper's equation 4, which counts
+    *Spectral shells*, definition 4.1: the flux into the shells up to a from all that lie above.
+    What they exchange with one another cancels, so that it is the cumulated net flux. Positive
+    where energy moves towards small eigenvalues: the flux J of eq. 4, which counts
     upwards, is minus this one.
 
     Args:
@@ -117,9 +117,9 @@ def renormalisability_ratio(
     dissipation: Float[Array, "time bin"],
     times: Float[Array, " time"],
 ) -> Float[Array, "interval bin"]:
-    """What crossed a shell's upper edge, either way, for what the shell dissipated.
+    """Compare what crossed a shell's upper edge, either way, with what the shell dissipated.
 
-    Spectral shells, definition 4.1: ``int_0^T |J_(<=a)| dt / int_0^T D_a dt``, for every end time
+    *Spectral shells*, definition 4.1: ``int_0^T |J_(<=a)| dt / int_0^T D_a dt``, for every end time
     T. Dynamics are renormalisable where one constant C bounds it for all T beyond some T_a, and for
     all shells. Integrals are by the trapezoidal rule.
 

@@ -1,6 +1,6 @@
 """Shell energies and the distribution of learning at the states of a network.
 
-Spectral shells, section 7: the error is each token's surprisal, and energies are averaged over
+*Spectral shells*, section 7: the error is each token's surprisal, and energies are averaged over
 batches of data.
 """
 
@@ -43,6 +43,12 @@ class ProfileOptions:
         ratio: q, of the shells' edges.
         decades: how far below the largest eigenvalue shells reach; beyond 4, single precision does
             not tell eigenvalues from rounding.
+
+    Example:
+        >>> ProfileOptions(ratio=0.5).check()
+        Traceback (most recent call last):
+            ...
+        ValueError: ratio: expected a number > 1, got 0.5
     """
 
     num_matvecs: int = 32
@@ -50,7 +56,7 @@ class ProfileOptions:
     decades: float = 4.0
 
     def check(self) -> None:
-        """Refuse values that cannot be.
+        """Refuse invalid options.
 
         Raises:
             ValueError: naming the option.
@@ -61,7 +67,7 @@ class ProfileOptions:
 
 
 class StateSpectra(NamedTuple):
-    """What one state shows, over all batches (their axis comes first).
+    """What one state shows, over all batches (their axis comes first); `measure_states` makes it.
 
     Attributes:
         error: the spectral measure of the tokens' surprisals.
@@ -73,7 +79,7 @@ class StateSpectra(NamedTuple):
 
 
 class Profile(NamedTuple):
-    """The shells of one state.
+    """The shells of one state; made by `profiles_of`.
 
     Attributes:
         label: which state.
@@ -114,16 +120,37 @@ def measure_states(
     """Measure every state on every batch; one compiled program for all.
 
     Args:
-        apply_fn: as in `lnpjax.lnp`; outputs are logits ``(B, T, V)``.
+        apply_fn: ``apply_fn(params, inputs) -> logits (B, T, V)``, pure.
         loss_fn: whose gradient the distribution of learning belongs to.
         states: functions that give the parameters, by label.
         batches: ``(inputs, targets)``, of equal shapes.
         options: how.
         key: of the random probes.
-        report: is told which state comes next.
+        report: called with a line of text before each state is measured.
 
     Yields:
         ``(label, measured)``, state by state.
+
+    Raises:
+        TypeError, ValueError: for bad keys or batches, and more products than
+            `lnpjax.spectra.position_distribution` accepts.
+
+    Cost: for each state and batch, twice ``num_matvecs`` products with the kernel.
+
+    Example:
+        >>> def apply_fn(table, tokens):
+        ...     return table[tokens]
+        >>> def loss_fn(logits, targets):
+        ...     rows = jax.nn.log_softmax(logits)
+        ...     return -jnp.mean(jnp.take_along_axis(rows, targets[..., None], -1))
+        >>> states, batch = {"start": lambda: jnp.eye(3)}, (jnp.arange(3)[None],) * 2
+        >>> options = ProfileOptions(num_matvecs=2)
+        >>> for label, spectra in measure_states(
+        ...     apply_fn, loss_fn, states, [batch], options, key=jax.random.key(0), report=print
+        ... ):
+        ...     print(label, spectra.error.nodes.shape)
+        start: 2 products on each of 1 batches
+        start (1, 2)
     """
     check_key("key", key, drawn_by="measure_states")
     surprisal = observable(apply_fn, token_surprisal)
@@ -155,6 +182,26 @@ def profiles_of(measured: dict[str, StateSpectra], options: ProfileOptions) -> l
 
     Returns:
         A profile for each state, in order.
+
+    Raises:
+        ValueError: if a state has outputs that are not finite.
+
+    Cost: negligible.
+
+    Example:
+        >>> def apply_fn(table, tokens):
+        ...     return table[tokens]
+        >>> def loss_fn(logits, targets):
+        ...     rows = jax.nn.log_softmax(logits)
+        ...     return -jnp.mean(jnp.take_along_axis(rows, targets[..., None], -1))
+        >>> states, batch = {"start": lambda: jnp.eye(3)}, (jnp.arange(3)[None],) * 2
+        >>> options, key = ProfileOptions(num_matvecs=2, ratio=10.0), jax.random.key(0)
+        >>> measured = measure_states(
+        ...     apply_fn, loss_fn, states, [batch], options, key=key, report=lambda text: None
+        ... )
+        >>> (profile,) = profiles_of(dict(measured), options)
+        >>> profile.label, profile.energies.mean.shape
+        ('start', (5,))
     """
     tops = np.array([float(jnp.max(spectra.error.nodes)) for spectra in measured.values()])
     require(

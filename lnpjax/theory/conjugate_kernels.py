@@ -1,7 +1,7 @@
 """The tangent kernel of a multi-layer perceptron in closed form, layer by layer.
 
-NTK Lens, appendix B.2.1 (after Fan and Wang, 2020). With inputs as the columns of ``X_0``, L hidden
-layers of widths ``w_l`` and a read-out,
+*NTK Lens*, appendix B.2.1 (after Fan and Wang, 2020). With inputs as the columns of ``X_0``, L
+hidden layers of widths ``w_l`` and a read-out,
 
     ``X_l = sigma(W_l X_(l-1)) / sqrt(w_l)``,    ``f = W_out X_L``,
 
@@ -33,6 +33,11 @@ class PerceptronParams(TypedDict):
 
     `hidden` holds ``W_1, ..., W_L``, each ``(w_l, w_(l-1))``, with w_0 the size of an input;
     `readout` is ``(m, w_L)``, or the vector ``(w_L,)`` of the paper for one output.
+
+    Example:
+        >>> params = PerceptronParams(hidden=(jnp.ones((4, 3)),), readout=jnp.ones((2, 4)))
+        >>> apply(jnp.tanh, params, jnp.ones((5, 3))).shape
+        (5, 2)
     """
 
     hidden: tuple[Float[Array, "width below"], ...]
@@ -46,9 +51,10 @@ class LayerKernels:
 
     Attributes:
         terms: the share of each layer in the tangent kernel, ``(B m, B m)``, sample-major, by the
-            path of its parameter: ``hidden/0`` for W_1, ..., ``readout`` (the summands of equation
-            12). They add up to the kernel.
-        conjugate_kernels: ``C_l = X_l^T X_l`` for l = 0, ..., L, each ``(B, B)`` (equation 10).
+            path of its parameter: ``hidden/0`` for W_1, ..., ``readout`` (the summands of *NTK
+            Lens*, eq. 12). They add up to the kernel.
+        conjugate_kernels: ``C_l = X_l^T X_l`` for l = 0, ..., L, each ``(B, B)`` (*NTK Lens*,
+            eq. 10).
         sensitivities: ``Sigma_l = S_l^T S_l`` for l = 1, ..., L, each ``(B m, B m)``.
     """
 
@@ -58,14 +64,14 @@ class LayerKernels:
 
     @property
     def kernel(self) -> Float[Array, "bm bm"]:
-        """The tangent kernel, the sum of `terms` (equation 12)."""
+        """The tangent kernel, the sum of `terms` (*NTK Lens*, eq. 12)."""
         return sum(self.terms.values(), jnp.zeros_like(self.terms["readout"]))
 
 
 def apply(
     activation: Activation, params: PerceptronParams, inputs: Float[Array, "batch features"]
 ) -> Float[Array, "batch outputs"] | Float[Array, " batch"]:
-    """The network of NTK Lens, equation 8, in the parametrisation with ``1 / sqrt(w_l)``.
+    """Apply the network of *NTK Lens*, eq. 8, in the parametrisation with ``1 / sqrt(w_l)``.
 
     ``functools.partial(apply, activation)`` is an `apply_fn` for the rest of the library.
 
@@ -94,10 +100,10 @@ def apply(
 def layer_kernels(
     activation: Activation, params: PerceptronParams, inputs: Float[Array, "batch features"]
 ) -> LayerKernels:
-    """The tangent kernel of the network, one term per layer.
+    """Compute the tangent kernel of the network, one term per layer.
 
-    NTK Lens, equation 12, ``Theta = X_L^T X_L + sum_l (S_l^T S_l) o (X_(l-1)^T X_(l-1))``, with the
-    sensitivities of its equation 13 from the last layer down. For m outputs every column of ``S_l``
+    *NTK Lens*, eq. 12, ``Theta = X_L^T X_L + sum_l (S_l^T S_l) o (X_(l-1)^T X_(l-1))``, with the
+    sensitivities of its eq. 13 from the last layer down. For m outputs every column of ``S_l``
     becomes m columns, one per output; a conjugate kernel enters once for each pair of outputs, that
     of the read-out's term only for equal ones.
 
@@ -146,7 +152,7 @@ def layer_kernels(
 def _forward(
     activation: Activation, params: PerceptronParams, inputs: Array
 ) -> tuple[list[Array], list[Array]]:
-    """``X_l^T`` for l = 0..L, and the diagonals of ``D^l / sqrt(w_l)`` for l = 1..L, all (B, w_l).
+    """Return ``X_l^T`` for l = 0..L and the diagonals of ``D^l / sqrt(w_l)`` for l = 1..L.
 
     ``D^l`` is always followed by the ``1 / sqrt(w_l)`` of its layer, so the two stay together.
     """

@@ -1,4 +1,4 @@
-"""The Fourier model of the Spectral Lens paper: every result of its appendix F.4 in closed form.
+"""The Fourier model of *Spectral Lens*: every result of its appendix F.4 in closed form.
 
 One place to import from; each group lives in a module of its own.
 

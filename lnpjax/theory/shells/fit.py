@@ -88,7 +88,7 @@ def fit_scale_free(
         The `ScaleFreeFit`.
 
     Raises:
-        TypeError: if `energies` or `errors` are no arrays of real floating-point numbers.
+        TypeError: if `energies` or `errors` are not arrays of real floating-point numbers.
         ValueError: for an unknown equation, shapes that disagree, fewer than two times; and, where
             values are known, for edges or times that do not increase, or errors that are not
             positive.
@@ -160,7 +160,7 @@ def fit_scale_free(
 def _levenberg_marquardt(
     residuals: Callable[[Array], Array], start: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """The parameters at a minimum of the sum of squares, and the sum there."""
+    """Return the parameters at a minimum of the sum of squares, and the sum there."""
 
     def iteration(state: tuple[Array, Array, Array], _: None) -> tuple[Any, None]:
         parameters, cost, damping = state
@@ -190,7 +190,7 @@ def _levenberg_marquardt(
 def _check_energies(
     energies: Any, errors: Any, edges: Array, times: Array, floor: Any
 ) -> tuple[Array, Array, Array]:
-    """Energies, weights of their logarithms, and which of them take part."""
+    """Return energies, weights of their logarithms, and which of them take part."""
     check_floating("energies", energies)
     expected = (len(times), len(edges) - 1)
     require(

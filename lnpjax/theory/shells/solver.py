@@ -1,9 +1,9 @@
 """A numerical solution of the transport-dissipation equation, for any drift and initial spectrum.
 
-With ``x = ln lambda`` and ``h = lambda eps``, the energy per unit of x, equation 7 of the shells
-paper reads ``d_t h + d_x((v / lambda) h) = -2 lambda h``. Here it is a conservative difference
-scheme on points even in x, with upwind fluxes between them, and Runge-Kutta steps even in ``ln t``
-in which the dissipation, stiff at large eigenvalues, enters by its exact exponential.
+With ``x = ln lambda`` and ``h = lambda eps``, the energy per unit of x, *Spectral shells*, eq. 7,
+reads ``d_t h + d_x((v / lambda) h) = -2 lambda h``. Here it is a conservative
+difference scheme on points even in x, with upwind fluxes between them, and Runge-Kutta steps even
+in ``ln t`` in which the dissipation, stiff at large eigenvalues, enters by its exact exponential.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class TransportSolution:
 
 
 def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[Array, " point"]:
-    """Centres of cells that divide ``[lambda_min, lambda_max]`` evenly in the logarithm.
+    """Return centres of cells that divide ``[lambda_min, lambda_max]`` evenly in the logarithm.
 
     Args:
         lambda_min: lower end, > 0.
@@ -110,11 +110,11 @@ def solve_transport(
     order: int = 5,
     substeps: int = 32,
 ) -> TransportSolution:
-    """Solve ``d_t eps + d_lambda(v eps) = -2 lambda eps`` (equation 7), or its advective relative.
+    """Solve ``d_t eps + d_lambda(v eps) = -2 lambda eps``, or its advective relative.
 
-    At both ends of the grid the spectrum is continued as the power law through its last two points
-    (in ``lambda eps``, at most the fourth power upwards): what flows in is an assumption, and
-    harmless where the energy there is small.
+    *Spectral shells*, eq. 7. At both ends of the grid the spectrum is continued as the power law
+    through its last two points (in ``lambda eps``, at most the fourth power upwards): what flows in
+    is an assumption, and harmless where the energy there is small.
 
     Args:
         initial_density: eps at the first time, at every point.
@@ -214,12 +214,12 @@ class _Scheme:
         self.weights = jnp.asarray(_RECONSTRUCTION[order], grid.dtype)
 
     def courant(self, start: Array, end: Array) -> Array:
-        """Cells that energy crosses in a step, at the velocity of its start."""
+        """Count the cells that energy crosses in a step, at the velocity of its start."""
         speed = self.drift(self.edges, start) / self.edges
         return jnp.max(jnp.abs(speed)) * start * jnp.log(end / start) / self.dx
 
     def rates(self, h: Array, time: Array) -> tuple[Array, Array]:
-        """``d h / d ln t`` without dissipation; rates of dissipation, outflow and creation."""
+        """Return ``d h / d ln t`` without dissipation, and its books."""
         flux = self._fluxes(_continue(h, jnp.exp(_STEEPEST * self.dx)), time)
         created = jnp.zeros_like(h)
         if self.equation == "advective":
@@ -238,14 +238,14 @@ class _Scheme:
         return time * change, time * books
 
     def _fluxes(self, extended: Array, time: Array) -> Array:
-        """Energy per time across every edge, from the points upwind of it."""
+        """Return the energy per time across every edge, from the points upwind of it."""
         at_points = self.drift(self.extended, time) / self.extended * extended
         rightward = jnp.convolve(at_points, self.weights[::-1], mode="valid")[:-1]
         leftward = jnp.convolve(at_points, self.weights, mode="valid")[1:]
         return jnp.where(self.drift(self.edges, time) >= 0, rightward, leftward)
 
     def step(self, state: tuple[Array, Array], start: Array, end: Array) -> tuple[Array, Array]:
-        """A classical Runge-Kutta step in ``ln t`` for the dissipation-free variable."""
+        """Make a classical Runge-Kutta step in ``ln t`` for the dissipation-free variable."""
         h, books = state
         width, middle = jnp.log(end / start), jnp.sqrt(start * end)
         first = jnp.exp(-2 * self.grid * (middle - start))
@@ -262,7 +262,7 @@ class _Scheme:
 
 
 def _continue(h: Array, steepest: Array) -> Array:
-    """Ghost points beyond both ends, on the power law through the last two points."""
+    """Add ghost points beyond both ends, on the power law through the last two points."""
 
     def beyond(last: Array, before: Array) -> Array:
         positive = (last > 0) & (before > 0)
