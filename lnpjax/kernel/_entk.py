@@ -67,13 +67,13 @@ def entk(
             ``J_1 P J_2^T``; backend "jax" only.
         backend: "jax" is this library's own; "neural_tangents" computes the same with the package
             neural-tangents, for a second opinion (the extra `neural-tangents`).
-        method: how the matrix is filled (`lnpjax.kernel`). "contraction" multiplies rows of
-            J, "products" pushes each row forward through the network; both take each sample's rows
-            from that sample alone. "batch" assumes nothing about samples, at about ``1 + n2 / n1``
-            times the cost of "products". "auto" takes the one of the first two with fewer
-            operations; "batch" where the network takes no single samples and, outside `jit`, where
-            samples interact. Networks whose pullback has no transpose (fixed points whose custom
-            VJP is a loop) are contracted also where "products" is asked for.
+        method: how the matrix is filled. "contraction" multiplies rows of J, "products" pushes each
+            row forward through the network; both take each sample's rows from that sample alone.
+            "batch" assumes nothing about samples, at about ``1 + n2 / n1`` times the cost of
+            "products". "auto" takes the one of the first two with fewer operations; "batch" where
+            the network takes no single samples and, outside `jit`, where samples interact. Networks
+            whose pullback has no transpose (fixed points whose custom VJP is a loop) are contracted
+            also where "products" is asked for.
         chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
             four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
             an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
@@ -93,7 +93,7 @@ def entk(
         ImportError: if neural-tangents is missing or cannot work with this jax.
 
     Cost: in gradients of one sample: ``n1 m + n2 m`` and the contraction ``n1 n2 m^2`` times the
-    number of parameters; or ``n2 m (1 + n1)``. See `lnpjax.kernel`.
+    number of parameters; or ``n2 m (1 + n1)``.
 
     Example:
         >>> weights, inputs = jnp.ones((2, 2)), jnp.array([[1.0, 0.0], [1.0, 1.0]])

@@ -1,8 +1,8 @@
 """Where the variance of hidden states lies: the spectra of their covariances (*Spectral Lens*).
 
 *Spectral Lens*, section 2.2 and eq. 1: the samples are token positions, and the covariance is
-centred. The covariance itself is in `lnpjax.lens`, what is read off its spectrum in
-`lnpjax.spectra`.
+centred. `lnpjax.lens.covariance_update` accumulates it, and `lnpjax.spectra` reads off its
+spectrum.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 *Spectral Lens*, section 2 and appendix C. One loss gradient per sample of a fixed held-out pool is
 a row of ``G (M, P)`` (eqs. 4 and 11), and the singular values of G say over how many directions
 the samples spread what they ask of a weight. They are the square roots of the eigenvalues of the
-Gram matrix ``G G^T (M, M)``, which `lnpjax.lens` builds without forming G.
+Gram matrix ``G G^T (M, M)``, which
+`lnpjax.lens.gradient_gram` builds without forming G.
 
 Summaries are of those eigenvalues, as they are of the eigenvalues of an activation covariance: both
 views then are spectra of second moments. An exponent of the singular values themselves is half of

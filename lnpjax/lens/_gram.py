@@ -2,7 +2,7 @@
 
 *Spectral Lens*, section 2 and appendix C: one loss gradient per sample is a row of ``G (M, P)``
 (eqs. 4 and 11). `gradient_gram` builds ``G G^T (M, M)`` in blocks of samples, so that G never
-exists; `lnpjax.lens` reads the spectrum off it.
+exists; `lnpjax.lens.gradient_spectra` reads the spectrum off it.
 """
 
 from __future__ import annotations

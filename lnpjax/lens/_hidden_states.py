@@ -1,7 +1,7 @@
 """Hidden states of Flax modules by the name of their layer, through Flax's own capture mechanisms.
 
 Anything else that computes ``{layer: (B, ..., features)}`` from parameters and inputs serves
-`lnpjax.lens` as well.
+`lnpjax.lens.activation_spectra` as well.
 """
 
 from __future__ import annotations

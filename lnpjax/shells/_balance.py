@@ -2,7 +2,7 @@
 
 *Spectral shells*, sections 3.5 and 4.3. Energies and dissipation need nothing but products with the
 kernel, so that the balance closes on models of any size: whatever ``dE/dt + D`` leaves over has
-crossed a shell boundary. `lnpjax.shells` has the fluxes themselves, for small models.
+crossed a shell boundary. `lnpjax.shells.shell_fluxes` has the fluxes themselves, for small models.
 """
 
 from __future__ import annotations

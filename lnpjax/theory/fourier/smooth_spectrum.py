@@ -1,9 +1,9 @@
 """Power laws of targets and rates: learned head, unresolved tail, and fits to them (F.6 to F.9).
 
 The smooth specialisation that *Spectral Lens* makes of `lnpjax.theory.fourier.modes`: the mode of
-rank r has the target energy ``beta_r^2 = C r^-p`` and the rate ``kappa_r = eta r^-q`` (eqs. 54,
-55). From a start at zero its activation energy is ``C r^-p (1 - e^-x)^2`` with ``x = (r* / r)^q``,
-where ``r* = (eta t)^(1/q)`` is the crossover rank (eqs. 57 and 58).
+rank r has the target energy ``beta_r^2 = C r^-p`` and the rate ``kappa_r = eta r^-q`` (eqs. 54
+and 55). From a start at zero its activation energy is ``C r^-p (1 - e^-x)^2`` with
+``x = (r* / r)^q``, where ``r* = (eta t)^(1/q)`` is the crossover rank (eqs. 57 and 58).
 
 Exponents are positive where spectra fall: minus the slope of log energy against log rank.
 """
@@ -382,7 +382,7 @@ def window_start(
 ) -> Float[Array, "*s"]:
     """Return how far out a window must start for a bias below a tolerance, ``r* (q/tol)^(1/q)``.
 
-    A fitted slope is a positively weighted mean of local slopes, each biased by
+    F.9. A fitted slope is a positively weighted mean of local slopes, each biased by
     ``2q (1 - x / (e^x - 1)) < q x``, most at the low end of the window: that is at most the
     tolerance from this rank on, wherever the window ends. A bound that is sharp far out for narrow
     windows. The paper's ``R_1 >> r*`` hides the power 1/q: to within 0.1 takes 10 times r* at

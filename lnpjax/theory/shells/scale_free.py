@@ -102,7 +102,9 @@ def energy_density(
     *,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """Return the energy per eigenvalue of a scale-free spectrum (*Spectral shells*, eqs. 15, 18).
+    """Return the energy per eigenvalue of a scale-free spectrum.
+
+    *Spectral shells*, eqs. 15 and 18.
 
     Args:
         model: the initial spectrum and its drift.
