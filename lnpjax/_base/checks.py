@@ -135,6 +135,49 @@ def check_functions(**functions: Any) -> None:
         )
 
 
+def check_integer(
+    argument: str,
+    value: Any,
+    *,
+    least: int = 1,
+    most: int | None = None,
+    optional: bool = False,
+    note: str = "",
+) -> None:
+    """Refuse what is not an integer in a range.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        value: a Python or numpy integer; a bool counts as neither.
+        least: the smallest one that is accepted.
+        most: the largest one; `None` if there is no limit.
+        optional: whether `None` is accepted as well.
+        note: what to add to the expectation, such as why there is a limit.
+
+    Raises:
+        ValueError: naming the argument and the range.
+
+    Example:
+        >>> check_integer("num_probes", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_probes: expected an integer >= 1, got 0
+        >>> check_integer("num_matvecs", 9, most=6, note="the number of outputs")
+        Traceback (most recent call last):
+            ...
+        ValueError: num_matvecs: expected an integer from 1 to 6, the number of outputs, got 9
+    """
+    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    inside = whole and value >= least and (most is None or value <= most)
+    accepted = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+    require(
+        bool(inside) or (optional and value is None),
+        argument,
+        expected=f"{accepted}{', or None' if optional else ''}{note and f', {note}'}",
+        got=repr(value),
+    )
+
+
 def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:
     """Check ids that pick one of so many rows, where JAX would pick another one for those outside.
 

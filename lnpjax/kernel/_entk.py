@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_kernel, concrete, require
+from lnpjax._base.checks import check_integer, check_kernel, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.jacobian import ApplyFn, OutputSubset
@@ -103,12 +103,7 @@ def entk(
     """
     _check_choice("backend", backend, get_args(Backend))
     _check_choice("method", method, get_args(Method))
-    require(
-        chunk_size is None or chunk_size >= 1,
-        "chunk_size",
-        expected="None or an integer >= 1",
-        got=chunk_size,
-    )
+    check_integer("chunk_size", chunk_size, optional=True)
     symmetric = inputs2 is None
     check_batch(apply_fn, params, inputs)
     network = restrict(apply_fn, outputs)
@@ -341,12 +336,7 @@ def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Ar
     """
     check_kernel("kernel", kernel, symmetric=False)
     rows, columns = kernel.shape
-    require(
-        isinstance(num_outputs, int | np.integer) and num_outputs >= 1,
-        "num_outputs",
-        expected="an integer >= 1",
-        got=num_outputs,
-    )
+    check_integer("num_outputs", num_outputs)
     require(
         rows % num_outputs == 0 and columns % num_outputs == 0,
         "num_outputs",

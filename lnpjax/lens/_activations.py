@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._base.checks import check_floating, check_key, concrete, require
+from lnpjax._base.checks import check_floating, check_integer, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.reporting import Reporter
 from lnpjax._base.slices import filled, sliced
@@ -189,7 +189,7 @@ def activation_spectra(
         >>> print(f"{out['first'].rank_me:.1f} of 16")
         15.5 of 16
     """
-    _check_size("microbatch_size", microbatch_size)
+    check_integer("microbatch_size", microbatch_size, optional=True)
     if pool is not None:
         _num_samples(check_pair("pool", pool)[0])
     for name, window in (("head", head), ("tail", tail)):
@@ -385,13 +385,3 @@ def _num_samples(inputs: PyTree) -> int:
         got=f"first axes {sorted(sizes)}",
     )
     return next(iter(sizes))[0]
-
-
-def _check_size(argument: str, size: int | None) -> None:
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    require(
-        size is None or (whole and size >= 1),
-        argument,
-        expected="an integer >= 1, or None",
-        got=repr(size),
-    )

@@ -13,12 +13,11 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_integer, require
 from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
@@ -167,14 +166,8 @@ def gradient_gram(
     """
     names = checked_weights(params, weights)
     num_samples = check_training_batch(apply_fn, loss_fn, params, batch)
-    for name, size in (("block_size", block_size), ("microbatch_size", microbatch_size)):
-        require(
-            (name == "block_size" and size is None)
-            or (isinstance(size, int | np.integer) and size >= 1),
-            name,
-            expected="an integer >= 1",
-            got=size,
-        )
+    check_integer("block_size", block_size, optional=True)
+    check_integer("microbatch_size", microbatch_size)
     dtype = numerics.accumulation_dtype()
     sizes = weight_sizes(params)
     row_bytes = dtype.itemsize * sum(sizes[name] for name in names)

@@ -24,7 +24,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_ascending, check_floating, check_values, require
+from lnpjax._base.checks import (
+    check_ascending,
+    check_floating,
+    check_integer,
+    check_values,
+    require,
+)
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -127,7 +133,7 @@ def function_space_measure(
         (Array([2.], dtype=float32), Array([3.], dtype=float32))
     """
     check_measure(nodes, weights)
-    check_num_points(num_points)
+    check_integer("num_points", num_points)
     dtype = accumulation_dtype()
     return jnp.asarray(nodes, dtype) / num_points, jnp.asarray(weights, dtype) / num_points
 
@@ -321,26 +327,6 @@ def check_edges(edges: Any) -> None:
     """
     check_floating("edges", edges)
     check_ascending("edges", edges, of="shell edges", positive=True)
-
-
-def check_num_points(num_points: Any) -> None:
-    """Refuse what is not the number of points of an expectation.
-
-    Raises:
-        ValueError: if it is not an integer >= 1.
-
-    Example:
-        >>> check_num_points(0)
-        Traceback (most recent call last):
-            ...
-        ValueError: num_points: expected an integer >= 1, got 0
-    """
-    require(
-        isinstance(num_points, int | np.integer) and bool(num_points >= 1),
-        "num_points",
-        expected="an integer >= 1",
-        got=num_points,
-    )
 
 
 def _checked_measure(

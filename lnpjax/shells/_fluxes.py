@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_kernel, require
+from lnpjax._base.checks import check_floating, check_integer, check_kernel, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax.jacobian import ApplyFn, linearize
@@ -24,7 +24,7 @@ from lnpjax.jacobian._contract import check_batch
 from lnpjax.kernel import eigenmodes, entk
 from lnpjax.kernel._modes import coincide
 from lnpjax.shells._balance import boundary_flux
-from lnpjax.shells._energies import check_edges, check_num_points, shell_indices
+from lnpjax.shells._energies import check_edges, shell_indices
 from lnpjax.status import Status, flag
 
 
@@ -126,7 +126,7 @@ def shell_fluxes(
                [0., 0.]], dtype=float32)
     """
     check_edges(edges)
-    check_num_points(num_points)
+    check_integer("num_points", num_points)
     num_samples = check_batch(apply_fn, params, inputs)
     if velocity is not None:
         velocity = parameters.fit("velocity", velocity, parameters.partition(params, wrt)[0])

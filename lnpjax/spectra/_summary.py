@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, check_integer, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -60,10 +60,8 @@ def tail_window(dimension: int, *, num_layers: int | None = None) -> Window:
         >>> tail_window(768), tail_window(1600, num_layers=48), tail_window(96)
         ((100, 200), (400, 800), (12, 25))
     """
-    sizes = {"dimension": dimension} | ({} if num_layers is None else {"num_layers": num_layers})
-    for name, value in sizes.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        require(whole and value >= 1, name, expected="an integer >= 1", got=repr(value))
+    check_integer("dimension", dimension)
+    check_integer("num_layers", num_layers, optional=True)
     size, tiers = (dimension, _TIER_WIDTHS) if num_layers is None else (num_layers, _TIER_LAYERS)
     tier = max(sum(size >= smallest for smallest in tiers) - 1, 0)
     tier += max(int(math.log2(size / tiers[-1])), 0) if size >= tiers[-1] else 0

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.checks import check_floating, check_kernel, require
+from lnpjax._base.checks import check_floating, check_integer, check_kernel, require
 from lnpjax._base.numerics import accumulation_dtype, rounding_floor
 from lnpjax.kernel import eigenmodes
 from lnpjax.theory.shells.scale_free import ScaleFree, shell_energies
@@ -116,12 +116,7 @@ def sample_mismatch(
 
 
 def _num_samples(argument: str, rows: int, num_outputs: Any) -> int:
-    require(
-        isinstance(num_outputs, int) and num_outputs >= 1,
-        "num_outputs",
-        expected="an integer >= 1",
-        got=num_outputs,
-    )
+    check_integer("num_outputs", num_outputs)
     require(
         rows >= 1 and rows % num_outputs == 0,
         "num_outputs",

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_integer, concrete, require
 from lnpjax.status import Status, flag
 from lnpjax.theory.shells.transport import (
     Equation,
@@ -36,6 +36,7 @@ _RECONSTRUCTION = {
     5: np.array([2, -13, 47, 27, -3]) / 60,
 }
 _GHOSTS = 3
+_MIN_POINTS = 2 * _GHOSTS
 # A continuation beyond an end of the grid rises no faster than this power: what lies there may be
 # rounding, far beyond the cutoff, and the ratio of two such numbers anything.
 _STEEPEST = 4
@@ -86,7 +87,7 @@ def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[A
         >>> print(*(f"{point:.2f}" for point in log_grid(1.0, 64.0, 6)))
         1.41 2.83 5.66 11.31 22.63 45.25
     """
-    _check_num_points("num_points", num_points)
+    check_integer("num_points", num_points, least=_MIN_POINTS)
     lower = check_positive("lambda_min", lambda_min)
     upper = check_positive("lambda_max", lambda_max)
     known = concrete(lower), concrete(upper)
@@ -149,12 +150,7 @@ def solve_transport(
     """
     check_equation(equation)
     require(order in _RECONSTRUCTION, "order", expected="1, 3 or 5", got=order)
-    require(
-        isinstance(substeps, int | np.integer) and int(substeps) >= 1,
-        "substeps",
-        expected="an integer >= 1",
-        got=substeps,
-    )
+    check_integer("substeps", substeps)
     require(
         callable(drift),
         "drift",
@@ -272,19 +268,14 @@ def _continue(h: Array, steepest: Array) -> Array:
     return jnp.concatenate([beyond(h[0], h[1])[::-1], h, beyond(h[-1], h[-2])])
 
 
-def _check_num_points(argument: str, num_points: Any) -> None:
-    require(
-        isinstance(num_points, int | np.integer) and int(num_points) >= 2 * _GHOSTS,
-        argument,
-        expected=f"at least {2 * _GHOSTS} points",
-        got=num_points,
-    )
-
-
 def _check_grid(eigenvalues: Any) -> Float[Array, " point"]:
     grid = check_positive("eigenvalues", eigenvalues)
-    require(grid.ndim == 1, "eigenvalues", expected="a vector", got=f"shape {grid.shape}")
-    _check_num_points("eigenvalues", len(grid))
+    require(
+        grid.ndim == 1 and len(grid) >= _MIN_POINTS,
+        "eigenvalues",
+        expected=f"a vector of at least {_MIN_POINTS} points",
+        got=f"shape {grid.shape}",
+    )
     known = concrete(grid)
     if known is not None:
         spacing = np.diff(np.log(known.astype(float)))
