@@ -322,9 +322,9 @@ def _interact(
 
 def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> CovarianceState:
     """Return the state with further flags; refuse samples that are known not to be finite."""
-    known = concrete(state.status)
+    flags = concrete(state.status)
     require(
-        known is None or not known & Status.NON_FINITE,
+        flags is None or not flags & Status.NON_FINITE,
         f"hidden_states/{layer}",
         expected="finite samples",
         got="infinite or NaN entries",

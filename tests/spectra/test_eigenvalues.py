@@ -179,7 +179,11 @@ def test_trace_outputs(x64):
         (lambda: normalized_kernel(jnp.ones((2, 3))), ValueError, r"kernel: .* square .*\(2, 3\)"),
         (lambda: normalized_kernel(jnp.ones(3)), ValueError, "kernel: expected a square matrix"),
         (lambda: normalized_kernel(jnp.eye(3, dtype=int)), TypeError, "kernel: .* int32"),
-        (lambda: normalized_kernel(jnp.eye(2) * jnp.nan), ValueError, "kernel: .* finite .* got .nan"),
+        (
+            lambda: normalized_kernel(jnp.eye(2) * jnp.nan),
+            ValueError,
+            "kernel: .* finite .* got .nan",
+        ),
         (lambda: normalized_kernel(-jnp.eye(2)), ValueError, "kernel: .* negative entry -1"),
         (
             lambda: normalized_kernel(jnp.array([[1.0, 0.1], [0.0, 1.0]])),

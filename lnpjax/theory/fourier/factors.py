@@ -8,10 +8,9 @@ gradient flow; a target has the unit 1 / time.
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_values, require
 from lnpjax.theory.shells.transport import check_positive
 
 
@@ -122,8 +121,7 @@ def band_concentration_rate(
     targets = check_positive("targets", targets, zero=True)
     products = check_positive("products", products, zero=True)
     _check_band(products, band)
-    known = concrete(power)
-    require(known is None or bool(np.all(known > 0)), "power", expected="above 0", got=power)
+    check_values("power", power, expected="a finite number > 0", above=0.0)
     energies = products**power
     growth = 2 * power * energies * (targets - products)
     on, off = (energies * band).sum(axis=-1), (energies * ~band).sum(axis=-1)

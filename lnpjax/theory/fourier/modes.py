@@ -133,14 +133,14 @@ def kernel_spectrum(kernel: Inexact[Array, " phase"]) -> Float[Array, " mode"]:
     """
     require(kernel.ndim == 1, "kernel", expected="a vector over phases", got=f"{kernel.ndim} axes")
     eigenvalues = jnp.fft.fft(kernel)
-    known = concrete(eigenvalues)
-    if known is not None:
-        tolerance = float(np.finfo(known.dtype).eps) ** 0.5 * float(np.max(np.abs(known)))
+    values = concrete(eigenvalues)
+    if values is not None:
+        tolerance = float(np.finfo(values.dtype).eps) ** 0.5 * float(np.max(np.abs(values)))
         require(
-            bool(np.all(known.real >= -tolerance) and np.all(np.abs(known.imag) <= tolerance)),
+            bool(np.all(values.real >= -tolerance) and np.all(np.abs(values.imag) <= tolerance)),
             "kernel",
             expected="a positive semidefinite kernel",
-            got=f"the eigenvalues {known}",
+            got=f"the eigenvalues {values}",
         )
     return jnp.maximum(eigenvalues.real, 0)
 
@@ -267,11 +267,11 @@ def moment_matrix(
         expected=f"one row for each of energies of shape {energies.shape}",
         got=f"shape {directions.shape}",
     )
-    known = concrete(directions)
-    if known is not None:
-        error = float(np.max(np.abs(known @ known.conj().T - np.eye(len(known)))))
+    rows = concrete(directions)
+    if rows is not None:
+        error = float(np.max(np.abs(rows @ rows.conj().T - np.eye(len(rows)))))
         require(
-            error <= float(np.finfo(known.dtype).eps) ** 0.5,
+            error <= float(np.finfo(rows.dtype).eps) ** 0.5,
             "directions",
             expected="orthonormal rows",
             got=f"inner products that are off by up to {error}",

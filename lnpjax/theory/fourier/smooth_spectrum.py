@@ -193,9 +193,9 @@ def recruitment_time(
 
 
 def _check_fraction(argument: str, value: Scalar) -> Array:
-    known = concrete(value)
+    values = concrete(value)
     require(
-        known is None or bool(np.all((known > 0) & (known < 1))),
+        values is None or bool(np.all((values > 0) & (values < 1))),
         argument,
         expected="a fraction in (0, 1)",
         got=value,

@@ -16,8 +16,8 @@ from lnpjax._base.checks import check_kernel, concrete, require
 def _row_basis(embedding: Array) -> Float[Array, "vocabulary width"]:
     """Return an orthonormal basis of ``col(E^T)``."""
     check_kernel("embedding", embedding, symmetric=False)
-    known = concrete(embedding)
-    rank = embedding.shape[0] if known is None else int(np.linalg.matrix_rank(known))
+    values = concrete(embedding)
+    rank = embedding.shape[0] if values is None else int(np.linalg.matrix_rank(values))
     require(
         rank == embedding.shape[0],
         "embedding",

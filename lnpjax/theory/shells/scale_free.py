@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_values
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.theory.shells.incomplete_gamma import upper_incomplete_gamma
 from lnpjax.theory.shells.transport import (
@@ -89,8 +89,7 @@ def self_similar(c0: Scalar, p: Scalar, *, amplitude: Scalar = 1.0, t0: Scalar =
         >>> self_similar(1.0, -0.5).cutoff
         1.0
     """
-    known = concrete(c0)
-    require(known is None or bool(np.all(known > -1)), "c0", expected="a number > -1", got=c0)
+    check_values("c0", c0, expected="a finite number > -1", above=-1.0)
     check_positive("t0", t0)
     return ScaleFree(c0, p, amplitude, t0, 2 * t0 / (1 + c0))
 

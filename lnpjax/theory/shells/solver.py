@@ -90,9 +90,9 @@ def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[A
     check_integer("num_points", num_points, least=_MIN_POINTS)
     lower = check_positive("lambda_min", lambda_min)
     upper = check_positive("lambda_max", lambda_max)
-    known = concrete(lower), concrete(upper)
+    ends = concrete(lower), concrete(upper)
     require(
-        known[0] is None or known[1] is None or bool(known[0] < known[1]),
+        ends[0] is None or ends[1] is None or bool(ends[0] < ends[1]),
         "lambda_max",
         expected=f"more than lambda_min = {lambda_min}",
         got=lambda_max,
@@ -170,9 +170,9 @@ def solve_transport(
     fractions = jnp.arange(substeps + 1) / substeps
     steps = times[:-1, None] * (times[1:] / times[:-1])[:, None] ** fractions
     courant = jnp.max(jax.vmap(scheme.courant)(steps[:, :-1].ravel(), steps[:, 1:].ravel()))
-    known = concrete(courant)
+    largest = concrete(courant)
     require(
-        known is None or bool(known <= _MAX_COURANT),
+        largest is None or bool(largest <= _MAX_COURANT),
         "substeps",
         expected=f"enough of them for at most {_MAX_COURANT} cells per step",
         got=f"{substeps}, which make {courant}",
@@ -276,10 +276,10 @@ def _check_grid(eigenvalues: Any) -> Float[Array, " point"]:
         expected=f"a vector of at least {_MIN_POINTS} points",
         got=f"shape {grid.shape}",
     )
-    known = concrete(grid)
-    if known is not None:
-        spacing = np.diff(np.log(known.astype(float)))
-        tolerance = 100 * float(jnp.finfo(grid.dtype).eps) * np.max(np.abs(np.log(known)) + 1)
+    points = concrete(grid)
+    if points is not None:
+        spacing = np.diff(np.log(points.astype(float)))
+        tolerance = 100 * float(jnp.finfo(grid.dtype).eps) * np.max(np.abs(np.log(points)) + 1)
         require(
             bool((np.min(spacing) > 0) & (np.ptp(spacing) <= tolerance)),
             "eigenvalues",
