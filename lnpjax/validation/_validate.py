@@ -71,7 +71,7 @@ class Subject:
 
 
 class Finding(NamedTuple):
-    """One quantity, by every way that there is to it.
+    """One quantity, measured in every way there is; `validate` makes it.
 
     Attributes:
         quantity: its name.

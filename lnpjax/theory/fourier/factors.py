@@ -55,7 +55,7 @@ def factor_products(
 def band_concentration(
     energies: Float[Array, "*s mode"], band: Bool[Array, " mode"]
 ) -> Float[Array, "*s"]:
-    """Return the share ``H_S`` of a band in the sum over all modes (*Spectral Lens*, eq. 100).
+    """Return the share ``H_S`` of a band in the sum over all modes (*Spectral Lens*, eqs. 9, 100).
 
     Args:
         energies: ``m_r >= 0`` or any power of them, not all zero: the paper's probes of hidden

@@ -1,4 +1,4 @@
-"""Rotary positions and absolute ones under a shift of the sequence (*Spectral Lens*, F.13)."""
+"""Rotary and absolute positions under a shift of the sequence (*Spectral Lens*, F.13, F.14)."""
 
 from __future__ import annotations
 
