@@ -32,7 +32,7 @@ from lnpjax.lens._covariance import (
     covariance_update,
 )
 from lnpjax.spectra import SpectrumSummary, Window, tail_window
-from lnpjax.spectra._summary import check_window
+from lnpjax.spectra._summary import check_windows
 from lnpjax.status import Status
 
 HiddenFn: TypeAlias = Callable[[PyTree, PyTree], Mapping[str, Array]]
@@ -125,9 +125,8 @@ class ActivationSpectra:
             rank = min(dimension, samples - 1)
             of = f"eigenvalues that {samples} samples of {dimension} features in {layer!r} can have"
             require(rank >= 1, "batch", expected=f"at least two samples in {layer!r}", got=samples)
-            if self.head is not None:
-                check_window("head", self.head, rank, of=of)
-            check_window("tail", self.tail or tail_window(dimension), rank, of=of)
+            tail = self.tail or tail_window(dimension)
+            check_windows(rank, of=of, head=self.head, tail=tail)
 
 
 def activation_spectra(
@@ -192,9 +191,7 @@ def activation_spectra(
     check_integer("microbatch_size", microbatch_size, optional=True)
     if pool is not None:
         _num_samples(check_pair("pool", pool)[0])
-    for name, window in (("head", head), ("tail", tail)):
-        if window is not None:
-            check_window(name, window, 2**31 - 1, of="ranks there can be")
+    check_windows(2**31 - 1, of="ranks there can be", head=head, tail=tail)
     return ActivationSpectra(
         hidden_states=hidden_states,
         pool=pool,

@@ -36,7 +36,7 @@ from lnpjax.jacobian._contract import (
 from lnpjax.jacobian._interaction import interaction_status, samples_interact
 from lnpjax.lens._gram import MICROBATCH_SIZE, Weights, checked_weights, gradient_gram, weight_sizes
 from lnpjax.spectra import SpectrumSummary, Window, spectral_resolution, summarize_spectrum
-from lnpjax.spectra._summary import check_window
+from lnpjax.spectra._summary import check_windows
 
 _WRITE_GATE = re.compile(r"layers/(\d+)/attention/output/kernel")
 
@@ -120,14 +120,9 @@ class GradientSpectra:
         num_samples = check_training_batch(self.apply_fn, self.loss_fn, params, batch)
         sizes = weight_sizes(params)
         for name in names:
-            for argument, window in (("head", self.head), ("tail", self.tail)):
-                if window is not None:
-                    check_window(
-                        argument,
-                        window,
-                        min(num_samples, sizes[name]),
-                        of=f"samples or of parameters of {name!r}, whichever is less",
-                    )
+            of = f"samples or of parameters of {name!r}, whichever is less"
+            rank = min(num_samples, sizes[name])
+            check_windows(rank, of=of, head=self.head, tail=self.tail)
         interact = interaction_status("apply_fn", samples_interact(self.apply_fn, params, batch[0]))
         resolution = gram_resolution(self.apply_fn, params, batch[0])
         grams = gradient_gram(
@@ -313,9 +308,7 @@ def weight_spectra(
             got=(f"{name!r} of shape {shape}"),
         )
         rank = min(math.prod(shape[:-1]), shape[-1])
-        for argument, window in (("head", head), ("tail", tail)):
-            if window is not None:
-                check_window(argument, window, rank, of=f"singular values of {name!r}")
+        check_windows(rank, of=f"singular values of {name!r}", head=head, tail=tail)
     return {name: _weight_summary(leaves[name], head, tail) for name in names}
 
 

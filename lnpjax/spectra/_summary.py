@@ -277,8 +277,7 @@ def summarize_spectrum(
         resolution = spectral_resolution(k, eigenvalues.dtype)
     head = (HEAD_WINDOW[0], min(HEAD_WINDOW[1], k)) if head is None else head
     tail = tail_window(k) if tail is None else tail
-    check_window("head", head, k, of="eigenvalues")
-    check_window("tail", tail, k, of="eigenvalues")
+    check_windows(k, of="eigenvalues", head=head, tail=tail)
 
     safe = _descending(jnp.asarray(safe, accumulation_dtype()))
     values = jnp.where(finite, safe, jnp.nan)
@@ -301,37 +300,42 @@ def summarize_spectrum(
     )
 
 
-def check_window(argument: str, window: Window, rank: int, *, of: str) -> None:
-    """Refuse a window of ranks that is not within a spectrum.
+def check_windows(
+    rank: int, *, of: str, head: Window | None = None, tail: Window | None = None
+) -> None:
+    """Refuse windows of ranks that are not within a spectrum.
 
     Args:
-        argument: the name of the argument, as the caller wrote it.
-        window: ``(first, last)``, counted from 1.
         rank: the last rank there can be.
         of: what has that many ranks, for the message.
+        head: ``(first, last)``, counted from 1; `None` is not checked.
+        tail: the window of the tail, in the same form.
 
     Raises:
         ValueError: naming the window and the rank.
 
     Example:
-        >>> check_window("tail", (100, 200), 96, of="eigenvalues")
+        >>> check_windows(96, of="eigenvalues", tail=(100, 200))
         Traceback (most recent call last):
             ...
         ValueError: tail: expected a window (first, last) of ranks with 1 <= first <= last <= 96,
         the number of eigenvalues, got (100, 200)
     """
-    whole = (
-        isinstance(window, tuple | list)
-        and len(window) == 2
-        and all(isinstance(end, int | np.integer) for end in window)
-    )
-    require(
-        whole and 1 <= window[0] <= window[1] <= rank,
-        argument,
-        expected=f"a window (first, last) of ranks with 1 <= first <= last <= {rank}, the number "
-        f"of {of}",
-        got=window,
-    )
+    for argument, window in (("head", head), ("tail", tail)):
+        if window is None:
+            continue
+        whole = (
+            isinstance(window, tuple | list)
+            and len(window) == 2
+            and all(isinstance(end, int | np.integer) for end in window)
+        )
+        require(
+            whole and 1 <= window[0] <= window[1] <= rank,
+            argument,
+            expected=f"a window (first, last) of ranks with 1 <= first <= last <= {rank}, the "
+            f"number of {of}",
+            got=window,
+        )
 
 
 def _descending(values: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
