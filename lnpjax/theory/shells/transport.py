@@ -312,7 +312,7 @@ def transported_density(
 
     Example:
         >>> flat = lambda u: jnp.ones_like(u)
-        >>> print(f"{transported_density(flat, 0.5, 3.0, c0=0.0):.4f} = {np.exp(-2 * 0.5 * 2):.4f}")
+        >>> print(f"{transported_density(flat, 0.5, 3.0, c0=0.0):.4f} = {jnp.exp(-2.0):.4f}")
         0.1353 = 0.1353
     """
     carried = amplitude(initial_density, eigenvalues, time, c0=c0, t0=t0, equation=equation)
