@@ -43,8 +43,40 @@ def require(
         raise error(f"{argument}: expected {expected}, got {got}")
 
 
+def is_integer(value: Any) -> bool:
+    """Return whether a value is one integer of Python or NumPy; booleans are not.
+
+    Example:
+        >>> is_integer(3), is_integer(np.int64(3)), is_integer(True), is_integer(3.0)
+        (True, True, False, False)
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(argument: str, count: Any, *, least: int = 1, optional: bool = False) -> None:
+    """Refuse what is not an integer of at least this size.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        count: the number; never traced.
+        least: the smallest that is accepted.
+        optional: whether `None` is accepted, too.
+
+    Raises:
+        ValueError: if it is anything else.
+
+    Example:
+        >>> check_count("num_probes", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_probes: expected an integer >= 1, got 0
+    """
+    accepted = (count is None and optional) or (is_integer(count) and count >= least)
+    require(accepted, argument, expected=f"an integer >= {least}", got=repr(count))
+
+
 def concrete(array: Any) -> np.ndarray | None:
-    """The values of an array, or `None` where they cannot be looked at.
+    """Return the values of an array, or `None` where they cannot be looked at.
 
     Values are known outside of `jit`, `vmap` and `grad`, and where this process holds all of them;
     elsewhere a check of values is skipped, and shapes and dtypes are all that can be refused.
@@ -133,49 +165,6 @@ def check_functions(**functions: Any) -> None:
             got=type(value).__name__,
             error=TypeError,
         )
-
-
-def check_integer(
-    argument: str,
-    value: Any,
-    *,
-    least: int = 1,
-    most: int | None = None,
-    optional: bool = False,
-    note: str = "",
-) -> None:
-    """Refuse what is not an integer in a range.
-
-    Args:
-        argument: the name of the argument, as the caller wrote it.
-        value: a Python or numpy integer; a bool counts as neither.
-        least: the smallest one that is accepted.
-        most: the largest one; `None` if there is no limit.
-        optional: whether `None` is accepted as well.
-        note: what to add to the expectation, such as why there is a limit.
-
-    Raises:
-        ValueError: naming the argument and the range.
-
-    Example:
-        >>> check_integer("num_probes", 0)
-        Traceback (most recent call last):
-            ...
-        ValueError: num_probes: expected an integer >= 1, got 0
-        >>> check_integer("num_matvecs", 9, most=6, note="the number of outputs")
-        Traceback (most recent call last):
-            ...
-        ValueError: num_matvecs: expected an integer from 1 to 6, the number of outputs, got 9
-    """
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    inside = whole and value >= least and (most is None or value <= most)
-    accepted = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
-    require(
-        bool(inside) or (optional and value is None),
-        argument,
-        expected=f"{accepted}{', or None' if optional else ''}{note and f', {note}'}",
-        got=repr(value),
-    )
 
 
 def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:

@@ -14,15 +14,6 @@ def variables(operands: Iterable[Any]) -> list[Any]:
     return [var for var in operands if not isinstance(var, core.Literal)]
 
 
-def dependents(jaxpr: core.Jaxpr, roots: Iterable[Any]) -> set[Any]:
-    """Every variable of a program that depends on one of `roots`, themselves included."""
-    reached = set(roots)
-    for equation in jaxpr.eqns:
-        if not reached.isdisjoint(variables(equation.invars)):
-            reached |= set(equation.outvars)
-    return reached
-
-
 def program_part(
     closed: core.ClosedJaxpr,
     invars: Sequence[Any],
@@ -45,6 +36,15 @@ def program_part(
         debug_info=jaxpr.debug_info.with_unknown_names(),
     )
     return core.ClosedJaxpr(part, closed.consts)
+
+
+def dependents(jaxpr: core.Jaxpr, roots: Iterable[Any]) -> set[Any]:
+    """Every variable of a program that depends on one of `roots`, themselves included."""
+    reached = set(roots)
+    for equation in jaxpr.eqns:
+        if not reached.isdisjoint(variables(equation.invars)):
+            reached |= set(equation.outvars)
+    return reached
 
 
 def consts_and_carry(equation: Any) -> tuple[int, int]:

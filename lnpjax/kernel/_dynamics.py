@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, check_integer, check_values, require
+from lnpjax._base.checks import check_floating, check_values, is_integer, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -138,4 +138,9 @@ def trace_ratio(
 
 
 def _check_window(window: Any, most: int) -> None:
-    check_integer("window", window, most=most, note="so that there are enough epochs for it")
+    require(
+        is_integer(window) and 1 <= window <= most,
+        "window",
+        expected=f"an integer from 1 to {most}, so that there are enough epochs for it",
+        got=window,
+    )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_integer, check_kernel, concrete, require
+from lnpjax._base.checks import check_count, check_kernel, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.jacobian import ApplyFn, OutputSubset
@@ -103,7 +103,7 @@ def entk(
     """
     _check_choice("backend", backend, get_args(Backend))
     _check_choice("method", method, get_args(Method))
-    check_integer("chunk_size", chunk_size, optional=True)
+    check_count("chunk_size", chunk_size, optional=True)
     symmetric = inputs2 is None
     check_batch(apply_fn, params, inputs)
     network = restrict(apply_fn, outputs)
@@ -336,7 +336,7 @@ def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Ar
     """
     check_kernel("kernel", kernel, symmetric=False)
     rows, columns = kernel.shape
-    check_integer("num_outputs", num_outputs)
+    check_count("num_outputs", num_outputs)
     require(
         rows % num_outputs == 0 and columns % num_outputs == 0,
         "num_outputs",

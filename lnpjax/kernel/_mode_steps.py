@@ -198,7 +198,7 @@ def project_update(
         got=jnp.shape(chosen),
     )
     eigenvalues, vectors = modes.eigenvalues, modes.eigenvectors
-    resolved = eigenvalues > rounding_floor(eigenvalues)
+    resolved = eigenvalues > rounding_floor(jnp.max(eigenvalues), num_outputs)
     weights = jnp.where(resolved, chosen / eigenvalues, 0)
     with jax.default_matmul_precision("highest"):
         along_modes = linearization.jvp(update).reshape(-1).astype(vectors.dtype) @ vectors

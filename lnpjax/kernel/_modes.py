@@ -134,7 +134,7 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
         directions = scaled @ vectors
     p = relative / jnp.sum(relative)
     gamma2 = directions**2 / jnp.sum(scaled**2)
-    rounding = numerics.rounding_floor(relative)
+    rounding = numerics.rounding_floor(jnp.max(jnp.abs(relative)), len(kernel))
     degenerate = jnp.sum(coincide(relative), axis=0) > 1
     asymmetry = jnp.max(jnp.abs(kernel - kernel.T))
     return Modes(
@@ -172,7 +172,7 @@ def coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
                [False,  True,  True]], dtype=bool)
     """
     gaps = jnp.abs(eigenvalues[:, None] - eigenvalues)
-    return gaps <= numerics.rounding_floor(eigenvalues)
+    return gaps <= numerics.rounding_floor(jnp.max(jnp.abs(eigenvalues)), len(eigenvalues))
 
 
 @entry_point

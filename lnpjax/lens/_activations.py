@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._base.checks import check_floating, check_integer, check_key, concrete, require
+from lnpjax._base.checks import check_count, check_floating, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.reporting import Reporter
 from lnpjax._base.slices import filled, sliced
@@ -188,7 +188,7 @@ def activation_spectra(
         >>> print(f"{out['first'].rank_me:.1f} of 16")
         15.5 of 16
     """
-    check_integer("microbatch_size", microbatch_size, optional=True)
+    check_count("microbatch_size", microbatch_size, optional=True)
     if pool is not None:
         _num_samples(check_pair("pool", pool)[0])
     check_windows(2**31 - 1, of="ranks there can be", head=head, tail=tail)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, check_integer, concrete, require
+from lnpjax._base.checks import check_count, check_floating, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -133,7 +133,7 @@ def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> Covari
                [ 0.,  0.,  0.],
                [-2.,  0.,  2.]], dtype=float32)
     """
-    check_integer("dimension", dimension)
+    check_count("dimension", dimension)
     kept = accumulation_dtype() if dtype is None else jnp.dtype(dtype)
     require(
         kept in (jnp.dtype("float32"), accumulation_dtype()),

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_integer, require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
@@ -166,8 +166,8 @@ def gradient_gram(
     """
     names = checked_weights(params, weights)
     num_samples = check_training_batch(apply_fn, loss_fn, params, batch)
-    check_integer("block_size", block_size, optional=True)
-    check_integer("microbatch_size", microbatch_size)
+    check_count("block_size", block_size, optional=True)
+    check_count("microbatch_size", microbatch_size)
     dtype = numerics.accumulation_dtype()
     sizes = weight_sizes(params)
     row_bytes = dtype.itemsize * sum(sizes[name] for name in names)

@@ -26,8 +26,8 @@ from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import (
     check_ascending,
+    check_count,
     check_floating,
-    check_integer,
     check_values,
     require,
 )
@@ -133,7 +133,7 @@ def function_space_measure(
         (Array([2.], dtype=float32), Array([3.], dtype=float32))
     """
     check_measure(nodes, weights)
-    check_integer("num_points", num_points)
+    check_count("num_points", num_points)
     dtype = accumulation_dtype()
     return jnp.asarray(nodes, dtype) / num_points, jnp.asarray(weights, dtype) / num_points
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_integer, check_kernel, require
+from lnpjax._base.checks import check_count, check_floating, check_kernel, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax.jacobian import ApplyFn, linearize
@@ -126,7 +126,7 @@ def shell_fluxes(
                [0., 0.]], dtype=float32)
     """
     check_edges(edges)
-    check_integer("num_points", num_points)
+    check_count("num_points", num_points)
     num_samples = check_batch(apply_fn, params, inputs)
     if velocity is not None:
         velocity = parameters.fit("velocity", velocity, parameters.partition(params, wrt)[0])
@@ -204,7 +204,7 @@ def fluxes_of_kernel(
     with jax.default_matmul_precision("highest"):
         fluxes = members.T @ pairs @ members
 
-    negligible = numerics.rounding_floor(rotated)
+    negligible = numerics.rounding_floor(jnp.max(jnp.abs(rotated)), len(kernel))
     undefined = (
         coincide(modes.eigenvalues)
         & (shells[:, None] != shells)

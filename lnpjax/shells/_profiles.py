@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from lnpjax._base.checks import check_integer, check_key, require
+from lnpjax._base.checks import check_count, check_key, require
 from lnpjax.jacobian import ApplyFn, Batch, LossFn, observable, token_surprisal
 from lnpjax.shells._average import BatchAverage, average_over_batches
 from lnpjax.shells._energies import (
@@ -61,7 +61,7 @@ class ProfileOptions:
         Raises:
             ValueError: naming the option.
         """
-        check_integer("num_matvecs", self.num_matvecs)
+        check_count("num_matvecs", self.num_matvecs)
         require(self.ratio > 1, "ratio", expected="a number > 1", got=self.ratio)
         require(self.decades > 0, "decades", expected="a number > 0", got=self.decades)
 

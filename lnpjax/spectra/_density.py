@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_integer, check_key
+from lnpjax._base.checks import check_count, check_key
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -165,8 +165,8 @@ def spectral_density(
         (14.0, 0.0)
     """
     check_key("key", key, drawn_by="spectral_density")
-    check_integer("num_probes", num_probes, least=2)
-    check_integer("num_matvecs", num_matvecs, least=2)
+    check_count("num_probes", num_probes, least=2)
+    check_count("num_matvecs", num_matvecs, least=2)
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)
     with jax.default_matmul_precision("highest"):
         linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_integer, concrete, require
+from lnpjax._base.checks import check_floating, concrete, is_integer, require
 from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -171,7 +171,12 @@ def measure_at(
         [2.0, 1.0, 1.5]
     """
     size = int(np.prod(jnp.shape(vector)))
-    check_integer("num_matvecs", num_matvecs, most=size, note="the number of outputs")
+    require(
+        is_integer(num_matvecs) and 1 <= num_matvecs <= size,
+        "num_matvecs",
+        expected=f"an integer from 1 to {size}, the number of outputs",
+        got=num_matvecs,
+    )
     dtype = numerics.accumulation_dtype()
 
     def flat_matvec(flat: Float[Array, " N"]) -> Float[Array, " N"]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, check_integer, concrete, require
+from lnpjax._base.checks import check_count, check_floating, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -60,8 +60,8 @@ def tail_window(dimension: int, *, num_layers: int | None = None) -> Window:
         >>> tail_window(768), tail_window(1600, num_layers=48), tail_window(96)
         ((100, 200), (400, 800), (12, 25))
     """
-    check_integer("dimension", dimension)
-    check_integer("num_layers", num_layers, optional=True)
+    check_count("dimension", dimension)
+    check_count("num_layers", num_layers, optional=True)
     size, tiers = (dimension, _TIER_WIDTHS) if num_layers is None else (num_layers, _TIER_LAYERS)
     tier = max(sum(size >= smallest for smallest in tiers) - 1, 0)
     tier += max(int(math.log2(size / tiers[-1])), 0) if size >= tiers[-1] else 0

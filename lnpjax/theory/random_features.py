@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_integer, concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax.spectra._eigenvalues import check_eigenvalues
 
 # Nodes in ln t. Outside of this range the integrand of `expected_position` is below 1e-12 of its
@@ -35,7 +35,7 @@ def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
         >>> power_law_variances(2, 1.0).round(3)
         array([1.333, 0.667])
     """
-    check_integer("dimension", dimension)
+    check_count("dimension", dimension)
     powers = np.arange(1.0, dimension + 1) ** -beta
     return dimension * powers / powers.sum()
 

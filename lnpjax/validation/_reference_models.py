@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Float, Int, PyTree
 
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_integer, import_extra, require
+from lnpjax._base.checks import check_count, import_extra, require
 from lnpjax.adapters import from_nnx
 from lnpjax.data import Batches, load_dataset, validation_batch
 from lnpjax.jacobian import Batch, OutputSubset
@@ -77,7 +77,7 @@ class OutputSpace(NamedTuple):
             ValueError: naming the option.
         """
         for name, value in self._asdict().items():
-            check_integer(name, value)
+            check_count(name, value)
 
 
 def small_network(

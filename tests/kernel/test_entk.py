@@ -239,7 +239,7 @@ def test_what_lies_behind_the_kernel_counts_as_memory():
         ({"outputs": ([0], [0])}, r"outputs: expected indices for each of the 1 axes"),
         ({"backend": "torch"}, r"backend: expected one of .*got 'torch'"),
         ({"method": "fast"}, r"method: expected one of .*got 'fast'"),
-        ({"chunk_size": 0}, r"chunk_size: expected an integer >= 1, or None, got 0"),
+        ({"chunk_size": 0}, r"chunk_size: expected an integer >= 1, got 0"),
         ({"inputs2": jnp.ones((0, 5))}, r"inputs2: expected at least one sample"),
         ({"preconditioner": jnp.ones(3)}, r"preconditioner: expected the structure"),
         ({"wrt": "nothing"}, r"wrt: expected path prefixes"),

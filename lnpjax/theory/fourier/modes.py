@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
-from lnpjax._base.checks import check_integer, concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.theory.shells.transport import check_positive
 
@@ -46,7 +46,7 @@ def characters(period: int) -> Complex[Array, "mode phase"]:
         >>> characters(2).real.tolist()
         [[1.0, 1.0], [1.0, -1.0]]
     """
-    check_integer("period", period)
+    check_count("period", period)
     # Reduced as integers first: the angle of a large product would be rounded.
     turns = np.outer(np.arange(period), np.arange(period)) % period / period
     return jnp.exp(2j * jnp.pi * jnp.asarray(turns, accumulation_dtype()))

@@ -23,7 +23,7 @@ def _compact_svd(gradient: Array) -> tuple[Array, Array, Array, Array]:
     """Return U, sigma, V^T and which singular values are above rounding."""
     check_kernel("gradient", gradient, symmetric=False)
     left, singular, right = jnp.linalg.svd(gradient, full_matrices=False)
-    return left, singular, right, singular > rounding_floor(singular, size=max(gradient.shape))
+    return left, singular, right, singular > rounding_floor(singular[0], max(gradient.shape))
 
 
 def polar_factor(gradient: Float[Array, "m n"]) -> Float[Array, "m n"]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_integer, check_kernel, require
+from lnpjax._base.checks import check_count, check_kernel, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 
@@ -19,7 +19,7 @@ def _check_attention(inputs: Array, query: Array, key: Array, first_position: in
         expected=f"the shape of key, (head, {inputs.shape[1]})",
         got=f"shape {query.shape} for keys of shape {key.shape}",
     )
-    check_integer("first_position", first_position, least=0)
+    check_count("first_position", first_position, least=0)
 
 
 def rotary_scores(
@@ -140,7 +140,7 @@ def shift_defect(
         >>> shift_defect(lambda first_position: jnp.full((1, 1), 2 * first_position), 3).tolist()
         [[6]]
     """
-    check_integer("shift", shift, least=0)
+    check_count("shift", shift, least=0)
     return scores(shift) - scores(0)
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.checks import check_floating, check_integer, check_kernel, require
+from lnpjax._base.checks import check_count, check_floating, check_kernel, require
 from lnpjax._base.numerics import accumulation_dtype, rounding_floor
 from lnpjax.kernel import eigenmodes
 from lnpjax.theory.shells.scale_free import ScaleFree, shell_energies
@@ -100,7 +100,7 @@ def sample_mismatch(
     dtype = accumulation_dtype()
     parts = eigenmodes(kernel_train, jnp.ones(len(kernel_train), dtype))
     raw, vectors = parts.eigenvalues, parts.eigenvectors
-    resolved = raw > rounding_floor(raw)
+    resolved = raw > rounding_floor(raw[0], len(raw))
     with jax.default_matmul_precision("highest"):
         continued = jnp.asarray(kernel_test_train, dtype) @ vectors
     length = jnp.sqrt(jnp.asarray(num_train, dtype))
@@ -116,7 +116,7 @@ def sample_mismatch(
 
 
 def _num_samples(argument: str, rows: int, num_outputs: Any) -> int:
-    check_integer("num_outputs", num_outputs)
+    check_count("num_outputs", num_outputs)
     require(
         rows >= 1 and rows % num_outputs == 0,
         "num_outputs",

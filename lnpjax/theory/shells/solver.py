@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_integer, concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax.status import Status, flag
 from lnpjax.theory.shells.transport import (
     Equation,
@@ -87,7 +87,7 @@ def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[A
         >>> print(*(f"{point:.2f}" for point in log_grid(1.0, 64.0, 6)))
         1.41 2.83 5.66 11.31 22.63 45.25
     """
-    check_integer("num_points", num_points, least=_MIN_POINTS)
+    check_count("num_points", num_points, least=_MIN_POINTS)
     lower = check_positive("lambda_min", lambda_min)
     upper = check_positive("lambda_max", lambda_max)
     ends = concrete(lower), concrete(upper)
@@ -150,7 +150,7 @@ def solve_transport(
     """
     check_equation(equation)
     require(order in _RECONSTRUCTION, "order", expected="1, 3 or 5", got=order)
-    check_integer("substeps", substeps)
+    check_count("substeps", substeps)
     require(
         callable(drift),
         "drift",
