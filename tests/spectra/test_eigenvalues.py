@@ -116,7 +116,7 @@ def test_no_spectrum(summary):
         (jnp.ones(3, complex), TypeError, "got dtype complex64"),
         (jnp.ones(()), ValueError, r"at least one eigenvalue .* got shape \(\)"),
         (jnp.ones((3, 0)), ValueError, r"at least one eigenvalue .* got shape \(3, 0\)"),
-        (jnp.array([1.0, jnp.nan, jnp.inf]), ValueError, "finite eigenvalues, got 2"),
+        (jnp.array([1.0, jnp.nan, jnp.inf]), ValueError, r"finite eigenvalues, got \[nan, inf\]"),
         (jnp.array([[1.0, 0.0], [1.0, -0.01]]), ValueError, "below zero by more than rounding"),
     ],
 )
