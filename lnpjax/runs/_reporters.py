@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar or plain lines while it goes on, a table at its end.
+"""The terminal output of a run: a progress bar or plain lines during it, a table at its end.
 
 Progress, notes and warnings go to standard error, the table to standard output.
 """
@@ -8,23 +8,30 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from lnpjax._base.checks import import_extra
 from lnpjax._base.reporting import Reporter
-from lnpjax.runs._rows import Row, columns
+from lnpjax.runs._rows import ROWS, Row, columns
 from lnpjax.runs._smoothing import exponential_moving_average
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+T = TypeVar("T")
+SUMMARISED = ("chi_loss", "chi_net", "chi_pos")
+"""The LNP components that a person sees at the end of a run."""
+
 
 class LineReporter(Reporter):
-    """Prints a line for every tenth of a run: for logs, where a progress bar would be a mess.
+    """Print a line for every tenth of a run: for logs, where a progress bar would be a mess.
+
+    Args:
+        stream: where to print; standard error if None.
 
     Example:
         >>> import sys
@@ -38,11 +45,11 @@ class LineReporter(Reporter):
         self._chi_pos = "-"
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print a text."""
         print(text, file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print it."""
+        """Print a warning."""
         self.note(f"warning: {text}")
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
@@ -66,13 +73,24 @@ class LineReporter(Reporter):
 
 
 class BarReporter(Reporter):
-    """A progress bar in a terminal: step, loss, chi_pos, measurements and time left.
+    """Show a progress bar in a terminal: step, loss, chi_pos, measurements and time left.
 
     Args:
         console: a `rich.console.Console`.
 
     Raises:
-        ImportError: rich is not installed (the extra "run").
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> import io
+        >>> import rich.console
+        >>> screen = io.StringIO()
+        >>> reporter = BarReporter(rich.console.Console(file=screen, width=100))
+        >>> reporter.start(0, 1)
+        >>> reporter.update(1, loss=2.5, chi_pos=None)
+        >>> reporter.stop()
+        >>> "step 1/1" in screen.getvalue()
+        True
     """
 
     def __init__(self, console: Any) -> None:
@@ -93,11 +111,11 @@ class BarReporter(Reporter):
         self._measured = 0
 
     def note(self, text: str) -> None:
-        """Print it, dimmed."""
+        """Print a text, dimmed."""
         self._console.print(text, style="dim", highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print it above the bar."""
+        """Print a warning above the bar."""
         self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
@@ -127,18 +145,39 @@ class BarReporter(Reporter):
 
 
 def terminal_reporter() -> Reporter:
-    """A progress bar if standard error is a terminal, else plain lines.
+    """Return a progress bar if standard error is a terminal, else plain lines.
 
     Raises:
-        ImportError: rich is not installed (the extra "run").
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> reporter = terminal_reporter()
+        >>> isinstance(reporter, BarReporter | LineReporter)
+        True
+    """
+    return for_terminal(BarReporter, LineReporter)
+
+
+def for_terminal(bar: Callable[[Any], T], lines: Callable[[], T]) -> T:
+    """Return what shows progress on standard error.
+
+    Args:
+        bar: makes it for a terminal, from a `rich.console.Console`.
+        lines: makes it for anything else, such as a log.
+
+    Raises:
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> for_terminal(BarReporter, LineReporter).stop()
     """
     rich = import_extra("rich.console", extra="run", purpose="the progress bar")
     console = rich.Console(stderr=True)
-    return BarReporter(console) if console.is_terminal else LineReporter()
+    return bar(console) if console.is_terminal else lines()
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
-    """Losses and LNP components at the start and at the end of a run.
+    """Tabulate losses and LNP components at the start and at the end of a run.
 
     The components are means over the first and the last window. Their standard error comes from the
     spread over the window's steps, which holds that of batches and probes, or from the probes where
@@ -151,7 +190,7 @@ def summary_table(rows: Sequence[Row]) -> Table:
         A `rich.table.Table`.
 
     Raises:
-        ImportError: rich is not installed (the extra "run").
+        ImportError: if rich is not installed (the extra "run").
 
     Example:
         >>> rows = [{"kind": "train", "step": step, "loss": 2.0 - step} for step in (0, 1)]
@@ -172,24 +211,24 @@ def summary_table(rows: Sequence[Row]) -> Table:
     if not lnp:
         return table
     first, last = lnp["window"] == lnp["window"][0], lnp["window"] == lnp["window"][-1]
-    for name in ("chi_loss", "chi_net", "chi_pos"):
+    for name in SUMMARISED:
         _add_row(table, name, _window_mean(lnp, name, first), _window_mean(lnp, name, last))
-    table.caption = (
-        f"losses in nats; components at {_steps(lnp['step'][first])} and over "
-        f"{_steps(lnp['step'][last])}\n"
-        "chi_loss  how wrong the predictions still are\n"
-        "chi_net   how strongly the outputs respond to the parameters\n"
-        "chi_pos   where in the eNTK spectrum it learns: lower is deeper"
+    at_start, at_end = _steps(lnp["step"][first]), _steps(lnp["step"][last])
+    readings = (f"{name:<9} {ROWS['lnp'].field(name).reading}" for name in SUMMARISED)
+    table.caption = "\n".join(
+        [f"losses in nats; components at {at_start} and over {at_end}", *readings]
     )
     return table
 
 
 class _WindowMean(NamedTuple):
+    """A mean over the measured steps of a window, or the one number that there is."""
+
     mean: float
     sem: float = math.nan
 
     def __str__(self) -> str:
-        """The mean to as many digits as its standard error allows: `0.512 ± 0.003`."""
+        """Show the mean to as many digits as its standard error allows: `0.512 ± 0.003`."""
         if not (math.isfinite(self.sem) and 0 < self.sem < abs(self.mean)):
             return f"{self.mean:.3g}"
         exponent = math.floor(math.log10(abs(self.mean)))
