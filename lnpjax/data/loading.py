@@ -32,7 +32,7 @@ DEFAULT_CONTEXT_LENGTH = 128
 
 
 def load_tokenizer(tokenizer: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a name or path.
+    """Load the tokenizer of a name or path.
 
     Args:
         tokenizer: None or `"bytes"` for bytes, else the path of a Hugging Face `tokenizers` JSON
@@ -44,7 +44,7 @@ def load_tokenizer(tokenizer: str | Path | None = None) -> Tokenizer:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not a tokenizer.
-        ImportError: if the package `tokenizers` is missing.
+        ImportError: if the package `tokenizers` is not installed (the extra "run").
 
     Example:
         >>> load_tokenizer("bytes").vocab_size
@@ -93,8 +93,8 @@ def load_dataset(
             missing.
         ValueError: if a file is not what it should be, there is too little data, or an argument
             does not fit the data.
-        ConnectionError: if the hub cannot be reached.
-        ImportError: if an optional package is missing; the message names the extra.
+        ConnectionError: if the hub is unreachable.
+        ImportError: if an optional package is not installed; the message names the extra.
 
     Example:
         >>> data = load_dataset("stdlib", context_length=32, num_validation=8, max_bytes=20_000)
@@ -107,22 +107,7 @@ def load_dataset(
         max_bytes=1 if max_bytes is None else max_bytes,
     )
     data = str(data)
-    require(
-        data in KNOWN_DATA or (data != "" and Path(data).exists()),
-        "data",
-        expected=f"one of {', '.join(KNOWN_DATA)}, or the path of a file or folder",
-        got=repr(data),
-        error=FileNotFoundError,
-    )
-    is_file = data not in KNOWN_DATA and Path(data).is_file()
-    is_images = is_file and Path(data).suffix == ".npz"
-    require(
-        not is_file or is_images or text_extension(data) is not None,
-        "data",
-        expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
-        got=data,
-    )
-    if data == "digits" or is_images:
+    if _holds_images(data):
         text_only = {"tokenizer": tokenizer, "max_bytes": max_bytes, "text_field": text_field}
         for argument, value in text_only.items():
             require(value is None, argument, expected=f"None for images ({data})", got=repr(value))
@@ -145,6 +130,26 @@ def load_dataset(
         num_validation=num_validation,
         name=data if data in KNOWN_DATA else Path(data).name,
     )
+
+
+def _holds_images(data: str) -> bool:
+    """Return whether a name or path is one of images, not of text; refuse what is neither."""
+    require(
+        data in KNOWN_DATA or (data != "" and Path(data).exists()),
+        "data",
+        expected=f"one of {', '.join(KNOWN_DATA)}, or the path of a file or folder",
+        got=repr(data),
+        error=FileNotFoundError,
+    )
+    is_file = data not in KNOWN_DATA and Path(data).is_file()
+    is_images = is_file and Path(data).suffix == ".npz"
+    require(
+        not is_file or is_images or text_extension(data) is not None,
+        "data",
+        expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
+        got=data,
+    )
+    return data == "digits" or is_images
 
 
 def _open_documents(
