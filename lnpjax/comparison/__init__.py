@@ -1,4 +1,4 @@
-"""Several runs put next to each other: who was faster, and whether it showed early."""
+"""Several runs compared: which was faster, why, and whether it showed early."""
 
 from lnpjax.comparison._compare import (
     Comparison,
