@@ -36,7 +36,7 @@ class _Network(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Show in which spectral shells a language model's error lies, and from where it learns.
+    """Show in which spectral shells a language model's error lies, and from which it learns.
 
     Lanczos starts from the error (each token's surprisal) and from the loss gradient, so the kernel
     is never formed. For every checkpoint, the command computes the energy of the error in

@@ -50,7 +50,7 @@ class Validate:
         run: Check the last checkpoint of this run instead, and its initialisation.
         checkpoint: Another checkpoint of that run, by its step.
         steps: Steps of training between the two states of --model.
-        num_samples: Samples in each batch. None: 8, or 2 of a language model.
+        num_samples: Samples in each batch. None: 8, or 2 for a language model.
         num_vocabulary: Vocabulary entries of a language model that are kept: the most frequent.
         num_positions: Positions of a language model that are kept, evenly spread.
         precision: Floating-point precision of everything, the network included.

@@ -260,8 +260,8 @@ class MeasurementOptions:
             the same to rounding, with one exception: hutchinson needs no probes for the embedding
             and the read-out if all sequences are in memory, but needs them in microbatches. The
             estimates then differ within their standard errors, which are larger in microbatches.
-        normalization: What chi_loss and chi_net are made independent of: the number of sequences
-            (sample), the number of tokens (token), or nothing (none). chi_pos is always the same.
+        normalization: What chi_loss and chi_net are made independent of: sample is the number of
+            sequences, token the number of tokens, none is nothing. chi_pos is always the same.
         distribution: Also measure, at the first step of each window, how learning is distributed
             over the spectrum, with this many products with the eNTK (16 are enough). Saved in
             RUN/spectra.
