@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.commands._show import console, shown, table
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.jacobian import ApplyFn, Batch
@@ -82,8 +82,7 @@ class Spectrum:
         options = ProfileOptions(self.num_matvecs, self.ratio, self.decades)
         options.check()
         for name in ("num_batches", "batch_size", "context_length"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name}", expected="an integer >= 1", got=value)
+            check_count(f"--{name.replace('_', '-')}", getattr(self, name))
         require(
             bool(self.runs) != (self.llama2c is not None),
             "RUN",

@@ -78,10 +78,11 @@ class Train:
     While the model trains, the linearised change of its loss is split into chi_loss (how wrong the
     predictions are), chi_net (how strongly the outputs respond to the parameters) and chi_pos: in
     which part of the spectrum of the empirical neural tangent kernel learning takes place. The rows
-    go to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a model
-    of 115K parameters trains on the Python library's sources, in about a minute on two cores. A run
-    that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly what an
-    uninterrupted run has. --mesh shards a run over many devices, --coordinator over processes.
+    go to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a
+    model of 115K parameters trains on the Python library's sources, in about a minute on two cores.
+    A run that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly
+    what an uninterrupted run has. --mesh shards a run over many devices, --coordinator over
+    processes.
     """
 
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.reporting import Reporter
 from lnpjax.commands._show import console, shown, table
 from lnpjax.kernel import Backend
@@ -93,7 +93,7 @@ class Validate:
         return 0 if all(outcome.agrees for outcome in outcomes.values()) else DISAGREEMENT
 
     def _check(self) -> None:
-        require(self.steps >= 0, "--steps", expected="an integer >= 0", got=self.steps)
+        check_count("--steps", self.steps, least=0)
         require(
             self.checkpoint is None or self.run is not None,
             "--checkpoint",

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lnpjax._base.checks import require
-from lnpjax.data.datasets import Batch, Dataset, require_positive
+from lnpjax._base.checks import check_count, require
+from lnpjax.data.datasets import Batch, Dataset
 
 _TRAIN, _VALIDATION = 0, 1
 
@@ -78,8 +78,8 @@ class Batches:
     _order: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(batch_size=self.batch_size)
-        _require_at_least_zero(seed=self.seed)
+        check_count("batch_size", self.batch_size)
+        check_count("seed", self.seed, least=0)
         require(
             self.batch_size <= self.dataset.num_train,
             "batch_size",
@@ -112,7 +112,7 @@ class Batches:
         Raises:
             ValueError: if `step` is negative.
         """
-        _require_at_least_zero(step=step)
+        check_count("step", step, least=0)
         epoch, position = divmod(int(step), self.steps_per_epoch)
         order = self._order.get(epoch)
         if order is None:
@@ -147,8 +147,9 @@ def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -
         >>> sorted(targets.tolist())
         [1, 3, 5, 7]
     """
-    require_positive(size=size)
-    _require_at_least_zero(step=step, seed=seed)
+    check_count("size", size)
+    check_count("step", step, least=0)
+    check_count("seed", seed, least=0)
     require(
         size <= dataset.num_validation,
         "size",
@@ -179,7 +180,7 @@ def pad_batch(batch: Batch, batch_size: int) -> tuple[Batch, Bool[np.ndarray, " 
         >>> targets, mask
         (array([5, 6, 6]), array([ True,  True, False]))
     """
-    require_positive(batch_size=batch_size)
+    check_count("batch_size", batch_size)
     inputs, targets = batch
     require(
         len(inputs) == len(targets) and 1 <= len(targets) <= batch_size,
@@ -213,15 +214,9 @@ def validation_batches(
         >>> [int(mask.sum()) for _, mask in validation_batches(data, 2)]
         [2, 2, 1]
     """
-    require_positive(size=size)
+    check_count("size", size)
     rows = np.arange(dataset.num_validation)
     return (
         pad_batch(dataset.validation(rows[start : start + size]), size)
         for start in range(0, dataset.num_validation, size)
     )
-
-
-def _require_at_least_zero(**numbers: int) -> None:
-    for argument, number in numbers.items():
-        is_integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        require(is_integer and number >= 0, argument, expected="an integer >= 0", got=repr(number))

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data.sources import take_bytes
 from lnpjax.data.tokenizers import Tokenizer
 
@@ -209,12 +209,9 @@ class TokenDataset:
 
     def __post_init__(self) -> None:
         _require_integers("ids", self.ids, ndim=1)
-        require_positive(
-            vocab_size=self.vocab_size,
-            context_length=self.context_length,
-            num_validation=self.num_validation,
-            stride=1 if self.stride is None else self.stride,
-        )
+        for name in ("vocab_size", "context_length", "num_validation"):
+            check_count(name, getattr(self, name))
+        check_count("stride", self.stride, optional=True)
         _require_range("ids", self.ids, self.vocab_size)
         num_sequences = len(self._starts)
         require(
@@ -317,7 +314,8 @@ class ArrayDataset:
             expected=f"an array with one row for each of the {len(self.targets)} targets",
             got=_described(self.inputs),
         )
-        require_positive(vocab_size=self.vocab_size, num_validation=self.num_validation)
+        for name in ("vocab_size", "num_validation"):
+            check_count(name, getattr(self, name))
         require(
             len(self.targets) > self.num_validation,
             "data",
@@ -362,13 +360,6 @@ class ArrayDataset:
         if inputs.dtype.kind in "iu":
             inputs = inputs.astype(np.int32)
         return inputs, self.targets[rows].astype(np.int32)
-
-
-def require_positive(**sizes: Any) -> None:
-    """Refuse any named size that is not an integer >= 1."""
-    for argument, size in sizes.items():
-        is_integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        require(is_integer and size >= 1, argument, expected="an integer >= 1", got=repr(size))
 
 
 def _described(value: object) -> str:

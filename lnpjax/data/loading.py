@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data.datasets import (
     NUM_VALIDATION,
     ArrayDataset,
     TokenDataset,
     encode_documents,
-    require_positive,
 )
 from lnpjax.data.hub import HUB_DATASETS, hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences, read_images
@@ -101,11 +100,9 @@ def load_dataset(
         >>> data.name, data.vocab_size, data.context_length
         ('stdlib', 256, 32)
     """
-    require_positive(
-        context_length=1 if context_length is None else context_length,
-        num_validation=num_validation,
-        max_bytes=1 if max_bytes is None else max_bytes,
-    )
+    check_count("context_length", context_length, optional=True)
+    check_count("num_validation", num_validation)
+    check_count("max_bytes", max_bytes, optional=True)
     data = str(data)
     if _holds_images(data):
         text_only = {"tokenizer": tokenizer, "max_bytes": max_bytes, "text_field": text_field}

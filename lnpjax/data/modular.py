@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,12 +58,7 @@ class ModularTask:
     noncoprime_probability: float = 0.3
 
     def __post_init__(self) -> None:
-        require(
-            self.context_length >= 1,
-            "context_length",
-            expected="an integer >= 1",
-            got=self.context_length,
-        )
+        check_count("context_length", self.context_length)
         require(
             2 <= self.min_cycle <= self.vocab_size,
             "min_cycle",
@@ -122,7 +117,7 @@ def modular_sequences(task: ModularTask, count: int, *, seed: int) -> ModularSeq
         >>> bool(np.all(np.diff(place) % sequences.cycle[:, None] == sequences.step[:, None]))
         True
     """
-    require(count >= 1, "count", expected="an integer >= 1", got=count)
+    check_count("count", count)
     rng = np.random.default_rng((seed, 0x6D6F64))
     cycles = np.arange(task.min_cycle, task.vocab_size + 1)
     cycle = cycles[_inverse_cdf(np.cumsum(cycles**-task.zipf_cycle), rng.random(count))]
@@ -168,7 +163,7 @@ def band_sequences(task: ModularTask, *, cycle: int, offset: int) -> ModularSequ
         >>> len(probe.tokens), probe.tokens[::6, -2].tolist()
         (42, [10, 11, 12, 13, 14, 15, 16])
     """
-    require(cycle >= 2, "cycle", expected="an integer >= 2", got=cycle)
+    check_count("cycle", cycle, least=2)
     require(
         0 <= offset <= task.vocab_size - cycle,
         "offset",

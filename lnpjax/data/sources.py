@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import check_count, import_extra, require
 
 TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 """The files that `read_documents` reads."""
@@ -69,12 +69,7 @@ def take_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]
         >>> list(take_bytes(["abc", "def", "g"], 5))
         ['abc', 'de']
     """
-    require(
-        max_bytes is None or max_bytes >= 1,
-        "max_bytes",
-        expected="an integer >= 1, or None for all",
-        got=max_bytes,
-    )
+    check_count("max_bytes", max_bytes, optional=True)
     return iter(documents) if max_bytes is None else _take_bytes(documents, max_bytes)
 
 

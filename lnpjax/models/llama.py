@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.checks import check_count, checked_ids, require
 from lnpjax.adapters import from_nnx, split_module
 from lnpjax.jacobian import ApplyFn, SplitModel
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
@@ -48,8 +48,8 @@ class LlamaConfig:
             softmax and mean squares use at least float32.
         param_dtype: what the parameters are stored in.
 
-    Both dtypes accept any spelling of a floating dtype and are kept as its name, so that
-    `dataclasses.asdict` of a config is JSON.
+    Both dtypes accept any spelling of a floating dtype and are kept as its name, and sizes as
+    integers of Python, so that `dataclasses.asdict` of a config is JSON.
 
     Raises:
         ValueError: on construction, if a field is invalid; the message names it.
@@ -77,21 +77,11 @@ class LlamaConfig:
     param_dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "max_seq_len",
-        ):
-            value = getattr(self, name)
-            if value is None and name in ("num_kv_heads", "head_dim"):
-                continue
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value >= 1, name, expected="an integer >= 1", got=repr(value))
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        for name in (*sizes, "num_kv_heads", "head_dim", "max_seq_len"):
+            size = getattr(self, name)
+            check_count(name, size, optional=name in ("num_kv_heads", "head_dim"))
+            object.__setattr__(self, name, size if size is None else int(size))  # of numpy, too
         require(
             self.head_dim is not None or self.hidden_size % self.num_heads == 0,
             "num_heads",

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.checks import check_count, checked_ids, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 NORM_EPS = 1e-6
@@ -66,16 +66,9 @@ class ModularTransformerConfig:
     embedding_std: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "context_length",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "mlp_ratio",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, name, expected="an integer >= 1", got=value)
+        sizes = ("vocab_size", "context_length", "hidden_size", "num_layers", "num_heads")
+        for name in (*sizes, "mlp_ratio"):
+            check_count(name, getattr(self, name))
         require(
             self.hidden_size % (2 * self.num_heads) == 0,
             "hidden_size",

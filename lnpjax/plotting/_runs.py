@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.intervals import scale_interval
 from lnpjax.plotting._lens import plot_lens
 from lnpjax.plotting._position import plot_positions, positions_of
@@ -96,7 +96,7 @@ def window_average(
     require(same, "values", expected="steps, windows and values of one length", got=shapes)
     increasing = bool(np.all(np.diff(steps) > 0))
     require(increasing, "steps", expected="strictly increasing steps", got=steps)
-    require(singly >= 0, "singly", expected="an integer >= 0", got=singly)
+    check_count("singly", singly, least=0)
     parts = _shown_together(windows, singly)
     return _means(steps, parts), _means(values, parts)
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data import KNOWN_DATA, Dataset, load_dataset
 from lnpjax.decomposition import Estimator, Exact, GlobalHutchinson, Hutchinson, Normalization
 from lnpjax.models import LlamaConfig
@@ -226,9 +226,9 @@ class TrainingOptions:
         """
         counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
         for name in (*counts, "checkpoints_kept"):
-            _require_whole(name, getattr(self, name), at_least=1)
+            check_count(name, getattr(self, name))
         for name in ("warmup_steps", "seed", "data_seed"):
-            _require_whole(name, getattr(self, name), at_least=0)
+            check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             fine = value is None or (math.isfinite(value) and value >= 0)
@@ -286,9 +286,9 @@ class MeasurementOptions:
             ValueError: if one is invalid; the message names the option.
         """
         for name in ("windows_per_decade", "window_width", "num_probes"):
-            _require_whole(name, getattr(self, name), at_least=1)
+            check_count(name, getattr(self, name))
         for name in ("distribution", "spectra"):
-            _require_whole(name, getattr(self, name), at_least=0)
+            check_count(name, getattr(self, name), least=0)
         require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
         _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         _require_choice("normalization", self.normalization, ("sample", "token", "none"))
@@ -298,14 +298,13 @@ class MeasurementOptions:
             expected="1 with the estimator exact, which draws none",
             got=self.num_probes,
         )
-        if self.microbatch_size is not None:
-            _require_whole("microbatch_size", self.microbatch_size, at_least=1)
-            require(
-                self.estimator != "global",
-                "microbatch_size",
-                expected="None with the estimator global, which has no Jacobians of samples",
-                got=self.microbatch_size,
-            )
+        check_count("microbatch_size", self.microbatch_size, optional=True)
+        require(
+            self.estimator != "global" or self.microbatch_size is None,
+            "microbatch_size",
+            expected="None with the estimator global, which has no Jacobians of samples",
+            got=self.microbatch_size,
+        )
 
     def windows(self, steps: int) -> Windows:
         """Return the measured steps of a run.
@@ -465,11 +464,6 @@ def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
     )
     assert isinstance(values, Mapping)
     return kind(**{name: values[name] for name in present})
-
-
-def _require_whole(argument: str, value: Any, *, at_least: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-    require(whole, argument, expected=f"an integer >= {at_least}", got=repr(value))
 
 
 def require_divisible(argument: str, value: int, data: int) -> None:

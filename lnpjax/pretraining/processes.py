@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.runs import Checkpoint, Row, Run
 from lnpjax.sharding import place, replicated
 
@@ -79,7 +79,7 @@ class ProcessOptions:
         assert self.process is not None
         address = re.fullmatch(r".+:\d+", self.coordinator) is not None
         require(address, "coordinator", expected="HOST:PORT", got=repr(self.coordinator))
-        require(self.processes >= 1, "processes", expected="at least 1", got=self.processes)
+        check_count("processes", self.processes)
         expected = f"a number from 0 to {self.processes - 1}"
         require(0 <= self.process < self.processes, "process", expected=expected, got=self.process)
 

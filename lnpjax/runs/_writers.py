@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import check_count, import_extra, require
 from lnpjax.runs._rows import Row, flatten
 
 
@@ -85,7 +85,7 @@ class TensorBoardWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by name, for one step."""
-        _check_step(step)
+        check_count("step", step, least=0)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
@@ -139,14 +139,9 @@ class WandbWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by name, for one step."""
-        _check_step(step)
+        check_count("step", step, least=0)
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
         """Finish the run there."""
         self._run.finish()
-
-
-def _check_step(step: int) -> None:
-    is_count = isinstance(step, int) and step >= 0
-    require(is_count, "step", expected="an integer >= 0", got=repr(step))

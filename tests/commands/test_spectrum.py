@@ -63,7 +63,7 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
         ([], "RUN: expected either run folders or --llama2c FILE, got neither"),
         (["a", "--llama2c", "b"], "got both"),
         (["a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
-        (["a", "--num-batches", "0"], "--num_batches: expected an integer >= 1"),
+        (["a", "--num-batches", "0"], "--num-batches: expected an integer >= 1"),
         (["nowhere"], "nowhere"),
     ],
 )
