@@ -1,8 +1,8 @@
 """Pre-training a Llama while measuring the LNP components (*Spectral Reach*, section 4, B.2.1).
 
 A run continues exactly where it was stopped, since everything that the next step depends on is
-either in `TrainState` or a pure function of the configuration and the step's number: the batches,
-the random probes, and which steps are measured.
+either in `PretrainState` or a pure function of the configuration and the step's number: the
+batches, the random probes, and which steps are measured.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from lnpjax._base.checks import require
 from lnpjax._base.reporting import Reporter
 from lnpjax.pretraining.config import ADDED_LATER
 from lnpjax.pretraining.processes import SharedRun
-from lnpjax.pretraining.program import Experiment, TrainState
+from lnpjax.pretraining.program import Experiment, PretrainState
 from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder, save_distribution
 from lnpjax.runs import Checkpoint, Run, Writer, differences
 from lnpjax.runs._rows import CONFIG_FILE, SESSION
@@ -164,8 +164,12 @@ def _train(
 
 
 def _step(
-    experiment: Experiment, run: Run | SharedRun, recorder: Recorder, state: TrainState, step: int
-) -> TrainState:
+    experiment: Experiment,
+    run: Run | SharedRun,
+    recorder: Recorder,
+    state: PretrainState,
+    step: int,
+) -> PretrainState:
     """Measure what is due before the update, make it, and return the state after it."""
     compiled, batch = experiment.compiled, experiment.batches.batch(step)
     if (distribution := compiled.distribution(state, batch, step)) is not None:

@@ -29,7 +29,7 @@ from lnpjax.training import InstrumentedStep, Record, instrument
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 
 
-class TrainState(NamedTuple):
+class PretrainState(NamedTuple):
     """What one step hands to the next."""
 
     params: PyTree
@@ -139,11 +139,11 @@ class Experiment:
         """Tokens trained on in one step."""
         return self.config.training.batch_size * (self.dataset.context_length or 1)
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self) -> PretrainState:
         """Compute the state before the first step."""
         return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
 
-    def abstract_state(self) -> TrainState:
+    def abstract_state(self) -> PretrainState:
         """Return the shapes and dtypes of a state, and on a mesh its shardings."""
         state = jax.eval_shape(self._initial_state)
         if self.mesh is None:
@@ -157,15 +157,15 @@ class Experiment:
         )
 
     @property
-    def state_shardings(self) -> TrainState | None:
+    def state_shardings(self) -> PretrainState | None:
         """How a state is sharded over the mesh, before the first step and after each; or None."""
         if self.mesh is None:
             return None
         return parameter_shardings(jax.eval_shape(self._initial_state), self.mesh)
 
-    def _initial_state(self) -> TrainState:
+    def _initial_state(self) -> PretrainState:
         params = nnx.state(self.model(), nnx.Param)
-        return TrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+        return PretrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def model(self) -> Llama:
         """Make the model with its initial parameters."""
@@ -177,7 +177,9 @@ class Experiment:
         rise = (step + 1) / max(1, training.warmup_steps)
         return jnp.float32(training.learning_rate) * jnp.minimum(1.0, rise)
 
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+    def train_step(
+        self, state: PretrainState, batch: Batch
+    ) -> tuple[PretrainState, dict[str, Any]]:
         """Make one update; the gradient is among the metrics, for the measurement."""
         inputs, targets = batch
         loss, gradient = jax.value_and_grad(
@@ -190,15 +192,15 @@ class Experiment:
             "learning_rate": self.learning_rate(state.step),
             "gradient": gradient,
         }
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return PretrainState(params, opt_state, state.step + 1), metrics
 
-    def plain(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def plain(self, state: PretrainState, batch: Batch) -> tuple[PretrainState, Metrics]:
         """Make a step without a measurement."""
         return self.instrumented.plain(state, batch, None, self._probe_key)[:2]
 
     def measured(
-        self, state: TrainState, batch_a: Batch, batch_b: Batch
-    ) -> tuple[TrainState, Metrics, Record]:
+        self, state: PretrainState, batch_a: Batch, batch_b: Batch
+    ) -> tuple[PretrainState, Metrics, Record]:
         """Make a step with a measurement; the probes are a function of the seed and the step."""
         key = jax.random.fold_in(self._probe_key, state.step)
         return self.instrumented.measured(state, batch_a, batch_b, key)
@@ -319,25 +321,25 @@ class Compiled:
         self._starts = frozenset(experiment.windows.starts)
         self._last = experiment.config.training.steps - 1
 
-    def plain(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def plain(self, state: PretrainState, batch: Batch) -> tuple[PretrainState, Metrics]:
         """Make a step without a measurement."""
         return self._functions["plain"](state, self._place(batch))
 
     def measured(
-        self, state: TrainState, batch_a: Batch, batch_b: Batch
-    ) -> tuple[TrainState, Metrics, Record]:
+        self, state: PretrainState, batch_a: Batch, batch_b: Batch
+    ) -> tuple[PretrainState, Metrics, Record]:
         """Make a step with a measurement."""
         return self._functions["measured"](state, self._place(batch_a), self._place(batch_b))
 
     def distribution(
-        self, state: TrainState, batch: Batch, step: int
+        self, state: PretrainState, batch: Batch, step: int
     ) -> PositionDistribution | None:
         """Measure the distribution of learning at the first step of each window, if configured."""
         if "distribution" not in self._functions or step not in self._starts:
             return None
         return self._functions["distribution"](state.params, self._place(batch), state.step)
 
-    def lens(self, state: TrainState, step: int) -> LensSpectra | None:
+    def lens(self, state: PretrainState, step: int) -> LensSpectra | None:
         """Measure the spectra at the first step of each window and at the last, if configured."""
         if "lens" not in self._functions or not (step in self._starts or step == self._last):
             return None
