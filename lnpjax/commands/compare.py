@@ -20,7 +20,7 @@ from lnpjax.comparison import (
     family_name,
     incomparable,
 )
-from lnpjax.comparison._matching import differences
+from lnpjax.comparison._families import differences
 from lnpjax.plotting import plot_comparison
 from lnpjax.plotting._comparison import correlation_text, matched_text, run_label
 from lnpjax.plotting._lens import brief

@@ -20,16 +20,15 @@ from lnpjax.comparison._early import (
     correlation_over_layers,
     early_exponents,
 )
+from lnpjax.comparison._families import families, repeats
 from lnpjax.comparison._matching import (
     At,
     Crossing,
     Gains,
     Match,
-    families,
     gains,
     match,
     reachable_target,
-    repeats,
     token_efficiency,
     tokens_to_target,
 )
