@@ -44,15 +44,16 @@ _COMPUTE = "training compute 6 N D (FLOPs)"
 def _component(name: str, title: str, *, banded: bool = True) -> Panel:
     """Return the panel of a field of the "lnp" rows, in the words of the table of rows."""
     field = ROWS["lnp"].field(name)
-    bands = f"\nbands: {COVERAGE_TEXT} over the probes" if banded else ""
-    return Panel(name, f"{title} {field.symbol}", field.caption + bands, field.label)
+    bands = f"; bands: {COVERAGE_TEXT} over the probes" if banded else ""
+    caption = f"{field.definition}{bands}\n{field.reading}"
+    return Panel(name, f"{title} {field.symbol}", caption, field.label)
 
 
 _PANELS = (
     Panel(
         "loss",
         "Training loss",
-        "thin: every step; thick: exponential moving average (factor 0.1); dots: validation",
+        "thin: every step; thick: exponential moving average (factor 0.1)\ndots: validation",
         ROWS["train"].field("loss").label,
     ),
     _component("chi_loss", "Loss magnitude", banded=False),

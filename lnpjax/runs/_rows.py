@@ -53,11 +53,6 @@ class Field:
         """The label of an axis: symbol and unit."""
         return f"{self.symbol} ({self.unit})" if self.unit else self.symbol
 
-    @property
-    def caption(self) -> str:
-        """The definition, and what it tells."""
-        return f"{self.definition}: {self.reading}" if self.reading else self.definition
-
 
 @dataclasses.dataclass(frozen=True)
 class RowKind:

@@ -122,7 +122,8 @@ def test_every_panel_says_what_it_shows(run):
     captions = [ax.texts[0].get_text() for ax in figure.axes[1:]]
     for caption, component in zip(captions, ("chi_loss", "chi_net", "chi_pos"), strict=True):
         field = ROWS["lnp"].field(component)
-        assert caption.startswith(f"{field.definition}: {field.reading}")
+        assert caption.startswith(field.definition)
+        assert caption.splitlines()[1] == field.reading
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["115K parameters"]
 
 
