@@ -12,7 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from waiting import is_whole_png, wait_until
+from pictures import is_whole_png
+from waiting import wait_until
 
 import lnpjax
 from lnpjax import cli

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import tyro
 from lens_runs import config, make_run
-from waiting import is_whole_png
+from pictures import is_whole_png
 
 from lnpjax.commands.compare import Compare
 from lnpjax.runs import Run

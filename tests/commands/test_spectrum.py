@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from waiting import is_whole_png
+from pictures import is_whole_png
 
 from lnpjax import cli
 

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 from lens_runs import LAYERS, TAIL, TARGET, WIDTH, config, make_run
-from waiting import is_whole_png
+from pictures import is_whole_png
 
 from lnpjax.comparison import ComparisonOptions, compare
 from lnpjax.plotting import plot_comparison, plot_lens

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import zoo
-from waiting import is_whole_png
+from pictures import is_whole_png
 
 from lnpjax import eigenmodes, entk
 from lnpjax.kernel import step_along_gradient

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from waiting import is_whole_png
+from pictures import is_whole_png
 
 from lnpjax.plotting import plot_components, plot_groups, plot_run
 from lnpjax.plotting._runs import window_average
