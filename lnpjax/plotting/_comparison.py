@@ -19,7 +19,6 @@ from lnpjax.comparison import (
 )
 from lnpjax.plotting._lens import (
     DRAWN,
-    TOKENS,
     brief,
     dress_spectra,
     finish,
@@ -28,6 +27,7 @@ from lnpjax.plotting._lens import (
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
 from lnpjax.runs import Kind
+from lnpjax.runs._rows import TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,7 +140,7 @@ def _plot_losses(ax: Axes, comparison: Comparison) -> None:
     ax.axhline(comparison.target, color="0.4", linestyle=":", linewidth=1)
     caption = f"dots: where a run first meets the target, {comparison.target:.4g}"
     panel = Panel("loss", "Validation loss", caption, "loss (nats per token)")
-    dress(ax, panel, xlabel=TOKENS, yscale="linear")
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_matched(ax: Axes, comparison: Comparison, kind: Kind) -> None:

@@ -13,7 +13,7 @@ from lnpjax._base.checks import import_extra, require
 from lnpjax._base.intervals import student_t
 from lnpjax.plotting._style import COLOURS, COVERAGE, COVERAGE_TEXT, Panel, dress, new_figure, saved
 from lnpjax.runs import Kind, MeasuredSpectra, Run, RunSummary, read_run
-from lnpjax.runs._rows import SPECTRUM_NUMBERS
+from lnpjax.runs._rows import SPECTRUM_NUMBERS, TOKENS
 from lnpjax.status import describe_status
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DRAWN: tuple[Kind, Kind] = ("activations", "gradients")
 TIMES_SHOWN = 5
-TOKENS = "training tokens"
 RANK = "rank of the mode"
 SHARE = "share of the variance"
 SHARE_OF_GRADIENTS = "share of the squared gradients"
@@ -177,7 +176,7 @@ def _plot_rank(ax: Axes, summary: RunSummary) -> None:
             ax.plot(tokens, rank, "o-", color=colour, markersize=3, label=kind)
     caption = f"{_RANK_ME.symbol}: {_RANK_ME.definition}"
     panel = Panel("rank_me", "Modes that matter", caption, _RANK_ME.label)
-    dress(ax, panel, xlabel=TOKENS, yscale="linear")
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_exponents(ax: Axes, summary: RunSummary, kind: Kind) -> None:
@@ -195,7 +194,7 @@ def _plot_exponents(ax: Axes, summary: RunSummary, kind: Kind) -> None:
     caption = f"slope of log eigenvalue on log rank; bands: {COVERAGE_TEXT} of the fit"
     title = f"How fast the {kind}' spectrum falls"
     label = _NUMBERS["alpha_tail"].label
-    dress(ax, Panel(kind, title, caption, label), xlabel=TOKENS, yscale="linear")
+    dress(ax, Panel(kind, title, caption, label), xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_layers(ax: Axes, summary: RunSummary) -> None:
@@ -205,7 +204,7 @@ def _plot_layers(ax: Axes, summary: RunSummary) -> None:
         ax.plot(tokens, rank, "o-", color=colour, markersize=3, label=layer)
     caption = "RankMe of the activations; dark: early layers, light: late"
     panel = Panel("layers", "Modes by layer", caption, _RANK_ME.label)
-    dress(ax, panel, xlabel=TOKENS, yscale="linear")
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _undefined(summary: RunSummary) -> str:

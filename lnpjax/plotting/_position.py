@@ -12,7 +12,7 @@ from jaxtyping import Float
 from lnpjax._base.checks import require
 from lnpjax.plotting._style import Panel, add_legend, dress, new_figure, saved
 from lnpjax.runs import Run
-from lnpjax.runs._rows import POSITION_ARRAYS, POSITION_FILE
+from lnpjax.runs._rows import POSITION_ARRAYS, POSITION_FILE, STEP
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +86,7 @@ def plot_positions(
     dress(
         ax,
         Panel("p", "Which eigenmodes learning draws on", caption, _LABELS["p"]),
-        xlabel="training step + 1",
+        xlabel=f"{STEP.label} + 1",
     )
     figure.suptitle(
         f"Distribution of learning over the eNTK spectrum{f': {title}' if title else ''}",

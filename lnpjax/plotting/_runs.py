@@ -30,7 +30,7 @@ from lnpjax.plotting._style import (
     saved,
 )
 from lnpjax.runs import Row, Run, columns, exponential_moving_average
-from lnpjax.runs._rows import ROWS
+from lnpjax.runs._rows import FLOPS, ROWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 
 STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
-_COMPUTE = "training compute 6 N D (FLOPs)"
 
 
 def _component(name: str, title: str, *, banded: bool = True) -> Panel:
@@ -147,7 +146,7 @@ def plot_components(
             elif panel.column in measured:
                 _plot_measured(ax, measured, panel.column, label, colour)
     for panel, ax in axes.items():
-        dress(ax, panel, xlabel=_COMPUTE)
+        dress(ax, panel, xlabel=FLOPS.label)
     figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
     add_legend(figure, len(rows_by_label))
     return saved(figure, path)
@@ -191,11 +190,11 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
     chi_pos, chi_net = (ROWS["lnp"].field(name) for name in ("chi_pos", "chi_net"))
     title = f"Spectral position {chi_pos.symbol} of each group"
     caption = f"{chi_pos.definition}, in the group's own eNTK; lower is deeper"
-    dress(position, Panel("chi_pos", title, caption, chi_pos.label), xlabel=_COMPUTE)
+    dress(position, Panel("chi_pos", title, caption, chi_pos.label), xlabel=FLOPS.label)
     title = f"Share of {chi_net.symbol}"
     caption = "how much of the network's response to its parameters is this group's"
     label = f"{chi_net.symbol} of the group / of the network"
-    dress(share, Panel("share", title, caption, label), xlabel=_COMPUTE)
+    dress(share, Panel("share", title, caption, label), xlabel=FLOPS.label)
     figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
     add_legend(figure, len(groups))
     return saved(figure, path)

@@ -96,11 +96,14 @@ class ArrayFile:
         return (name for name in names if name.startswith(f"{self.prefix}-"))
 
 
-_SHARED = (
-    Field("step", "the step"),
-    Field("tokens", "tokens seen up to and including the step", unit="tokens"),
-    Field("flops", "compute up to and including the step, 6 N D", unit="FLOPs"),
+STEP = Field("step", "the step", symbol="training step")
+TOKENS = Field("tokens", "tokens seen up to and including the step", symbol="training tokens")
+FLOPS = Field(
+    "flops", "compute up to and including the step", "", "training compute 6 N D", "FLOPs"
 )
+SHARED = (STEP, TOKENS, FLOPS)
+"""What every row of `metrics.jsonl` begins with, after its "kind"."""
+
 _LOSS = Field("loss", "mean cross-entropy", symbol="loss", unit="nats")
 _STATUS = Field("status", "flags of `lnpjax.Status`; 0 where everything is defined")
 _CHI_NET = Field(
@@ -117,7 +120,9 @@ _CHI_POS = Field(
     r"$\chi_\mathrm{pos}$",
     "dimensionless",
 )
-_DELTA_LOSS = Field("delta_loss", "fall of the loss on B per unit of learning rate on A")
+_DELTA_LOSS = Field(
+    "delta_loss", "fall of the loss on B per unit of learning rate on A", unit="nats"
+)
 _SEM_DF = Field("sem_df", "degrees of freedom of the standard errors; not in older runs")
 
 MEASURED = (
@@ -213,7 +218,7 @@ LENS_FILE = ArrayFile(
     "lens",
     "The spectra of a spectra row.",
     (
-        Field("step", "the step"),
+        STEP,
         *(
             Field(kind, f"eigenvalues of each spectrum of {kind}, descending")
             for kind in get_args(Kind)
@@ -249,7 +254,7 @@ QUADRATURE_ARRAYS = (
 POSITION_FILE = ArrayFile(
     "position",
     "How learning is distributed over the spectrum, before the update of the step.",
-    (Field("step", "the step"), *POSITION_ARRAYS, *QUADRATURE_ARRAYS),
+    (STEP, *POSITION_ARRAYS, *QUADRATURE_ARRAYS),
 )
 
 
@@ -274,7 +279,7 @@ def make_row(kind: str, step: int, tokens: int, flops: float, **values: Any) -> 
     fields = ROWS[kind].names()
     others = sorted(set(values) - set(fields))
     require(not others, "values", expected=f"fields of rows {kind!r}, {fields}", got=others)
-    shared = dict(zip((field.name for field in _SHARED), (step, tokens, flops), strict=True))
+    shared = dict(zip((field.name for field in SHARED), (step, tokens, flops), strict=True))
     return {"kind": kind, **shared, **{name: values[name] for name in fields}}
 
 

@@ -31,7 +31,7 @@ from lnpjax.pretraining import (
 )
 from lnpjax.pretraining.config import LEARNING_RATES, PRESETS
 from lnpjax.runs import Run
-from lnpjax.runs._rows import ROWS, SESSION, SPECTRUM_NUMBERS
+from lnpjax.runs._rows import ROWS, SESSION, SHARED, SPECTRUM_NUMBERS
 
 STEPS = 23
 MODEL = ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)
@@ -103,8 +103,8 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
     assert keys == sorted(keys)
     assert {row["kind"] for row in rows} == set(ROWS)
     for row in rows:
-        shared = ["kind", "step", "tokens", "flops"]
-        assert list(row) == [*shared, *ROWS[row["kind"]].names()]
+        shared = [field.name for field in SHARED]
+        assert list(row) == ["kind", *shared, *ROWS[row["kind"]].names()]
     for row in rows:
         assert row["tokens"] == (row["step"] + 1) * 4 * 8
         assert row["flops"] == 6.0 * run.config["num_parameters"] * row["tokens"]
