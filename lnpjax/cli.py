@@ -29,16 +29,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: what follows the command's name; that of the process by default.
+        arguments: what follows the command's name; those of the process if None. ``--version``
+            alone prints the versions of this library and of JAX, and the devices.
 
     Returns:
-        The exit status: 0; 1 where training diverged; 2 for bad input, after one line on standard
-        error; 128 and the signal's number where a signal ended it.
+        The exit status: 0; 1 if training diverged; 2 for bad input, after one line on standard
+        error; 128 plus the signal's number if a signal ended it.
 
     Raises:
-        SystemExit: with status 2, for arguments that cannot be parsed; with 0, for `--help`.
+        SystemExit: with status 2, for invalid arguments; with 0, for `--help`.
 
-    ``--version`` alone prints the versions of what matters, and the devices.
+    Example:
+        >>> main(["--version"])
+        lnpjax ...
+        jax ..., jaxlib ..., flax ...
+        Python ..., ... cpu ...
+        0
     """
     if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
         print(versions())
@@ -70,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def versions() -> str:
-    """Return what a report of a problem should name: releases, and the devices there are.
+    """Return what a report of a problem should name: releases and devices.
 
     Example:
         >>> print(versions())
@@ -81,12 +87,12 @@ def versions() -> str:
     releases = ", ".join(f"{name} {metadata.version(name)}" for name in ("jax", "jaxlib", "flax"))
     devices = jax.devices()
     python = platform.python_version()
-    found = f"{len(devices)} {devices[0].platform} device(s): {devices[0].device_kind}"
-    return f"lnpjax {__version__}\n{releases}\nPython {python}, {found}"
+    present = f"{len(devices)} {devices[0].platform} device(s): {devices[0].device_kind}"
+    return f"lnpjax {__version__}\n{releases}\nPython {python}, {present}"
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    """Whether a check of ours, or the operating system, refused; else it is a bug, to be shown."""
+    """Return whether the library or the operating system refused; else it is a bug to be shown."""
     if isinstance(error, OSError):
         return True
     innermost: TracebackType | None = error.__traceback__

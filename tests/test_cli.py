@@ -6,18 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from pictures import is_whole_png
+from waiting import wait_until
 
 import lnpjax
 from lnpjax import cli
 from lnpjax._base.reporting import Reporter
-from lnpjax.commands import plot, spectrum, train, validate
+from lnpjax.commands import compare, plot, reproduce, spectrum, train, validate
 from lnpjax.pretraining import Experiment, PretrainConfig, open_run
 from lnpjax.runs import Run
 
@@ -62,7 +63,13 @@ def test_version_names_what_a_report_needs(capsys: pytest.CaptureFixture[str]) -
         assert part in printed
 
 
-@pytest.mark.parametrize("command", [train.Train, plot.Plot, validate.Validate, spectrum.Spectrum])
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(train.Train, plot.Plot, compare.Compare),
+        *(spectrum.Spectrum, validate.Validate, reproduce.Reproduce),
+    ],
+)
 def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         cli.main([command.__name__.lower(), "--help"])
@@ -90,8 +97,7 @@ def test_train_leaves_a_run_a_table_and_a_figure(
     assert f"measured {len(Run.open(run).rows('lnp'))} of 40 steps" in out
     assert "tokens/s" in out
     assert "step 40/40" in err
-    figure = run / "figures" / "components.png"
-    assert figure.read_bytes().startswith(b"\x89PNG")
+    assert is_whole_png(run / "figures" / "components.png")
     assert list((run / "tensorboard").iterdir())
 
 
@@ -102,7 +108,7 @@ def test_plot_draws_one_run_or_several(
     shutil.rmtree(copy / "figures")
     assert cli.main(["plot", "copy"]) == 0
     assert capsys.readouterr().out == "copy/figures/components.png\n"
-    assert (copy / "figures" / "components.png").stat().st_size > 10_000
+    assert is_whole_png(copy / "figures" / "components.png")
     assert cli.main(["plot", "copy", str(finished), "--out", "both.pdf"]) == 0
     assert (tmp_path / "both.pdf").read_bytes().startswith(b"%PDF")
 
@@ -136,7 +142,7 @@ def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
 
 
 def test_a_second_stop_signal_interrupts() -> None:
-    with train._first_stop_signal() as caught:
+    with train.catch_stop_signal() as caught:
         signal.raise_signal(signal.SIGTERM)
         assert caught == [signal.SIGTERM]
         with pytest.raises(KeyboardInterrupt):
@@ -150,9 +156,11 @@ def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill_when(process: subprocess.Popen[bytes], metrics: Path, rows: int, log: Path) -> None:
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < rows:
+    def has_rows() -> bool:
         assert process.poll() is None, f"ended before it had {rows} rows: {log.read_text()}"
-        time.sleep(0.001)
+        return metrics.exists() and metrics.read_bytes().count(b"\n") >= rows
+
+    wait_until(has_rows)
     process.kill()
     assert process.wait() == -signal.SIGKILL
 
@@ -213,7 +221,7 @@ CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "
         ({"microbatch_size": 0}, "microbatch_size: expected an integer >= 1, got 0"),
         ({"wandb": "project"}, "--wandb needs the package 'wandb': pip install 'lnpjax[wandb]'"),
         ({"out": "taken"}, "path: expected a new or empty folder"),
-        ({"resume": "nowhere"}, "--resume: expected no option beside it but --tensorboard"),
+        ({"resume": "nowhere"}, "--resume: expected no option with it except --tensorboard"),
         ({"mesh": "rows=2"}, "mesh: expected sizes of the axes data and model, such as data=4,mo"),
         ({"mesh": "data=8"}, "batch_size: expected a multiple of 8, over as many devices the mesh"),
         ({"mesh": "data=4,model=64"}, "mesh: expected 256 devices for data=4,model=64 (set XLA_FL"),
@@ -241,8 +249,8 @@ def test_bad_options_get_one_line(
 def test_what_resume_and_plot_refuse(
     finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "nowhere, which is no folder" in refused(["train", "--resume", "nowhere"], capsys)
-    assert "nowhere, which is no folder" in refused(["plot", "nowhere"], capsys)
+    assert "nowhere, which is not a folder" in refused(["train", "--resume", "nowhere"], capsys)
+    assert "nowhere, which is not a folder" in refused(["plot", "nowhere"], capsys)
     assert "RUN: expected at least one run folder" in refused(["plot"], capsys)
     assert "RUN: expected at least two run folders" in refused(["compare", "nowhere"], capsys)
     assert "EXPERIMENT: expected one of" in refused(["reproduce", "nothing"], capsys)

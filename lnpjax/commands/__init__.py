@@ -1,1 +1,1 @@
-"""What `lnpjax` can be told to do: one dataclass per subcommand, whose text is its help."""
+"""The subcommands of `lnpjax`: one dataclass each, whose text is its help."""

@@ -1,10 +1,56 @@
-"""How the commands show paths."""
+"""How the commands show paths and tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from lnpjax._base.checks import import_extra
 
 
 def shown(path: Path) -> str:
-    """A path as short as it can be for someone in the current folder."""
+    """Return a path as short as possible for someone in the current folder.
+
+    Example:
+        >>> shown(Path.cwd() / "runs" / "small")
+        'runs/small'
+    """
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def console() -> Any:
+    """Return a `rich.console.Console` that prints to standard output.
+
+    Raises:
+        ImportError: if rich is not installed (the extra "run").
+    """
+    return import_extra("rich.console", extra="run", purpose="the table").Console()
+
+
+def table(title: str, headings: tuple[str, ...], *, no_wrap: bool = False) -> Any:
+    """Return a `rich.table.Table` without rows.
+
+    The first column, and those without a heading, are aligned to the left, others to the right.
+
+    Args:
+        title: above the table.
+        headings: of the columns.
+        no_wrap: whether cells keep to one line.
+
+    Raises:
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> [column.justify for column in table("Speed", ("run", "tokens/s")).columns]
+        ['left', 'right']
+    """
+    rich = import_extra("rich.table", extra="run", purpose="the table")
+    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
+    empty = rich.Table(
+        title=title, title_justify="left", title_style="bold", box=box, pad_edge=False
+    )
+    empty.padding = (0, 1, 0, 0)
+    for number, heading in enumerate(headings):
+        justify = "right" if number and heading else "left"
+        empty.add_column(heading, justify=justify, no_wrap=no_wrap)
+    return empty

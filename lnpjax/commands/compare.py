@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lnpjax._base.checks import import_extra, require
-from lnpjax.commands._show import shown
+from lnpjax._base.checks import require
+from lnpjax.commands._show import console, shown, table
 from lnpjax.comparison import (
     KINDS,
     Comparison,
@@ -20,7 +20,7 @@ from lnpjax.comparison import (
     family_name,
     incomparable,
 )
-from lnpjax.comparison._matching import differences
+from lnpjax.comparison._families import differences
 from lnpjax.plotting import plot_comparison
 from lnpjax.plotting._comparison import correlation_text, matched_text, run_label
 from lnpjax.plotting._lens import brief
@@ -33,11 +33,11 @@ FAR = 1.25  # a match that is off by more than this factor in tokens is pointed 
 class Compare:
     """Compare runs: how fast each learned, and what its spectra looked like at an equal point.
 
-    Runs that differ in no more than batch size, learning rate, seeds, steps and warm-up are one
-    family. Printed are the tokens that each run took to a target loss, relative to the best of its
-    family; the spectra where runs are compared; what each change from run to run brought, in tokens
-    and in speed, and how it did (Spectral Lens, section 4); and, for families of three runs or
-    more, how well an early spectrum predicted the tokens to the target.
+    Runs that differ in nothing except batch size, learning rate, seeds, steps and warm-up are one
+    family. The tables show the tokens that each run took to a target loss, relative to the best of
+    its family; the spectra where runs are compared; what each change from run to run brought, in
+    tokens and in speed, and how it helped (Spectral Lens, section 4); and, for families of three
+    runs or more, how well an early spectrum predicted the tokens to the target.
 
     Args:
         runs: Run folders, in the order in which changes are to be read.
@@ -45,11 +45,12 @@ class Compare:
         at: What is equal where spectra are compared: loss (the target), tokens, or fraction (of
             each run's own length).
         tokens: For --at tokens. None: as many as the shortest run has.
-        fraction: How early the early exponents are read: this part of the tokens that the fastest
-            run of a family takes to the target. For --at fraction, where spectra are compared.
+        fraction: How early the early exponents are read: at this fraction of the tokens that the
+            fastest run of a family takes to the target. For --at fraction, where spectra are
+            compared.
         crossing: How tokens to the target are counted: interpolated between validation losses, or
             up to the first checkpoint that meets it, as the paper does.
-        out: Where the figure goes; the suffix says in which format.
+        out: Where the figure goes; the suffix decides the format.
     """
 
     runs: tuple[str, ...]
@@ -86,30 +87,20 @@ class Compare:
 
 
 def _print(comparison: Comparison) -> None:
-    console = import_extra("rich.console", extra="run", purpose="the table").Console()
+    screen = console()
     for line in _introduction(comparison):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    console.print(_runs_table(comparison))
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
+    screen.print(_runs_table(comparison))
     if any(comparison.matches):
-        console.print(_spectra_table(comparison))
-    console.print(_transitions_table(comparison))
+        screen.print(_spectra_table(comparison))
+    screen.print(_transitions_table(comparison))
     for line in (*_reasons(comparison), *_correlations(comparison), *_warnings(comparison)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _table(title: str, *headings: str) -> Any:
-    rich = import_extra("rich.table", extra="run", purpose="the table")
-    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
-    table = rich.Table(title=title, title_justify="left", title_style="bold", box=box)
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left")
-    return table
+        screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _introduction(comparison: Comparison) -> list[str]:
-    found = comparison.options.target is None
-    why = "the lowest that all runs reach" if found else "given"
+    is_given = comparison.options.target is not None
+    why = "given" if is_given else "the lowest that all runs reach"
     lines = [f"target: a validation loss of {comparison.target:.4g} ({why})"]
     if len(comparison.families) > 1:
         first = [comparison.runs[members[0]] for members in comparison.families]
@@ -126,9 +117,9 @@ def _where(comparison: Comparison) -> str:
 
 def _runs_table(comparison: Comparison) -> Any:
     headings = ("run", "family", "batch", "tokens to target", "of best", "tokens/s")
-    table = _table("Speed", *headings)
+    speeds = table("Speed", headings)
     for i, run in enumerate(comparison.runs):
-        table.add_row(
+        speeds.add_row(
             run.name,
             comparison.family_of(i),
             "-" if run.batch_size is None else str(run.batch_size),
@@ -136,44 +127,42 @@ def _runs_table(comparison: Comparison) -> Any:
             _text(comparison.efficiencies[i], ".2f"),
             _tokens(comparison.throughput[i]),
         )
-    return table
+    return speeds
 
 
 def _spectra_table(comparison: Comparison) -> Any:
     headings = ("run", "RankMe", "α head", "α tail", "gradient RankMe", "tokens", "loss")
-    table = _table(f"Spectra measured nearest to {_where(comparison)}", *headings)
-    for run, found in zip(comparison.runs, comparison.matches, strict=True):
-        if found is None:
-            table.add_row(run.name, *["-"] * 6)
+    spectra = table(f"Spectra measured nearest to {_where(comparison)}", headings)
+    for run, matched in zip(comparison.runs, comparison.matches, strict=True):
+        if matched is None:
+            spectra.add_row(run.name, *["-"] * 6)
             continue
-        number = found.spectra.number
-        table.add_row(
+        number = matched.spectra.number
+        spectra.add_row(
             run.name,
             _text(number("activations", "rank_me"), ".1f"),
             _text(number("activations", "alpha_head"), ".2f"),
             _text(number("activations", "alpha_tail"), ".2f"),
             _text(number("gradients", "rank_me"), ".1f"),
-            brief(found.spectra.tokens),
-            f"{found.loss:.3f}",
+            brief(matched.spectra.tokens),
+            f"{matched.loss:.3f}",
         )
-    return table
+    return spectra
 
 
 def _transitions_table(comparison: Comparison) -> Any:
-    table = _table(
-        "Changes",
-        *("from → to", "TokGain", "ThrGain", "activations", "gradients", "label"),
-    )
+    headings = ("from → to", "TokGain", "ThrGain", "activations", "gradients", "label")
+    changes = table("Changes", headings)
     for step in comparison.transitions:
         before, after = (run_label(comparison, run) for run in (step.before, step.after))
-        table.add_row(
+        changes.add_row(
             f"{before} → {after}",
             _text(100 * step.gains.token, "+.1f", " %"),
             _text(100 * step.gains.throughput, "+.1f", " %"),
             *_moved(step),
             step.verdict.label,
         )
-    return table
+    return changes
 
 
 def _moved(step: Transition) -> list[str]:
@@ -198,14 +187,14 @@ def _reasons(comparison: Comparison) -> list[str]:
 
 
 def _correlations(comparison: Comparison) -> list[str]:
-    found = comparison.correlations
-    if found is None:
+    correlations = comparison.correlations
+    if correlations is None:
         return []
     lines = [
         f"early α tail (at {comparison.options.fraction:.0%} of the fastest run's tokens) against "
         "tokens to the target, Spearman's rho (p: share of all orders at least as extreme)"
     ]
-    within = iter(found.within)
+    within = iter(correlations.within)
     for number, early in enumerate(comparison.early):
         if early is None:
             continue
@@ -213,10 +202,11 @@ def _correlations(comparison: Comparison) -> list[str]:
         lines.append(f"  family {family_name(number)}: {correlation_text(next(within))}")
         if not math.isnan(layers.late_advantage):
             late = f"{layers.late_advantage:+.2f}"
-            lines.append(f"    last layer less the mean of the first two: {late}")
-    if found.num_families > 1:
-        lines.append(f"  mean of {found.num_families} families: {correlation_text(found.mean)}")
-        lines.append(f"  pooled, scaled within families: {correlation_text(found.pooled)}")
+            lines.append(f"    last layer minus the mean of the first two: {late}")
+    if correlations.num_families > 1:
+        mean, pooled = correlation_text(correlations.mean), correlation_text(correlations.pooled)
+        lines.append(f"  mean of {correlations.num_families} families: {mean}")
+        lines.append(f"  pooled, scaled within families: {pooled}")
     return lines
 
 
@@ -233,17 +223,13 @@ def _warnings(comparison: Comparison) -> list[str]:
     if bare := [i for i, run in enumerate(runs) if not run.spectra]:
         lines.append(f"no spectra in {named(bare)}: record them with lnpjax train --spectra N")
     far = [
-        i
-        for i, found in enumerate(comparison.matches)
-        if found is not None and abs(math.log(found.token_ratio)) > math.log(FAR)
+        f"{run.name} (x{matched.token_ratio:.2f})"
+        for run, matched in zip(runs, comparison.matches, strict=True)
+        if matched is not None and abs(math.log(matched.token_ratio)) > math.log(FAR)
     ]
     if far:
-        off = ", ".join(
-            f"{runs[i].name} (x{found.token_ratio:.2f})"
-            for i in far
-            if (found := comparison.matches[i])
-        )
-        lines.append(f"spectra measured far, in tokens, from where they are compared: {off}")
+        names = ", ".join(far)
+        lines.append(f"spectra measured far, in tokens, from where they are compared: {names}")
     slow = np.flatnonzero(np.isnan(comparison.throughput)).tolist()
     if slow:
         lines.append(f"no record of tokens per second in {named(slow)} (runs of older versions)")

@@ -16,7 +16,7 @@ class Plot:
 
     Args:
         runs: Run folders. The figures of a single run go into its own folder.
-        out: Where the figure of several runs goes; the suffix says in which format.
+        out: Where the figure of several runs goes; the suffix decides the format.
     """
 
     runs: tuple[str, ...]

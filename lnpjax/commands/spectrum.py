@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import import_extra, require
-from lnpjax.commands._show import shown
+from lnpjax._base.checks import check_count, require
+from lnpjax.commands._show import console, shown, table
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.jacobian import ApplyFn, Batch
 from lnpjax.models import split_llama
-from lnpjax.models.llama2c import Tokenizer, read_checkpoint
+from lnpjax.models.llama2c import PieceTokenizer, read_checkpoint
 from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
 from lnpjax.runs import terminal_reporter
@@ -36,26 +36,27 @@ class _Network(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spectrum:
-    """Show in which spectral shells a language model's error lies, and from where it learns.
+    """Show in which spectral shells a language model's error lies, and from which it learns.
 
-    Lanczos runs from the error (each token's surprisal) and from the loss gradient, so no kernel is
-    ever formed. For every checkpoint: the energy of the error in logarithmic shells of eigenvalues,
-    its peak and cut-off, and the distribution of learning whose mean is chi_pos. Energies are means
-    over batches. One row per checkpoint is printed; figures and numbers go to RUN/shells.
+    Lanczos starts from the error (each token's surprisal) and from the loss gradient, so the kernel
+    is never formed. For every checkpoint, the command computes the energy of the error in
+    logarithmic shells of eigenvalues, its peak and cut-off, and the distribution of learning, whose
+    mean is chi_pos. Energies are means over batches. It prints one row per checkpoint; figures and
+    numbers go to RUN/shells.
 
     Args:
         runs: Run folders. Of a single run, its initialisation and the checkpoints that it has kept;
             of several, the last checkpoint of each.
         llama2c: Instead of a run, a trained model in the format of llama2.c.
-        data: The text for it: as in lnpjax train.
+        data: The text for --llama2c: a name or path, as lnpjax train takes it.
         tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: bytes.
         num_batches: Batches that are averaged over (the paper: 50).
-        batch_size: Sequences in each.
-        context_length: Tokens of a sequence, for --llama2c.
+        batch_size: Sequences in each batch.
+        context_length: Tokens per sequence, for --llama2c.
         num_matvecs: Products with the kernel for each batch and start vector.
-        ratio: From one shell's lower edge to the next's.
-        decades: How far below the largest eigenvalue shells reach.
-        seed: Of the random probes.
+        ratio: Ratio of one shell's lower edge to that of the shell below it.
+        decades: How many factors of ten below the largest eigenvalue the shells reach.
+        seed: Seed of the random probes.
         out: A folder for the results. None: RUN/shells, or spectrum/NAME.
     """
 
@@ -81,8 +82,7 @@ class Spectrum:
         options = ProfileOptions(self.num_matvecs, self.ratio, self.decades)
         options.check()
         for name in ("num_batches", "batch_size", "context_length"):
-            value = getattr(self, name)
-            require(value >= 1, f"--{name}", expected="an integer >= 1", got=value)
+            check_count(f"--{name.replace('_', '-')}", getattr(self, name))
         require(
             bool(self.runs) != (self.llama2c is not None),
             "RUN",
@@ -134,16 +134,16 @@ class Spectrum:
 
             states[f"step {step}" if alone else f"{run.path.name}, step {step}"] = restored
         batches = Batches(dataset, self.batch_size, seed=config.training.data_seed)
-        found = [batches.batch(index) for index in range(self.num_batches)]
-        return _Network(run.path.name, experiment.apply_fn, states, found, run.path / "shells")
+        averaged = [batches.batch(index) for index in range(self.num_batches)]
+        return _Network(run.path.name, experiment.apply_fn, states, averaged, run.path / "shells")
 
     def _of_file(self) -> _Network:
         assert self.llama2c is not None
         _, model = read_checkpoint(self.llama2c)
         apply_fn, params = split_llama(model)
         if self.tokenizer is not None and self.tokenizer.endswith(".bin"):
-            tokenizer = Tokenizer.from_file(self.tokenizer, model.config.vocab_size)
-            found = self._batches_of(tokenizer)
+            tokenizer = PieceTokenizer.from_file(self.tokenizer, model.config.vocab_size)
+            averaged = self._batches_of(tokenizer)
         else:
             dataset = load_dataset(
                 self.data,
@@ -158,13 +158,13 @@ class Spectrum:
                 got=dataset.vocab_size,
             )
             batches = Batches(dataset, self.batch_size, seed=0)
-            found = [batches.batch(index) for index in range(self.num_batches)]
+            averaged = [batches.batch(index) for index in range(self.num_batches)]
         name = Path(self.llama2c).stem
         states = {"trained": lambda: params}
-        return _Network(name, apply_fn, states, found, Path("spectrum") / name)
+        return _Network(name, apply_fn, states, averaged, Path("spectrum") / name)
 
-    def _batches_of(self, tokenizer: Tokenizer) -> list[Batch]:
-        """The beginning of the text, as its documents come."""
+    def _batches_of(self, tokenizer: PieceTokenizer) -> list[Batch]:
+        """Take the beginning of the text, in the order of its documents."""
         shape = (self.num_batches, self.batch_size, self.context_length + 1)
         needed, ids = math.prod(shape), list[int]()
         for document in read_documents(self.data):
@@ -197,19 +197,15 @@ def _save(profiles: list[Profile], folder: Path) -> None:
 
 
 def _print_table(name: str, profiles: list[Profile]) -> None:
-    rich = import_extra("rich.table", extra="run", purpose="the table")
-    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
-    table = rich.Table(title=name, title_justify="left", title_style="bold", box=box)
-    table.pad_edge, table.padding = False, (0, 1, 0, 0)
-    for heading in ("", "loss", "chi_pos", "median p", "10 %", "90 %", "peak", "cut-off", "slope"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    headings = ("", "loss", "chi_pos", "median p", "10 %", "90 %", "peak", "cut-off", "slope")
+    states = table(name, headings, no_wrap=True)
     for profile in profiles:
         position, frontier = profile.position, profile.frontier
         low, high = (
             float(jnp.exp(jnp.mean(jnp.log(values))))
             for values in (position.tenth, position.ninetieth)
         )
-        table.add_row(
+        states.add_row(
             profile.label,
             f"{float(jnp.mean(position.loss)):.3g}",
             *(f"{p:.1e}" for p in (jnp.mean(position.chi_pos), profile.median, low, high)),
@@ -217,9 +213,9 @@ def _print_table(name: str, profiles: list[Profile]) -> None:
             f"{float(frontier.cutoff):.2g}" if jnp.isfinite(frontier.cutoff) else "beyond",
             f"{float(frontier.exponent):.2g}" if jnp.isfinite(frontier.exponent) else "-",
         )
-    console = import_extra("rich.console", extra="run", purpose="the table").Console()
-    console.print(table)
-    console.print(
+    screen = console()
+    screen.print(states)
+    screen.print(
         "chi_pos, p: strength of the eigenmodes that the loss gradient lies along (share of the "
         "trace)\npeak, cut-off: eigenvalues where the error's energy per shell is largest, and "
         "where it falls to 1 % of that\nslope: of the energy below the peak, in logarithms",

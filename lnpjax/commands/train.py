@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.reporting import Reporter
-from lnpjax.commands._show import shown
+from lnpjax.commands._show import console, shown
 from lnpjax.data import KNOWN_DATA
 from lnpjax.plotting import plot_run
 from lnpjax.pretraining import (
@@ -43,6 +43,7 @@ from lnpjax.runs import (
     summary_table,
     terminal_reporter,
 )
+from lnpjax.runs._rows import CONFIG_FILE
 from lnpjax.sharding import make_mesh
 
 FAILED = 1
@@ -56,10 +57,12 @@ class OutputOptions:
         out: A new folder for the run; one that holds a run is never overwritten. None:
             runs/DATA-PRESET-N with the first free N.
         resume: Go on with the run in this folder from its last checkpoint, with its own
-            configuration: of the other options only --tensorboard, --wandb and those that join
-            processes may be given.
-        tensorboard: Also write event files for TensorBoard, into the run (the extra tensorboard).
-        wandb: Also log to this project of Weights & Biases (the extra wandb). None: do not.
+            configuration. The only other options allowed are --tensorboard, --wandb and those that
+            join processes.
+        tensorboard: Also write event files for TensorBoard into the run (needs the extra
+            tensorboard).
+        wandb: Also log to this project of Weights & Biases (needs the extra wandb). None: no
+            logging.
     """
 
     out: str | None = None
@@ -70,15 +73,16 @@ class OutputOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a Llama on text or images, and measure from where in the spectrum it learns.
+    """Train a Llama on text or images, and measure where in the spectrum it learns.
 
     While the model trains, the linearised change of its loss is split into chi_loss (how wrong the
-    predictions are), chi_net (how strongly the outputs respond to the parameters) and chi_pos:
-    where in the spectrum of the empirical neural tangent kernel learning takes place. The rows go
-    to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a model
-    of 115K parameters trains on the Python library's sources, in about a minute on two cores. A run
-    that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly what an
-    uninterrupted run has. --mesh spreads a run over many devices, --coordinator over processes.
+    predictions are), chi_net (how strongly the outputs respond to the parameters) and chi_pos: in
+    which part of the spectrum of the empirical neural tangent kernel learning takes place. The rows
+    go to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a
+    model of 115K parameters trains on the Python library's sources, in about a minute on two cores.
+    A run that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly
+    what an uninterrupted run has. --mesh shards a run over many devices, --coordinator over
+    processes.
     """
 
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
@@ -105,7 +109,7 @@ class Train:
             writers = group.together(lambda: list(self._writers(own)))
             for writer in writers:
                 stack.enter_context(contextlib.closing(writer))
-            stop_signal = stack.enter_context(_first_stop_signal())
+            stop_signal = stack.enter_context(catch_stop_signal())
             outcome = pretrain(
                 experiment,
                 run,
@@ -121,11 +125,11 @@ class Train:
                 f"stopped after {outcome.steps_done} of {experiment.config.training.steps} steps, "
                 f"saved; go on with: lnpjax train --resume {where}"
             )
-            return 128 + (stop_signal or [signal.SIGTERM])[0]  # it may be another that was told to
+            return 128 + (stop_signal or [signal.SIGTERM])[0]  # another process may have caught it
         return 0 if outcome.status == "finished" else FAILED
 
     def _check(self) -> None:
-        """Refuse what can be refused before the data are read, which may take long."""
+        """Refuse what can be refused before the data are read, which can take long."""
         self.training.check()
         self.measurement.check()
         self.processes.check()
@@ -145,16 +149,16 @@ class Train:
         require(
             not given,
             "--resume",
-            expected="no option beside it but --tensorboard, --wandb and those that join "
+            expected="no option with it except --tensorboard, --wandb and those that join "
             "processes, since the run has its own",
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
     def _start(self, group: Group) -> tuple[Run | None, Experiment]:
-        """A new run; the first process has its folder."""
+        """Start a run; the first process has its folder."""
 
         def load() -> Experiment:
-            mesh = _mesh(self.training.mesh, group)  # before the data, which may take long
+            mesh = _mesh(self.training.mesh, group)  # before the data, which can take long
             dataset = self.data.load()
             config = PretrainConfig.resolve(
                 dataset,
@@ -184,12 +188,12 @@ class Train:
         return own, experiment
 
     def _reopen(self, group: Group) -> tuple[Run | None, Experiment]:
-        """The run to go on with, which only the first process need be able to read."""
+        """Open the run to go on with, which only the first process reads."""
         folder = self.output.resume
         assert folder is not None
 
         def load() -> Experiment:
-            config = PretrainConfig.from_json(written, source=f"{path}/config.json")
+            config = PretrainConfig.from_json(written, source=f"{path}/{CONFIG_FILE}")
             mesh = _mesh(config.training.mesh, group)
             return Experiment(config, load_same_data(config, written, path), mesh=mesh)
 
@@ -198,7 +202,7 @@ class Train:
         return own, group.together(load)
 
     def _folders(self) -> Iterator[Path]:
-        """Where the run may go, in order of preference."""
+        """Return where the run may go, in order of preference."""
         if self.output.out is not None:
             return iter([Path(self.output.out)])
         data = self.data.data
@@ -224,8 +228,8 @@ class Train:
 
 
 @contextlib.contextmanager
-def _first_stop_signal() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM instead of dying of them, once; the second one interrupts."""
+def catch_stop_signal() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM instead of dying of the first; the second one interrupts."""
     caught: list[int] = []
 
     def catch(number: int, _: FrameType | None) -> None:
@@ -242,10 +246,10 @@ def _first_stop_signal() -> Iterator[list[int]]:
 
 
 def _should_stop(stop_signal: list[int], group: Group, mesh: Mesh | None) -> Callable[[], bool]:
-    def told() -> bool:
+    def wanted() -> bool:
         return bool(stop_signal)
 
-    return told if mesh is None or group.count == 1 else StopTogether(told, mesh)
+    return wanted if mesh is None or group.count == 1 else StopTogether(wanted, mesh)
 
 
 def _mesh(shape: str | None, group: Group) -> Mesh | None:
@@ -270,7 +274,7 @@ def _announce(run: Run | SharedRun, experiment: Experiment, reporter: Reporter) 
 
 
 def _create(create: Callable[[Path], Run], folders: Iterator[Path]) -> Run:
-    """The first of the folders that can be had; the error of the last, if there is an end."""
+    """Make the first folder that is free; raise the error of the last, if there is an end."""
     refused: Exception = ValueError("no folder")
     for folder in folders:
         try:
@@ -292,16 +296,15 @@ def _changed_fields(options: Any, default: Any) -> list[str]:
 
 
 def _print_summary(run: Run, outcome: Outcome, figure: Path | None) -> None:
-    console = import_extra("rich.console", extra="run", purpose="the table").Console()
-    rows = run.rows()
-    console.print(summary_table(rows))
+    screen, rows = console(), run.rows()
+    screen.print(summary_table(rows))
     measured = sum(row["kind"] == "lnp" for row in rows)
     line = f"measured {measured:,} of {outcome.steps_done:,} steps"
     if outcome.tokens_per_second > 0:
         line += f"; {outcome.tokens_per_second:,.0f} tokens/s"
     if outcome.measuring_share >= 0:
         line += f", {outcome.measuring_share:.0%} of the time spent measuring"
-    console.print(line, highlight=False)
+    screen.print(line, highlight=False)
     for name, path in (("run", run.path), ("figure", figure)):
         if path is not None:
             print(f"{name:<7}{shown(path)}")  # not by rich, which would break long lines

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.reporting import Reporter
-from lnpjax.commands._show import shown
+from lnpjax.commands._show import console, shown, table
 from lnpjax.kernel import Backend
 from lnpjax.kernel._neural_tangents import import_neural_tangents
 from lnpjax.plotting import plot_mode_steps, plot_modes
@@ -37,24 +37,25 @@ HEADINGS = {"jax": "jax", "neural_tangents": "nt"}
 class Validate:
     """Check every cheap number against the explicit eNTK, on a small network.
 
-    The cheap measurement (LNP components from gradients) is set beside the eigenmodes of the
+    The cheap measurement (LNP components from gradients) is compared with the eigenmodes of the
     explicit kernel, computed by this library and by neural-tangents, before and after training:
     one row per quantity, with the largest relative difference and a verdict. The exit status is 1
-    where anything disagrees. The spectra are saved, and drawn as in Fig. 12 of the Spectral Reach
+    if anything disagrees. The spectra are saved, and drawn as in Fig. 12 of the Spectral Reach
     paper, together with how well the modes predict real gradient steps.
 
     Args:
         model: What to check.
             - mlp, cnn: on scikit-learn's digits, all 10 outputs.
-            - llama, llama-tied: a small Llama on bytes of source code, with chosen outputs.
+            - llama, llama-tied: a small Llama on bytes of source code, with some of its outputs.
         run: Check the last checkpoint of this run instead, and its initialisation.
         checkpoint: Another checkpoint of that run, by its step.
         steps: Steps of training between the two states of --model.
-        num_samples: Samples in each batch. None: 8, or 2 of a language model.
+        num_samples: Samples in each batch. None: 8, or 2 for a language model.
         num_vocabulary: Vocabulary entries of a language model that are kept: the most frequent.
         num_positions: Positions of a language model that are kept, evenly spread.
-        precision: Of everything, the network included.
-        neural_tangents: The second opinion: auto takes it where it is installed.
+        precision: Floating-point precision of everything, the network included.
+        neural_tangents: Whether neural-tangents gives a second opinion: auto uses it if it is
+            installed.
         out: A folder for the results. None: validation/MODEL-N with the first free N, or the run.
     """
 
@@ -92,11 +93,11 @@ class Validate:
         return 0 if all(outcome.agrees for outcome in outcomes.values()) else DISAGREEMENT
 
     def _check(self) -> None:
-        require(self.steps >= 0, "--steps", expected="an integer >= 0", got=self.steps)
+        check_count("--steps", self.steps, least=0)
         require(
             self.checkpoint is None or self.run is not None,
             "--checkpoint",
-            expected="--run RUN beside it",
+            expected="--run RUN with it",
             got="--model",
         )
 
@@ -125,7 +126,7 @@ class Validate:
         return run, run.path.name, pair
 
     def _folder(self, run: Run | None) -> Path:
-        """A new folder; for a run, `validation` within it, where results replace older ones."""
+        """Make a new folder; for a run, `validation` within it, where new results replace old."""
         if self.out is not None:
             folder = Path(self.out)
             folder.mkdir(parents=True, exist_ok=True)
@@ -145,8 +146,9 @@ class Validate:
 
 
 def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) -> None:
-    console = import_extra("rich.console", extra="run", purpose="the table").Console()
-    findings = _table(title, ["cheap", *(HEADINGS[name] for name in backends), "off by", ""])
+    screen = console()
+    headings = ("", "cheap", *(HEADINGS[name] for name in backends), "off by", "")
+    findings = table(title, headings, no_wrap=True)
     for finding in outcome.findings:
         exact = [finding.exact.get(backend) for backend in backends]
         cheap = "" if finding.cheap is None else _short(finding.cheap)
@@ -160,38 +162,27 @@ def _print_tables(title: str, outcome: Validation, backends: Sequence[Backend]) 
         + "off by: largest difference, relative to the size of the quantity\n"
         "across A, B: a step on batch A, seen on batch B\n"
     )
-    console.print(findings)
-    console.print(legend, style="dim", highlight=False)
-    steps = _table(
+    screen.print(findings)
+    screen.print(legend, style="dim", highlight=False)
+    steps = table(
         "gradient steps along the chosen outputs' part of the gradient",
-        ["predicted fall", "fall (all outputs)", "outputs astray by"],
+        ("", "predicted fall", "fall (all outputs)", "outputs off by"),
+        no_wrap=True,
     )
     predicted = -np.sum(np.asarray(outcome.steps.predicted_loss_change), axis=1)
-    actual, astray = -np.asarray(outcome.steps.loss_change), np.asarray(outcome.steps.disagreement)
-    for fall, truth, error in zip(predicted, actual, astray, strict=True):
+    actual, errors = -np.asarray(outcome.steps.loss_change), np.asarray(outcome.steps.disagreement)
+    for fall, truth, error in zip(predicted, actual, errors, strict=True):
         share = f"{fall / abs(outcome.loss):.0e} of the loss"
         steps.add_row(share, _short(fall), _short(truth), f"{error:.0e}")
-    console.print(steps)
+    screen.print(steps)
 
 
 def _short(number: float) -> str:
     return f"{number:.4g}".replace("e+0", "e").replace("e-0", "e-")
 
 
-def _table(title: str, headings: Sequence[str]) -> Any:
-    rich = import_extra("rich.table", extra="run", purpose="the table")
-    box = import_extra("rich.box", extra="run", purpose="the table").SIMPLE
-    table = rich.Table(
-        title=title, title_justify="left", title_style="bold", box=box, pad_edge=False
-    )
-    table.add_column("", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    return table
-
-
 def _save(outcomes: dict[str, Validation], folder: Path, name: str) -> None:
-    """`findings.json`, `spectra.npz`, and two figures."""
+    """Write `findings.json`, `spectra.npz`, and two figures."""
     findings = {
         label: [finding._asdict() | {"agrees": finding.agrees} for finding in outcome.findings]
         for label, outcome in outcomes.items()

@@ -1,4 +1,4 @@
-"""Several runs put next to each other: who was faster, and whether it showed early."""
+"""Several runs compared: which was faster, why, and whether it showed early."""
 
 from lnpjax.comparison._compare import (
     Comparison,
@@ -15,17 +15,15 @@ from lnpjax.comparison._early import (
     correlation_over_layers,
     early_exponents,
 )
+from lnpjax.comparison._families import families, incomparable, repeats
 from lnpjax.comparison._matching import (
     At,
     Crossing,
     Gains,
     Match,
-    families,
     gains,
-    incomparable,
     match,
     reachable_target,
-    repeats,
     token_efficiency,
     tokens_to_target,
 )

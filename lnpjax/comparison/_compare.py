@@ -1,4 +1,4 @@
-"""Several runs put side by side: all that `lnpjax compare` prints and draws, as numbers."""
+"""Several runs next to each other: all that `lnpjax compare` prints and draws, as numbers."""
 
 from __future__ import annotations
 
@@ -20,16 +20,15 @@ from lnpjax.comparison._early import (
     correlation_over_layers,
     early_exponents,
 )
+from lnpjax.comparison._families import families, repeats
 from lnpjax.comparison._matching import (
     At,
     Crossing,
     Gains,
     Match,
-    families,
     gains,
     match,
     reachable_target,
-    repeats,
     token_efficiency,
     tokens_to_target,
 )
@@ -57,6 +56,13 @@ class ComparisonOptions:
         fraction: how early the early exponent is read: this part of the way of a family's fastest
             run to the target; and for ``at="fraction"``, where runs are compared.
         crossing: how tokens to the target are counted (`tokens_to_target`).
+
+    Example:
+        >>> ComparisonOptions(at="tokens", tokens=1e6).check()
+        >>> ComparisonOptions(fraction=2.0).check()
+        Traceback (most recent call last):
+            ...
+        ValueError: fraction: expected a number in (0, 1], got 2.0
     """
 
     at: At = "loss"
@@ -66,10 +72,10 @@ class ComparisonOptions:
     crossing: Crossing = "interpolated"
 
     def check(self) -> None:
-        """Refuse values that cannot be.
+        """Refuse invalid values.
 
         Raises:
-            ValueError: naming the option.
+            ValueError: if one is invalid; the message names the option.
         """
         fine = 0 < self.fraction <= 1
         require(fine, "fraction", expected="a number in (0, 1]", got=self.fraction)
@@ -84,10 +90,18 @@ class Transition:
     """A change from one run to another.
 
     Attributes:
-        before, after: indices of the runs.
+        before: index of the run without the change.
+        after: index of the run with it.
         gains: TokGain and ThrGain, and their logarithms.
         moved: how far the spectra of the activations and of the gradients moved; NaN without any.
         verdict: the label of the taxonomy, and why.
+
+    Example:
+        >>> from lnpjax.comparison import gains
+        >>> brought = gains(2e6, 1e6, 100.0, 100.0)
+        >>> verdict = classify(brought.log_token, brought.log_throughput, 5.0, 1.0)
+        >>> Transition(0, 1, brought, {}, verdict).verdict.label
+        'activation-led'
     """
 
     before: int
@@ -103,8 +117,14 @@ class EarlyPrediction(NamedTuple):
     Attributes:
         at_tokens: where they are read, in every run.
         exponents: `(run,)`.
-        over_fraction: as in Spectral Lens, figure 8.
-        over_layers: as in figure 10.
+        over_fraction: correlations over training (*Spectral Lens*, figure 8).
+        over_layers: correlations over layers (figure 10).
+
+    Example:
+        >>> curves, layers = CorrelationCurves(np.ones(1), (), ()), LayerCorrelations((), (), 0.2)
+        >>> early = EarlyPrediction(1e5, np.array([1.1, 1.3]), curves, layers)
+        >>> early.exponents.argmin(), early.over_layers.late_advantage
+        (np.int64(0), 0.2)
     """
 
     at_tokens: float
@@ -115,7 +135,7 @@ class EarlyPrediction(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Several runs, compared; made by `compare`. Arrays and tuples go by run where not said else.
+    """Several runs, compared, made by `compare`; by run, where an attribute does not say else.
 
     Attributes:
         runs: the runs.
@@ -148,19 +168,24 @@ class Comparison:
     correlations: FamilyCorrelations | None
 
     def family_of(self, run: int) -> str:
-        """The letter of a run's family."""
-        (found,) = (i for i, members in enumerate(self.families) if run in members)
-        return family_name(found)
+        """Return the name of a run's family."""
+        (number,) = (i for i, members in enumerate(self.families) if run in members)
+        return family_name(number)
 
 
 def family_name(index: int) -> str:
-    """A, B, ..., Z, A1, B1, ..."""
+    """Name a family by its number: A, B, ..., Z, A1, B1, ...
+
+    Example:
+        >>> family_name(0), family_name(27)
+        ('A', 'B1')
+    """
     turn, letter = divmod(index, len(string.ascii_uppercase))
     return string.ascii_uppercase[letter] + (str(turn) if turn else "")
 
 
 def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None) -> Comparison:
-    """Compare runs (Spectral Lens, sections 2 to 4).
+    """Compare runs (*Spectral Lens*, sections 2 to 4).
 
     Changes lead from each family to the next in the order given, between the fastest runs of one
     batch size (the paper: tier 8), or between the fastest of each family where no batch size is in
@@ -174,8 +199,18 @@ def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None
         The comparison.
 
     Raises:
-        ValueError: if there are fewer than two runs, an option cannot be, or no run has a
+        ValueError: if there are fewer than two runs, an option is invalid, or no run has a
             validation loss.
+
+    Example:
+        >>> tokens = np.array([100.0, 10_000.0])
+        >>> slow, fast = (
+        ...     RunSummary(name, {}, tokens, losses, 1e4, 9e4, 9e4, ())
+        ...     for name, losses in (("slow", np.array([3.0, 2.0])), ("fast", np.array([3.0, 1.0])))
+        ... )
+        >>> comparison = compare([slow, fast])
+        >>> comparison.target, comparison.tokens, comparison.transitions[0].verdict.label
+        (2.0, array([10000.,  1000.]), 'undecided')
     """
     options = ComparisonOptions() if options is None else options
     options.check()
@@ -189,26 +224,13 @@ def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None
         "fraction": options.fraction,
     }.get(options.at, math.nan)
     matches = tuple(match(run, options.at, value) for run in runs)
-    tokens = np.array([
-        tokens_to_target(
-            run.validation_tokens, run.validation_losses, target, crossing=options.crossing
-        )
-        for run in runs
-    ])  # fmt: skip
+    tokens = _tokens_of_all(runs, target, options.crossing)
     members = tuple(tuple(family) for family in families(runs))
     efficiencies = np.full(len(runs), math.nan)
     for family in members:
         efficiencies[list(family)] = token_efficiency(tokens[list(family)])
-    # Speeds with and without measurements are not to be mixed: measuring is no part of a recipe.
-    plain = np.array([run.plain_tokens_per_second for run in runs])
-    is_plain = bool(np.all(np.isfinite(plain)))
-    throughput = plain if is_plain else np.array([run.tokens_per_second for run in runs])
+    throughput, is_plain = _throughput(runs)
     early = tuple(_early(runs, family, tokens, options.fraction) for family in members)
-    predicted = [
-        (found.exponents, efficiencies[list(family)])
-        for found, family in zip(early, members, strict=True)
-        if found is not None
-    ]
     return Comparison(
         runs=runs,
         options=options,
@@ -222,8 +244,39 @@ def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None
         matches=matches,
         transitions=_transitions(runs, members, tokens, throughput, matches),
         early=early,
-        correlations=family_correlations(*zip(*predicted, strict=True)) if predicted else None,
+        correlations=_correlations(members, early, efficiencies),
     )
+
+
+def _tokens_of_all(
+    runs: Sequence[RunSummary], target: float, crossing: Crossing
+) -> Float[np.ndarray, " run"]:
+    losses = [(run.validation_tokens, run.validation_losses) for run in runs]
+    return np.array([tokens_to_target(*pair, target, crossing=crossing) for pair in losses])
+
+
+def _throughput(runs: Sequence[RunSummary]) -> tuple[Float[np.ndarray, " run"], bool]:
+    """Return tokens per second, and whether measurements are left out: of all runs or of none.
+
+    Measuring is not part of a recipe, and speeds with and without it are not comparable.
+    """
+    plain = np.array([run.plain_tokens_per_second for run in runs])
+    if np.all(np.isfinite(plain)):
+        return plain, True
+    return np.array([run.tokens_per_second for run in runs]), False
+
+
+def _correlations(
+    members: Sequence[Sequence[int]],
+    early: Sequence[EarlyPrediction | None],
+    efficiencies: Float[np.ndarray, " run"],
+) -> FamilyCorrelations | None:
+    predicted = [
+        (of_family.exponents, efficiencies[list(family)])
+        for of_family, family in zip(early, members, strict=True)
+        if of_family is not None
+    ]
+    return family_correlations(*zip(*predicted, strict=True)) if predicted else None
 
 
 def _early(
@@ -254,20 +307,20 @@ def _transitions(
     matches: Sequence[Match | None],
 ) -> tuple[Transition, ...]:
     heads = {
-        kind: [_head(run, found, kind) for run, found in zip(runs, matches, strict=True)]
+        kind: [_head(run, matched, kind) for run, matched in zip(runs, matches, strict=True)]
         for kind in KINDS
     }
     alike = repeats(runs)
     spreads = {
-        kind: seed_spread([np.array([found[run].exponent for run in same]) for same in alike])
-        for kind, found in heads.items()
+        kind: seed_spread([np.array([of_runs[run].exponent for run in same]) for same in alike])
+        for kind, of_runs in heads.items()
     }
     transitions = []
     for before, after in _steps(runs, members, tokens):
         brought = gains(tokens[before], tokens[after], throughput[before], throughput[after])
         moved = {
-            kind: displacement(found[before], found[after], seed_spread=spreads[kind])
-            for kind, found in heads.items()
+            kind: displacement(of_runs[before], of_runs[after], seed_spread=spreads[kind])
+            for kind, of_runs in heads.items()
         }
         sizes = [moved[kind].size for kind in KINDS]
         verdict = classify(brought.log_token, brought.log_throughput, sizes[0], sizes[1])
@@ -275,16 +328,16 @@ def _transitions(
     return tuple(transitions)
 
 
-def _head(run: RunSummary, found: Match | None, kind: Kind) -> Head:
-    """The head exponent where runs match: interpolated, so that no drift on the way counts."""
-    if found is None:
+def _head(run: RunSummary, matched: Match | None, kind: Kind) -> Head:
+    """Return the head exponent where runs match, interpolated so that drift does not count."""
+    if matched is None:
         return Head(math.nan, math.nan, None)
-    nearest = found.spectra.number(kind, "alpha_head")
-    (between,) = early_exponents([run], found.wanted_tokens, quantity="alpha_head", kind=kind)
+    nearest = matched.spectra.number(kind, "alpha_head")
+    (between,) = early_exponents([run], matched.wanted_tokens, quantity="alpha_head", kind=kind)
     return Head(
         exponent=nearest if math.isnan(between) else float(between),
-        sem=found.spectra.number(kind, "alpha_head_sem"),
-        eigenvalues=found.spectra.eigenvalues(kind),
+        sem=matched.spectra.number(kind, "alpha_head_sem"),
+        eigenvalues=matched.spectra.eigenvalues(kind),
     )
 
 
@@ -293,7 +346,7 @@ def _steps(
     members: Sequence[Sequence[int]],
     tokens: Float[np.ndarray, " run"],
 ) -> list[tuple[int, int]]:
-    """The pairs of runs that a transition leads between."""
+    """Return the pairs of runs that a transition leads between."""
     if len(members) == 1:
         return list(itertools.pairwise(members[0]))
 

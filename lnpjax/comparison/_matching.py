@@ -1,37 +1,24 @@
 """Comparing training runs: where they are alike enough to compare, and how fast each one was.
 
-Spectral Lens, section 2: runs are put side by side where they have the same loss, have seen the
-same tokens, or are the same way through; their speed is the tokens they take to a target loss, and
-the tokens they see per second.
+Runs are compared where they have the same loss, have seen the same tokens, or are at the same
+fraction of their length; their speed is the tokens they take to a target loss, and the tokens they
+see per second (*Spectral Lens*, section 2).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from lnpjax._base.checks import require
-from lnpjax.runs import MeasuredSpectra, RunSummary, flatten
+from lnpjax.runs import MeasuredSpectra, RunSummary
 
 At: TypeAlias = Literal["loss", "tokens", "fraction"]
 Crossing: TypeAlias = Literal["interpolated", "checkpoint"]
-# What runs of one family may differ in: the regime that a family is swept over (the paper's batch
-# tiers, each at its own learning rate), and what is written down along the way.
-_RECIPE = ("batch_size", "learning_rate", "steps", "warmup_steps")
-_REGIME = (*_RECIPE, "seed", "data_seed")
-_RECORD = ("log_every", "validate_every", "checkpoint_every", "checkpoints_kept")
-_WITHIN_FAMILY = {f"training/{name}" for name in _REGIME + _RECORD}
-
-
-_WITHIN_FAMILY |= {"lnpjax_version", "run_id", "checkpoints_kept"}
-
-
-# Where these differ, one and the same loss means different things.
-_LOSS_DEPENDS_ON = ("data/fingerprint", "data/context_length", "data/num_validation")
 
 
 def tokens_to_target(
@@ -41,11 +28,11 @@ def tokens_to_target(
     *,
     crossing: Crossing = "interpolated",
 ) -> float:
-    """T, the training tokens at which the validation loss first meets a target.
+    """Return T, the training tokens at which the validation loss first meets a target.
 
-    Spectral Lens, sections 2 and 2.2. The paper counts the tokens of the first checkpoint that
-    meets it (B.3), so that its T is a multiple of the tokens between checkpoints, and its ratios
-    are only as fine as that; `crossing="checkpoint"` does the same.
+    *Spectral Lens*, sections 2 and 2.2, counts the tokens of the first checkpoint that meets it
+    (B.3), so that T is a multiple of the tokens between checkpoints, which limits the resolution of
+    its ratios; `crossing="checkpoint"` does the same.
 
     Args:
         tokens: `(n,)`, ascending.
@@ -55,12 +42,12 @@ def tokens_to_target(
             the target and the first that is not; "checkpoint": that first point.
 
     Returns:
-        Tokens; NaN where the target is never reached. Where the first point meets the target
-        already, or there is none with tokens before it, that point: an upper bound.
+        Tokens; NaN if the target is never reached. If the first point already meets the target, or
+        no point with tokens lies before it, that point: an upper bound.
 
     Raises:
         ValueError: if the arrays are not vectors of one length, tokens do not ascend, the target is
-            NaN, or there is no such crossing.
+            NaN, or `crossing` is another word.
 
     Example:
         >>> round(tokens_to_target(np.array([100.0, 10_000.0]), np.array([3.0, 1.0]), 2.0))
@@ -72,8 +59,8 @@ def tokens_to_target(
     require(one_length, "losses", expected="vectors of one length", got=shapes)
     require(bool(np.all(np.diff(tokens) > 0)), "tokens", expected="ascending tokens", got=tokens)
     require(not math.isnan(target), "target", expected="a loss", got=target)
-    known = ("interpolated", "checkpoint")
-    require(crossing in known, "crossing", expected=f"one of {known}", got=repr(crossing))
+    choices = get_args(Crossing)
+    require(crossing in choices, "crossing", expected=f"one of {choices}", got=repr(crossing))
     met = np.flatnonzero(losses <= target)
     if not met.size:
         return math.nan
@@ -87,9 +74,9 @@ def tokens_to_target(
 
 
 def token_efficiency(tokens: Float[np.ndarray, " run"]) -> Float[np.ndarray, " run"]:
-    """Tokens to the target relative to the best run of a family, ``T(B) / min T(B')``.
+    """Return tokens to the target relative to the best run of a family, ``T(B) / min T(B')``.
 
-    Spectral Lens, equation 5. The larger, the *less* efficient: the paper's figures call it token
+    *Spectral Lens*, eq. 5. The larger, the *less* efficient: the paper's figures call it token
     inefficiency.
 
     Args:
@@ -108,7 +95,7 @@ def token_efficiency(tokens: Float[np.ndarray, " run"]) -> Float[np.ndarray, " r
 
 
 class Gains(NamedTuple):
-    """What a change brought, made by `gains`: 0 is nothing, positive is better."""
+    """What a change brought, made by `gains`: 0 is no change, positive is better."""
 
     token: float
     throughput: float
@@ -119,10 +106,11 @@ class Gains(NamedTuple):
 def gains(
     tokens_before: float, tokens_after: float, throughput_before: float, throughput_after: float
 ) -> Gains:
-    """TokGain and ThrGain of a change, and their logarithms (Spectral Lens, equations 6 and 7).
+    """Compute TokGain and ThrGain of a change, and their logarithms.
 
-    ``TokGain = T(a) / T(b) - 1``, ``ThrGain = Q(b) / Q(a) - 1``; ``g = log(1 + Gain)``, which add
-    up along a chain of changes, and whose sum is the logarithm of the gain in time to the target.
+    *Spectral Lens*, eqs. 6 and 7: ``TokGain = T(a) / T(b) - 1``, ``ThrGain = Q(b) / Q(a) - 1``,
+    ``g = log(1 + Gain)``. Logarithms add up along a chain of changes, and the sum of both is the
+    logarithm of the gain in time to the target.
 
     Args:
         tokens_before: T(a), the tokens to the target without the change.
@@ -152,9 +140,14 @@ class Match(NamedTuple):
     Attributes:
         spectra: what was measured there.
         wanted_tokens: where the comparison is made.
-        loss: the run's validation loss at the measured step, interpolated; where there is none on
-            both sides, the loss on the measurement's own pool.
+        loss: the run's validation loss at the measured step, interpolated; if it was not measured
+            on both sides, the loss that was recorded with the spectra.
         token_ratio: measured tokens over wanted: 1 is a perfect match.
+
+    Example:
+        >>> spectra = MeasuredSpectra(9, 1100.0, 2.5, {}, {})
+        >>> Match(spectra, wanted_tokens=1000.0, loss=2.5, token_ratio=1.1).spectra.step
+        9
     """
 
     spectra: MeasuredSpectra
@@ -164,10 +157,10 @@ class Match(NamedTuple):
 
 
 def match(run: RunSummary, at: At, value: float) -> Match | None:
-    """The measured step of a run that is nearest to where runs are compared.
+    """Find the measured step of a run that is nearest to where runs are compared.
 
-    Spectral Lens, section 2. For a loss: the tokens at which the validation loss first met it
-    (`tokens_to_target`), then the measured step nearest to that in the logarithm of tokens.
+    For a loss, that is where the validation loss first met it (`tokens_to_target`). Nearest is
+    meant in the logarithm of tokens (*Spectral Lens*, section 2).
 
     Args:
         run: the run.
@@ -175,17 +168,20 @@ def match(run: RunSummary, at: At, value: float) -> Match | None:
         value: the loss, number of tokens, or fraction in (0, 1].
 
     Returns:
-        The match, whose distance is to be reported; None where the run has no spectra, or never
-        reached the loss or the number of tokens.
+        The match, with its distance; None if the run has no spectra, or never reached the loss or
+        the number of tokens.
 
     Raises:
-        ValueError: if there is no such `at`, or the value cannot be.
+        ValueError: if `at` is another word, or the value is invalid.
 
     Example:
-        >>> match(read_run(Run.open("runs/small")), "loss", 2.5)  # doctest: +SKIP
+        >>> spectra = tuple(MeasuredSpectra(s, t, 3.0, {}, {}) for s, t in ((0, 1e2), (9, 1e4)))
+        >>> run = RunSummary("small", {}, np.zeros(0), np.zeros(0), 1e4, 9e4, 9e4, spectra)
+        >>> match(run, "fraction", 0.5).token_ratio
+        2.0
     """
-    known = get_args(At)
-    require(at in known, "at", expected=f"one of {known}", got=repr(at))
+    choices = get_args(At)
+    require(at in choices, "at", expected=f"one of {choices}", got=repr(at))
     limit = 1.0 if at == "fraction" else math.inf
     require(0 < value <= limit, at, expected=f"a number in (0, {limit:g}]", got=value)
     if at == "loss":
@@ -202,79 +198,22 @@ def match(run: RunSummary, at: At, value: float) -> Match | None:
 
 
 def reachable_target(runs: Sequence[RunSummary]) -> float:
-    """The lowest loss that every run ends with or below: the highest of their last ones.
+    """Return the lowest loss that every run ends with or below: the highest of their last ones.
 
     Args:
         runs: at least one.
 
     Returns:
         A validation loss; NaN where no run has one.
+
+    Example:
+        >>> tokens = np.array([100.0, 1000.0])
+        >>> runs = [
+        ...     RunSummary("", {}, tokens, np.array(losses), 1e3, 9e4, 9e4, ())
+        ...     for losses in ([5.0, 2.0], [5.0, 3.0])
+        ... ]
+        >>> reachable_target(runs)
+        3.0
     """
     losses = [run.final_loss for run in runs if not math.isnan(run.final_loss)]
     return max(losses, default=math.nan)
-
-
-def families(runs: Sequence[RunSummary]) -> list[list[int]]:
-    """Sort runs into families: those that are one architecture and recipe in several regimes.
-
-    Spectral Lens, section 2, sweeps the batch size within a family, each at its own learning rate.
-    Here runs are of one family whose configurations agree in all but batch size, learning rate,
-    seeds, steps and warm-up, and in what does not act on training (what is measured and kept).
-
-    Args:
-        runs: the runs.
-
-    Returns:
-        The indices of each family's runs, families and runs in the order in which they come.
-    """
-    return _grouped(runs, _varies_in_family)
-
-
-def repeats(runs: Sequence[RunSummary]) -> list[list[int]]:
-    """Sort runs into repetitions: those that differ in nothing that acts on training but seeds.
-
-    Args:
-        runs: the runs.
-
-    Returns:
-        The indices of each set, mostly of one run, in the order in which they come.
-    """
-    return _grouped(runs, lambda name: _varies_in_family(name) and _last(name) not in _RECIPE)
-
-
-def _grouped(runs: Sequence[RunSummary], may_differ: Callable[[str], bool]) -> list[list[int]]:
-    found: dict[tuple[tuple[str, str], ...], list[int]] = {}
-    for index, run in enumerate(runs):
-        flat = flatten(run.config)
-        rest = tuple(sorted((name, repr(flat[name])) for name in flat if not may_differ(name)))
-        found.setdefault(rest, []).append(index)
-    return list(found.values())
-
-
-def _varies_in_family(name: str) -> bool:
-    return name in _WITHIN_FAMILY or name.startswith("measurement/")
-
-
-def _last(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def differences(runs: Sequence[RunSummary]) -> dict[str, list[Any]]:
-    """In which options runs differ, those that only record aside.
-
-    Args:
-        runs: the runs.
-
-    Returns:
-        The value of each run ("absent" for none) by the option's name, for options that differ.
-    """
-    flat = [flatten(run.config) for run in runs]
-    names = dict.fromkeys(name for one in flat for name in one)
-    shown = [n for n in names if not _varies_in_family(n) or _last(n) in _REGIME]
-    values = {name: [one.get(name, "absent") for one in flat] for name in shown}
-    return {name: found for name, found in values.items() if len({*map(repr, found)}) > 1}
-
-
-def incomparable(runs: Sequence[RunSummary]) -> list[str]:
-    """The options for which one loss does not mean the same in all runs (their data differ)."""
-    return [name for name in differences(runs) if name in _LOSS_DEPENDS_ON]

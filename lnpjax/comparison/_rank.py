@@ -1,7 +1,7 @@
 """Rank correlations over a handful of runs, and how often chance does as well.
 
-Spectral Lens (section 3) ranks runs by an early exponent and by their later cost. A sweep has four
-to six batch sizes, so that a correlation near one is easily had by chance: with four runs, one
+*Spectral Lens* (section 3) ranks runs by an early exponent and by their later cost. A sweep has
+four to six batch sizes, so that a correlation near one often arises by chance: with four runs, one
 order in 24 is perfect, and one in 12 is perfect or perfectly reversed. Every correlation here comes
 with the number of its runs and with the share of all orders that are at least as extreme.
 """
@@ -21,7 +21,7 @@ from scipy import stats  # type: ignore[import-untyped]
 from lnpjax._base.checks import require
 
 LEAST_RUNS = 3
-ALL_ORDERS = 50_000  # up to 8 runs; beyond that many orders, a sample of them stands for all
+ALL_ORDERS = 50_000  # of up to 8 runs; of more orders, a sample stands for all
 SAMPLED_ORDERS = 20_000
 
 
@@ -36,6 +36,11 @@ class RankCorrelation:
             from what is expected by chance, on either side (two-sided).
         num_runs: that it is made of.
         exact: whether all orders were counted; else a fixed random sample of them.
+
+    Example:
+        >>> correlation = spearman(np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 2.0]))
+        >>> round(correlation.rho, 6), correlation.num_runs, correlation.exact
+        (0.5, 3, True)
     """
 
     rho: float
@@ -48,11 +53,11 @@ _UNDEFINED = RankCorrelation(math.nan, math.nan, 0, True)
 
 
 def spearman(x: Float[np.ndarray, " run"], y: Float[np.ndarray, " run"]) -> RankCorrelation:
-    """Spearman's rank correlation of two numbers over runs, with an exact permutation p-value.
+    """Compute Spearman's rank correlation over runs, with an exact permutation p-value.
 
     Args:
-        x: one number per run, as an early tail exponent; runs where either is NaN are left out.
-        y: the other, as tokens to the target.
+        x: one number per run, such as an early tail exponent; NaN leaves the run out.
+        y: another number per run, such as tokens to the target; NaN leaves the run out.
 
     Returns:
         The correlation; ties share their mean rank.
@@ -80,9 +85,9 @@ class Normalized(NamedTuple):
 
 
 def min_max_normalize(values: Float[np.ndarray, " run"]) -> Normalized:
-    """Put the values of one family on a scale from 0 to 1 (Spectral Lens, section 3).
+    """Put the values of one family on a scale from 0 to 1 (*Spectral Lens*, section 3).
 
-    With few runs, this says little but the order: the extremes are 0 and 1 whatever they were.
+    With few runs, this says little beyond the order: the extremes are always 0 and 1.
 
     Args:
         values: one per run of the family; NaN for none.
@@ -97,10 +102,10 @@ def min_max_normalize(values: Float[np.ndarray, " run"]) -> Normalized:
         Normalized(values=array([nan, nan]), degenerate=True)
     """
     values = np.asarray(values, np.float64)
-    known = values[np.isfinite(values)]
-    if not known.size or np.ptp(known) == 0:
+    finite = values[np.isfinite(values)]
+    if not finite.size or np.ptp(finite) == 0:
         return Normalized(np.full(values.shape, math.nan), True)
-    return Normalized((values - known.min()) / np.ptp(known), False)
+    return Normalized((values - finite.min()) / np.ptp(finite), False)
 
 
 class FamilyCorrelations(NamedTuple):
@@ -111,6 +116,12 @@ class FamilyCorrelations(NamedTuple):
         mean: their mean, over the families where there is one.
         pooled: of all runs, on the scale of their families.
         num_families: that have a correlation.
+
+    Example:
+        >>> orders = [np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])]
+        >>> correlations = family_correlations(orders, [np.array([1.0, 2.0, 3.0])] * 2)
+        >>> correlations.num_families, round(correlations.mean.rho, 6)
+        (2, 1.0)
     """
 
     within: tuple[RankCorrelation, ...]
@@ -123,10 +134,10 @@ def family_correlations(
     exponents: Sequence[Float[np.ndarray, " run"]],
     efficiencies: Sequence[Float[np.ndarray, " run"]],
 ) -> FamilyCorrelations:
-    """The correlations of Spectral Lens, figure 2: within families, their mean, and pooled.
+    """Correlate within families, on average, and pooled (*Spectral Lens*, figure 2).
 
     Pooled are the min-max normalised exponents and the efficiencies relative to each family's best
-    (equation 5). That scaling alone aligns families, so that chance, too, gives other than zero on
+    (eq. 5). That scaling alone aligns families, so that chance, too, gives other than zero on
     average: the p-value counts orders within families, from their mean.
 
     Args:
@@ -139,13 +150,18 @@ def family_correlations(
 
     Raises:
         ValueError: if the families do not match.
+
+    Example:
+        >>> exponents, efficiencies = np.array([1.0, 1.2, 1.4]), np.array([1.0, 1.5, 2.0])
+        >>> round(family_correlations([exponents], [efficiencies]).within[0].rho, 6)
+        1.0
     """
     same = len(exponents) == len(efficiencies) > 0
     got = f"{len(exponents)} and {len(efficiencies)}"
     require(same, "efficiencies", expected="one per family of exponents", got=got)
     pairs = [_usable(x, y) for x, y in zip(exponents, efficiencies, strict=True)]
     within = tuple(_with_chance([pair], _mean_rho) for pair in pairs)
-    used = [pair for pair, found in zip(pairs, within, strict=True) if not math.isnan(found.rho)]
+    used = [pair for pair, one in zip(pairs, within, strict=True) if not math.isnan(one.rho)]
     if not used:
         return FamilyCorrelations(within, _UNDEFINED, _UNDEFINED, 0)
     normalized = [(min_max_normalize(x).values, y) for x, y in used]
@@ -163,12 +179,12 @@ def _usable(x: np.ndarray, y: np.ndarray) -> _Pair:
     same = x.ndim == 1 and x.shape == y.shape
     shapes = f"shapes {x.shape} and {y.shape}"
     require(same, "y", expected="two vectors of one length", got=shapes)
-    known = np.isfinite(x) & np.isfinite(y)
-    return x[known], y[known]
+    usable = np.isfinite(x) & np.isfinite(y)
+    return x[usable], y[usable]
 
 
 def _with_chance(pairs: list[_Pair], statistic: _Statistic) -> RankCorrelation:
-    """A statistic of families, among its values for all orders of the runs within each."""
+    """Compute a statistic of families, and its p-value over all orders of the runs within each."""
     count = sum(len(x) for x, _ in pairs)
     if any(len(x) < LEAST_RUNS or np.ptp(x) == 0 or np.ptp(y) == 0 for x, y in pairs):
         return dataclasses.replace(_UNDEFINED, num_runs=count)
@@ -181,7 +197,7 @@ def _with_chance(pairs: list[_Pair], statistic: _Statistic) -> RankCorrelation:
 
 
 def _orders(sizes: list[int]) -> tuple[list[np.ndarray], bool]:
-    """Orders of the runs in each family, `(num_orders, size)` each; as they are, first."""
+    """Return orders of the runs in each family, `(num_orders, size)`; the observed one is first."""
     if math.prod(math.factorial(size) for size in sizes) <= ALL_ORDERS:
         product = itertools.product(*(itertools.permutations(range(size)) for size in sizes))
         return [np.array(family) for family in zip(*product, strict=True)], True
@@ -207,7 +223,7 @@ def _pooled_rho(pairs: list[_Pair], orders: list[np.ndarray]) -> np.ndarray:
 
 
 def _rho(x: np.ndarray, y: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Spearman's rho of x with y in each order, `(num_orders,)`: Pearson's of the ranks."""
+    """Compute Spearman's rho of x with y in each order, `(num_orders,)`: Pearson's of the ranks."""
     ranks = [stats.rankdata(values) for values in (x, y)]
     x_unit, y_unit = ((r - r.mean()) / np.linalg.norm(r - r.mean()) for r in ranks)
     return y_unit[order] @ x_unit

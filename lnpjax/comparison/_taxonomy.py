@@ -1,4 +1,4 @@
-"""How a change of architecture or recipe helped: the taxonomy of Spectral Lens, as a rule.
+"""How a change of architecture or recipe helped: the taxonomy of *Spectral Lens*, as a rule.
 
 Section 4 of the paper sorts changes by eye. Here the same words are made into comparisons of four
 numbers: the two gains of a change, and how far it moved the spectra of activations and gradients.
@@ -25,13 +25,13 @@ KINDS: tuple[Kind, Kind] = ("activations", "gradients")
 
 @dataclasses.dataclass(frozen=True)
 class Displacement:
-    """How far a change moved the spectra of one kind; made by `displacement`.
+    """How far a change moved the spectra of one kind, made by `displacement`.
 
     Attributes:
-        exponent_change: of the head exponent, after less before.
-        noise: what the change is measured in: see `unit`.
-        unit: "seeds": the standard deviation of the exponent among runs that differ in their seeds
-            alone; "fits": the standard error of the difference of the two fits.
+        exponent_change: of the head exponent, after minus before.
+        noise: the unit of the change; `unit` says which.
+        unit: "seeds": the standard deviation of the exponent among runs that differ only in their
+            seeds; "fits": the standard error of the difference of the two fits.
         divergence: Jensen-Shannon, of the two whole spectra, in nats; NaN without them.
     """
 
@@ -53,6 +53,10 @@ class Head(NamedTuple):
         exponent: of the power law over the leading ranks.
         sem: its standard error.
         eigenvalues: the whole spectrum; None where it was not stored.
+
+    Example:
+        >>> Head(exponent=1.2, sem=0.05)
+        Head(exponent=1.2, sem=0.05, eigenvalues=None)
     """
 
     exponent: float
@@ -61,18 +65,18 @@ class Head(NamedTuple):
 
 
 def displacement(before: Head, after: Head, *, seed_spread: float = math.nan) -> Displacement:
-    """How far a change moved a spectrum's head.
+    """Measure how far a change moved a spectrum's head.
 
-    Activations and gradients become comparable by what moves them for no reason. The exponents of a
-    Gram matrix and of its singular values differ by a factor of two; their displacements in units
-    of their noise do not.
+    Activations and gradients become comparable in units of their noise: the exponents of a Gram
+    matrix and of its singular values differ by a factor of two, their displacements in such units
+    do not.
 
     Args:
         before: the head without the change.
         after: the head with it.
-        seed_spread: `seed_spread` of the head exponent, where runs were repeated. Without it, the
-            noise is the fits' standard errors: these say how badly a line fits the head, and not
-            how much an exponent varies from run to run, so that labels are then tentative.
+        seed_spread: `seed_spread` of the head exponent, if runs were repeated. Without it, the
+            noise is the fits' standard errors, which say how badly a line fits the head, not how
+            much an exponent varies from run to run: labels are then tentative.
 
     Returns:
         The displacement; NaN where something is missing.
@@ -99,10 +103,10 @@ def _divergence(before: np.ndarray | None, after: np.ndarray | None) -> float:
 
 
 def seed_spread(repeats: Sequence[Float[np.ndarray, " run"]]) -> float:
-    """The standard deviation of a number among runs that differ in their seeds alone.
+    """Compute the standard deviation of a number among runs that differ only in their seeds.
 
     Args:
-        repeats: the numbers of each set of repeated runs; sets of one, and NaN, say nothing.
+        repeats: the numbers of each set of repeated runs; sets of one, and NaN, do not count.
 
     Returns:
         The pooled standard deviation, each set about its own mean; NaN where nothing was repeated.
@@ -120,7 +124,12 @@ def seed_spread(repeats: Sequence[Float[np.ndarray, " run"]]) -> float:
 
 
 class Verdict(NamedTuple):
-    """A label and, in words, the comparison that decided it."""
+    """A label and, in words, the comparison that decided it.
+
+    Example:
+        >>> classify(0.3, -0.01, 5.0, 1.0)
+        Verdict(label='activation-led', reason="a gain in tokens, the activations' head moved more")
+    """
 
     label: Label
     reason: str
@@ -136,37 +145,37 @@ def classify(
     comparable: float = 0.5,
     clear_displacement: float = 2.0,
 ) -> Verdict:
-    """Say how a change helped: Spectral Lens, section 4, made explicit.
+    """Say how a change helped: *Spectral Lens*, section 4, made explicit.
 
     The paper gives the four categories in words. The rule, in order:
 
-    1. "undecided" where a gain is NaN.
-    2. "mixed" where both gains are negligible, or neither is positive beyond that: nothing helped.
-    3. "mixed" where one gain is positive and the other negative and comparable: the smaller is at
+    1. "undecided" if a gain is NaN.
+    2. "mixed" if both gains are negligible, or neither is positive beyond that: nothing helped.
+    3. "mixed" if one gain is positive and the other negative and comparable: the smaller is at
        least `comparable` times the larger (the paper: "while weakening the other comparably").
-    4. "throughput" where the throughput gain is positive and the token gain, of whatever sign, is
+    4. "throughput" if the throughput gain is positive and the token gain, of whatever sign, is
        less than `comparable` times it.
-    5. What is left has a token gain, and its spectra decide: "undecided" where a displacement is
-       NaN; "mixed" where neither is clear; else "activation-led" or "gradient-led", after the
-       larger displacement.
+    5. What is left has a token gain, and its spectra decide: "undecided" if a displacement is NaN;
+       "mixed" if neither is clear; else "activation-led" or "gradient-led", after the larger
+       displacement.
 
-    The thresholds are ours; the paper has none. Nor does it say which view wins where both move.
+    The thresholds are ours; the paper has none, and does not say which view wins if both move.
 
     Args:
-        log_token_gain: g_tok of equation 7 (`lnpjax.comparison.gains`).
-        log_throughput_gain: g_thr.
+        log_token_gain: g_tok of eq. 7 (`lnpjax.comparison.gains`).
+        log_throughput_gain: g_thr of eq. 7.
         activation_displacement: of the activations' head exponent, in units of its noise
             (`Displacement.size`).
-        gradient_displacement: of the gradients', in units of its own.
-        negligible_gain: gains up to this are none.
-        comparable: from which ratio on, in (0, 1], two gains are comparable.
-        clear_displacement: from which size on a displacement is clear.
+        gradient_displacement: of the gradients' head exponent, in units of its noise.
+        negligible_gain: gains up to this size do not count.
+        comparable: the ratio, in (0, 1], from which on two gains are comparable.
+        clear_displacement: the size from which on a displacement is clear.
 
     Returns:
         The label and the reason.
 
     Raises:
-        ValueError: if a threshold cannot be.
+        ValueError: if a threshold is invalid.
 
     Example:
         >>> classify(0.3, -0.01, 5.0, 1.0).label

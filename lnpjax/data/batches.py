@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool, Int
 
-from lnpjax._base.checks import require
-from lnpjax.data.datasets import Batch, Dataset, require_positive
+from lnpjax._base.checks import check_count, require
+from lnpjax.data.datasets import Batch, Dataset
 
 _TRAIN, _VALIDATION = 0, 1
 
@@ -21,7 +21,7 @@ _TRAIN, _VALIDATION = 0, 1
 def random_order(
     num_items: int, *, seed: int, stream: tuple[int, ...]
 ) -> Int[np.ndarray, " num_items"]:
-    """A random permutation: a pure function of a seed and a stream, under every version of numpy.
+    """Draw a permutation: a pure function of a seed and a stream, under every version of numpy.
 
     `numpy.random.Generator.permutation` may change between versions of numpy; the raw output of a
     bit generator and of `SeedSequence` may not. So the permutation is the order of raw 64-bit
@@ -49,13 +49,13 @@ class Batches:
 
     An epoch is one random permutation of the training set, drawn from the seed and the number of
     the epoch, cut into `steps_per_epoch` batches. No sample appears twice in an epoch; the
-    `num_train % batch_size` samples at the end of the permutation sit the epoch out, and are
-    others in the next.
+    `num_train % batch_size` samples at the end of the permutation are left out, and others in the
+    next epoch.
 
     Args:
         dataset: where samples come from.
         batch_size: samples per batch, at most `dataset.num_train`.
-        seed: integer >= 0; does not influence anything but the order.
+        seed: integer >= 0; decides nothing except the order.
 
     Raises:
         ValueError: if `batch_size` is not in [1, num_train] or `seed` is negative.
@@ -74,12 +74,12 @@ class Batches:
     dataset: Dataset
     batch_size: int
     seed: int = 0
-    # The order of the last epoch asked for: sorting it anew for each of its steps would be waste.
+    # The order of the last epoch, since sorting takes long and all steps of an epoch share it.
     _order: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require_positive(batch_size=self.batch_size)
-        _require_at_least_zero(seed=self.seed)
+        check_count("batch_size", self.batch_size)
+        check_count("seed", self.seed, least=0)
         require(
             self.batch_size <= self.dataset.num_train,
             "batch_size",
@@ -93,7 +93,7 @@ class Batches:
         return self.dataset.num_train // self.batch_size
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step.
+        """Return the batch of a step.
 
         Args:
             step: integer >= 0; step `k` belongs to epoch `k // steps_per_epoch`.
@@ -107,12 +107,12 @@ class Batches:
         return self.dataset.train(self.indices(step))
 
     def indices(self, step: int) -> Int[np.ndarray, " batch_size"]:
-        """Which training samples make the batch of a step.
+        """Return which training samples make the batch of a step.
 
         Raises:
             ValueError: if `step` is negative.
         """
-        _require_at_least_zero(step=step)
+        check_count("step", step, least=0)
         epoch, position = divmod(int(step), self.steps_per_epoch)
         order = self._order.get(epoch)
         if order is None:
@@ -124,9 +124,9 @@ class Batches:
 
 
 def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -> Batch:
-    """Batch B of a measured step, drawn without replacement from the fixed validation set.
+    """Draw batch B of a measured step, without replacement, from the fixed validation set.
 
-    Spectral Reach (appendix B.2.1) draws a fresh batch of 32 out of 160 for every measured step.
+    *Spectral Reach* (B.2.1) draws a fresh batch of 32 out of 160 for every measured step.
 
     Args:
         dataset: where samples come from.
@@ -147,8 +147,9 @@ def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -
         >>> sorted(targets.tolist())
         [1, 3, 5, 7]
     """
-    require_positive(size=size)
-    _require_at_least_zero(step=step, seed=seed)
+    check_count("size", size)
+    check_count("step", step, least=0)
+    check_count("seed", seed, least=0)
     require(
         size <= dataset.num_validation,
         "size",
@@ -160,9 +161,9 @@ def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -
 
 
 def pad_batch(batch: Batch, batch_size: int) -> tuple[Batch, Bool[np.ndarray, " batch_size"]]:
-    """Pad a ragged last batch to a fixed size, so that nothing is compiled anew for it.
+    """Pad a short last batch to a fixed size, so that nothing is compiled again for it.
 
-    The padding repeats the last sample: a model sees real data in every row.
+    The padding repeats the last sample, so that a model sees real data in every row.
 
     Args:
         batch: `(inputs, targets)` with 1 to `batch_size` samples.
@@ -179,7 +180,7 @@ def pad_batch(batch: Batch, batch_size: int) -> tuple[Batch, Bool[np.ndarray, " 
         >>> targets, mask
         (array([5, 6, 6]), array([ True,  True, False]))
     """
-    require_positive(batch_size=batch_size)
+    check_count("batch_size", batch_size)
     inputs, targets = batch
     require(
         len(inputs) == len(targets) and 1 <= len(targets) <= batch_size,
@@ -194,7 +195,7 @@ def pad_batch(batch: Batch, batch_size: int) -> tuple[Batch, Bool[np.ndarray, " 
 def validation_batches(
     dataset: Dataset, size: int
 ) -> Iterator[tuple[Batch, Bool[np.ndarray, " size"]]]:
-    """One pass over the whole validation set, in batches of equal size.
+    """Go once through the whole validation set, in batches of equal size.
 
     Args:
         dataset: where samples come from.
@@ -213,15 +214,9 @@ def validation_batches(
         >>> [int(mask.sum()) for _, mask in validation_batches(data, 2)]
         [2, 2, 1]
     """
-    require_positive(size=size)
+    check_count("size", size)
     rows = np.arange(dataset.num_validation)
     return (
         pad_batch(dataset.validation(rows[start : start + size]), size)
         for start in range(0, dataset.num_validation, size)
     )
-
-
-def _require_at_least_zero(**numbers: int) -> None:
-    for argument, number in numbers.items():
-        is_integer = isinstance(number, int | np.integer) and not isinstance(number, bool)
-        require(is_integer and number >= 0, argument, expected="an integer >= 0", got=repr(number))

@@ -12,16 +12,16 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data.sources import take_bytes
 from lnpjax.data.tokenizers import Tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]
 """`(inputs, targets)`: two arrays whose first axis is the sample."""
 NUM_VALIDATION = 160
-"""Size of the fixed validation set of Spectral Reach (appendix B.2.1), the default everywhere."""
+"""Size of the fixed validation set of *Spectral Reach* (B.2.1), the default everywhere."""
 _DOCUMENTS_PER_BATCH = 1024
-_HASHED_ELEMENTS = 2**20
+HASHED_ELEMENTS = 2**20
 
 
 class Dataset(Protocol):
@@ -35,6 +35,12 @@ class Dataset(Protocol):
         num_validation: samples in the validation set.
         fingerprint: identifies the data and its split; two data sets that give different batches
             have different ones.
+
+    Example:
+        >>> from lnpjax.data import load_dataset
+        >>> dataset: Dataset = load_dataset("digits", num_validation=97)
+        >>> dataset.num_train, dataset.num_validation, dataset.vocab_size
+        (1700, 97, 17)
     """
 
     @property
@@ -62,18 +68,18 @@ class Dataset(Protocol):
         """Identifies the data and its split."""
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """The training samples at `indices`, each in [0, num_train)."""
+        """Return the training samples at `indices`, each in [0, num_train)."""
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """The validation samples at `indices`, each in [0, num_validation)."""
+        """Return the validation samples at `indices`, each in [0, num_validation)."""
 
 
 def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_picked"]:
-    """Indices of `num_picked` items spread evenly over `num_items`: the middle of each equal part.
+    """Choose items that are spread evenly over all: the middle of each of `num_picked` equal parts.
 
     The validation set is chosen this way, not from the end: corpora are ordered (by file, by
-    source), so their end is not like the rest, while batch B has to come from the distribution of
-    batch A. The price is that a validation sequence may come from a document whose other parts are
+    source), so their end is unlike the rest, while batch B has to come from the distribution of
+    batch A. The cost is that a validation sequence may come from a document whose other parts are
     trained on.
 
     Args:
@@ -91,7 +97,7 @@ def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_pick
 
 
 def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."], **settings: object) -> str:
-    """A short hash of the values of some arrays and of settings.
+    """Hash the values of some arrays and of settings.
 
     Integers are hashed as little-endian int32: how they are stored in memory makes no difference.
 
@@ -112,7 +118,7 @@ def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."], **settings: object) -> 
     for array in arrays:
         dtype = np.dtype("<i4" if array.dtype.kind in "iub" else array.dtype.newbyteorder("<"))
         digest.update(repr((array.shape, dtype.str)).encode())
-        rows = max(1, _HASHED_ELEMENTS // max(1, array[:1].size))
+        rows = max(1, HASHED_ELEMENTS // max(1, array[:1].size))
         for start in range(0, len(array), rows):
             digest.update(np.ascontiguousarray(array[start : start + rows], dtype).tobytes())
     return digest.hexdigest()[:16]
@@ -131,8 +137,7 @@ def encode_documents(
         documents: the documents, consumed in batches.
         tokenizer: the tokenizer.
         max_bytes: a budget of UTF-8 bytes (see `take_bytes`).
-        progress: called after every batch with the documents and the tokens so far; the totals of
-            a stream are not known in advance.
+        progress: called after every batch with the documents and the tokens so far.
 
     Returns:
         The ids `(tokens,)` in the smallest unsigned integer type that holds the vocabulary.
@@ -169,10 +174,10 @@ def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
 class TokenDataset:
     """A stream of token ids cut into sequences for next-token prediction.
 
-    A sequence is `context_length + 1` consecutive ids; its inputs are all but the last and its
-    targets all but the first. Sequences start every `stride` ids; by default they do not overlap,
-    and what is left at the end is not used. The validation set is spread evenly over the stream
-    (see `spread_evenly`); training sequences that share an id with it are left out.
+    A sequence is `context_length + 1` consecutive ids; its inputs are all except the last and its
+    targets all except the first. Sequences start every `stride` ids; by default they do not
+    overlap, and what is left at the end is not used. The validation set is spread evenly over the
+    stream (see `spread_evenly`); training sequences that share an id with it are left out.
 
     Args:
         ids: integer ids, `(tokens,)`, each in `[0, vocab_size)`.
@@ -204,12 +209,9 @@ class TokenDataset:
 
     def __post_init__(self) -> None:
         _require_integers("ids", self.ids, ndim=1)
-        require_positive(
-            vocab_size=self.vocab_size,
-            context_length=self.context_length,
-            num_validation=self.num_validation,
-            stride=1 if self.stride is None else self.stride,
-        )
+        for name in ("vocab_size", "context_length", "num_validation"):
+            check_count(name, getattr(self, name))
+        check_count("stride", self.stride, optional=True)
         _require_range("ids", self.ids, self.vocab_size)
         num_sequences = len(self._starts)
         require(
@@ -256,11 +258,11 @@ class TokenDataset:
         )
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """Training sequences: inputs and targets, int32 `(batch, context_length)` each."""
+        """Return training sequences: inputs and targets, int32 `(batch, context_length)` each."""
         return self._cut(self._train_starts[indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """Validation sequences: inputs and targets, int32 `(batch, context_length)` each."""
+        """Return validation sequences: inputs and targets, int32 `(batch, context_length)` each."""
         return self._cut(self._validation_starts[indices])
 
     def _cut(self, starts: Int[np.ndarray, " batch"]) -> Batch:
@@ -312,7 +314,8 @@ class ArrayDataset:
             expected=f"an array with one row for each of the {len(self.targets)} targets",
             got=_described(self.inputs),
         )
-        require_positive(vocab_size=self.vocab_size, num_validation=self.num_validation)
+        for name in ("vocab_size", "num_validation"):
+            check_count(name, getattr(self, name))
         require(
             len(self.targets) > self.num_validation,
             "data",
@@ -345,11 +348,11 @@ class ArrayDataset:
         return fingerprint(self.inputs, self.targets, num_validation=self.num_validation)
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """Training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        """Return training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
         return self._rows(self._train_rows[indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
-        """Validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        """Return validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
         return self._rows(self._validation_rows[indices])
 
     def _rows(self, rows: Int[np.ndarray, " batch"]) -> Batch:
@@ -357,13 +360,6 @@ class ArrayDataset:
         if inputs.dtype.kind in "iu":
             inputs = inputs.astype(np.int32)
         return inputs, self.targets[rows].astype(np.int32)
-
-
-def require_positive(**sizes: Any) -> None:
-    """Refuse any named size that is not an integer >= 1."""
-    for argument, size in sizes.items():
-        is_integer = isinstance(size, int | np.integer) and not isinstance(size, bool)
-        require(is_integer and size >= 1, argument, expected="an integer >= 1", got=repr(size))
 
 
 def _described(value: object) -> str:

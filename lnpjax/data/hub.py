@@ -23,7 +23,7 @@ def hub_documents(
 ) -> Iterator[str]:
     """Read the documents of a data set on the Hugging Face hub: downloaded once, then cached.
 
-    Spectral Reach (appendix B.2.1) trains on SimpleStories: two million short stories.
+    *Spectral Reach* (B.2.1) trains on SimpleStories: two million short stories.
 
     Args:
         name: a key of `HUB_DATASETS` or any `owner/name` whose parquet files carry the split in
@@ -66,7 +66,7 @@ def hub_documents(
             allow_patterns=pattern,
             cache_dir=cache_dir,
         )
-    # The hub client lets errors of several HTTP libraries through; all of them mean the same here.
+    # The hub client raises errors of several HTTP libraries; all of them mean the same here.
     except Exception as error:
         raise ConnectionError(
             f"data: could not download {repository} from the Hugging Face hub "
@@ -87,12 +87,12 @@ def hub_documents(
 
 
 def _missing_shards(shards: list[Path]) -> bool:
-    # Without a network a half-downloaded cache would pass for the whole, but names such as
+    # Without a network, a half-downloaded cache looks complete, but names such as
     # train-00000-of-00007 say how many files there should be.
     numbered = [
-        m
+        match
         for shard in shards
-        if (m := re.fullmatch(r"(.*)-\d+-of-(\d+)", str(shard.with_suffix(""))))
+        if (match := re.fullmatch(r"(.*)-\d+-of-(\d+)", str(shard.with_suffix(""))))
     ]
     totals = {match[1]: int(match[2]) for match in numbered}
     return len(numbered) != sum(totals.values())

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import require
+from lnpjax.data.images import DIGITS_WHITE, read_digits
 
 TEST_SHARE = 0.2
 """Of a set that comes without a test set, the share that is kept for testing."""
@@ -24,7 +25,7 @@ _UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-    """Images and the numbers of their classes.
+    """Images with the numbers of their classes.
 
     Attributes:
         images: gray levels, ``(n, height, width, channels)``.
@@ -42,7 +43,7 @@ class LabelledImages:
     def take(
         self, rows: Int[np.ndarray, " k"] | slice
     ) -> tuple[Float[np.ndarray, "k height width channels"], Int[np.ndarray, " k"]]:
-        """Some of the images, as float32 from 0 to 1, with their labels.
+        """Return some of the images, as float32 from 0 to 1, with their labels.
 
         Example:
             >>> data = LabelledImages(np.full((2, 1, 1, 1), 51, np.uint8), np.array([3, 4]))
@@ -53,7 +54,7 @@ class LabelledImages:
         return self.images[rows].astype(np.float32) / self.white, self.labels[rows]
 
     def of_classes(self, classes: Sequence[int]) -> LabelledImages:
-        """The images of some classes, which are numbered anew from 0 in the order given.
+        """Return the images of some classes, which are renumbered from 0 in the order given.
 
         Raises:
             ValueError: if a class has no image.
@@ -73,7 +74,7 @@ class LabelledImages:
 
 @dataclasses.dataclass(frozen=True)
 class ImageClasses:
-    """A data set of labelled images; made by `load_image_classes`.
+    """A data set of labelled images, made by `load_image_classes`.
 
     Attributes:
         name: of the set.
@@ -102,8 +103,8 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
     - ``cifar10``: from ``cifar10`` or ``cifar-10-batches-bin``, in its binary version
       (``data_batch_1.bin`` to ``data_batch_5.bin``, ``test_batch.bin``).
 
-    Where only one of training and test images is there, and for the digits, a fifth of them is
-    set apart for testing, drawn once with a fixed seed.
+    Where only training or only test images are present, and for the digits, a fifth of the images
+    is kept for testing, drawn with a fixed seed.
 
     Args:
         name: of the set.
@@ -115,15 +116,15 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
     Raises:
         ValueError: if there is no such set, or a file is missing or not what its name says; the
             message says what to put where.
-        ImportError: scikit-learn is not installed (the extra "run"); for digits.
+        ImportError: for digits, if scikit-learn is not installed (the extra "run").
 
     Example:
         >>> data = load_image_classes("digits")
         >>> len(data.train), len(data.test), data.num_classes, data.train.images.shape[1:]
         (1438, 359, 10, (8, 8, 1))
     """
-    known = ", ".join(_READERS)
-    require(name in _READERS, "name", expected=f"one of {known}", got=repr(name))
+    expected = f"one of {', '.join(_READERS)}"
+    require(name in _READERS, "name", expected=expected, got=repr(name))
     if name != "digits":
         require(
             folder is not None,
@@ -135,10 +136,8 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
 
 
 def _digits(name: str, _: Path) -> ImageClasses:
-    sklearn = import_extra("sklearn.datasets", extra="run", purpose="the digits data set")
-    bunch = sklearn.load_digits()
-    images = bunch.images.astype(np.uint8)[..., None]
-    return _divided(name, LabelledImages(images, bunch.target.astype(np.int32), white=16))
+    images, labels = read_digits()
+    return _divided(name, LabelledImages(images[..., None], labels, white=DIGITS_WHITE))
 
 
 def _mnist(name: str, folder: Path) -> ImageClasses:
@@ -196,15 +195,14 @@ _FILES = {
 
 def _place(name: str, folder: Path) -> Path:
     places = [folder / place for place in _FOLDERS[name]]
-    found = next((place for place in places if place.is_dir()), None)
+    present = [place for place in places if place.is_dir()]
     require(
-        found is not None,
+        bool(present),
         "folder",
         expected=f"the folder {' or '.join(str(place) for place in places)} with {_FILES[name]}",
         got="no such folder",
     )
-    assert found is not None
-    return found
+    return present[0]
 
 
 def _divided(name: str, images: LabelledImages) -> ImageClasses:
@@ -222,7 +220,7 @@ def _idx_names(split: str) -> str:
 
 
 def _idx_pair(place: Path, split: str) -> LabelledImages | None:
-    """The images and labels of a split, or None where neither file is there."""
+    """Read the images and labels of a split; None where neither file is present."""
     names = _idx_names(split).split(", ")
     files = [
         next((file for file in (place / name, place / f"{name}.gz") if file.exists()), None)
@@ -266,11 +264,11 @@ def _npz(file: Path) -> LabelledImages:
     expected = f"an .npz file with arrays x (uint8 images) and y (labels) at {file}"
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            found = dict(arrays)
+            stored = dict(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"folder: expected {expected}, got {error}") from error
-    require({"x", "y"} <= set(found), "folder", expected=expected, got=sorted(found))
-    return _checked(found["x"], found["y"], file)
+    require({"x", "y"} <= set(stored), "folder", expected=expected, got=sorted(stored))
+    return _checked(stored["x"], stored["y"], file)
 
 
 def _checked(images: np.ndarray, labels: np.ndarray, file: Path) -> LabelledImages:
@@ -286,7 +284,7 @@ def _checked(images: np.ndarray, labels: np.ndarray, file: Path) -> LabelledImag
 
 
 def _cifar_file(file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Records of one byte for the class and 3,072 for red, green and blue, row by row."""
+    """Read records of one byte for the class and 3,072 for red, green and blue, row by row."""
     expected = f"CIFAR-10's binary version (records of 3,073 bytes, classes 0 to 9) at {file}"
     require(file.exists(), "folder", expected=expected, got="no such file")
     content = np.fromfile(file, np.uint8)

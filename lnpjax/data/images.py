@@ -1,4 +1,4 @@
-"""Images as sequences of pixels: the second task of Spectral Reach (appendix B.2.2)."""
+"""Images as sequences of pixels: the second task of *Spectral Reach* (B.2.2)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from lnpjax.data.datasets import NUM_VALIDATION, ArrayDataset
 
 IMAGE_KEYS = ("x", "images")
 """Arrays looked for in an `.npz` file, in this order."""
+DIGITS_WHITE = 16
+"""The lightest gray level of scikit-learn's digits."""
 _LUMA = np.array([299, 587, 114], np.int32)  # ITU-R BT.601, in thousandths
-_IMAGES_PER_CHUNK = 4096
+IMAGES_PER_CHUNK = 4096
 
 
 def next_pixel_sequences(
@@ -50,8 +52,8 @@ def next_pixel_sequences(
     )
     require(2 <= levels <= 256, "levels", expected="an integer in [2, 256]", got=levels)
     sequences = np.empty((len(images), images.shape[1] * images.shape[2]), np.uint8)
-    for start in range(0, len(images), _IMAGES_PER_CHUNK):
-        chunk = images[start : start + _IMAGES_PER_CHUNK].astype(np.int32)
+    for start in range(0, len(images), IMAGES_PER_CHUNK):
+        chunk = images[start : start + IMAGES_PER_CHUNK].astype(np.int32)
         if chunk.ndim == 4:
             chunk = (chunk @ _LUMA + 500) // 1000 if chunk.shape[3] == 3 else chunk[..., 0]
         sequences[start : start + len(chunk)] = (chunk * levels // 256).reshape(len(chunk), -1)
@@ -65,17 +67,17 @@ def next_pixel_dataset(
     num_validation: int = NUM_VALIDATION,
     name: str = "pixels",
 ) -> ArrayDataset:
-    """Next-pixel prediction: each pixel is a token, predicted from those before it in its image.
+    """Make a data set of next-pixel prediction: each pixel is a token, predicted from those before.
 
     There is no begin token: pixels 2 to P are predicted, from pixels 1 to P - 1, so that the
-    vocabulary is exactly the gray levels (on which the parameter counts of Spectral Reach's Table
-    2 rest). The first pixel is given, never predicted, and no sequence crosses from one image to
+    vocabulary is exactly the gray levels, as the parameter counts of *Spectral Reach*, Table 2,
+    imply. The first pixel is given, never predicted, and no sequence crosses from one image to
     the next.
 
     Args:
         sequences: one image per row, values in `[0, levels)`.
         levels: size of the vocabulary.
-        num_validation: images in the validation set (Spectral Reach: 4096 of CIFAR-5M).
+        num_validation: images in the validation set (*Spectral Reach*: 4096 of CIFAR-5M).
         name: what the data is called in logs.
 
     Returns:
@@ -106,8 +108,27 @@ def next_pixel_dataset(
     )
 
 
+def read_digits() -> tuple[UInt8[np.ndarray, "1797 8 8"], Int[np.ndarray, " 1797"]]:
+    """Read scikit-learn's handwritten digits, which need no download.
+
+    Returns:
+        Gray levels from 0 to `DIGITS_WHITE`, and the digits that they show, int32.
+
+    Raises:
+        ImportError: if scikit-learn is not installed (the extra "run").
+
+    Example:
+        >>> images, labels = read_digits()
+        >>> images.shape, int(images.max()), labels[:3].tolist()
+        ((1797, 8, 8), 16, [0, 1, 2])
+    """
+    sklearn = import_extra("sklearn.datasets", extra="run", purpose="the digits data set")
+    bunch = sklearn.load_digits()
+    return bunch.images.astype(np.uint8), bunch.target.astype(np.int32)
+
+
 def digits(*, num_validation: int = NUM_VALIDATION) -> ArrayDataset:
-    """scikit-learn's 1,797 digits (8x8, 17 gray levels) as next-pixel prediction: no download.
+    """Make next-pixel prediction of scikit-learn's 1,797 digits (8 x 8, 17 gray levels).
 
     Args:
         num_validation: images in the validation set.
@@ -116,20 +137,24 @@ def digits(*, num_validation: int = NUM_VALIDATION) -> ArrayDataset:
         A data set with `context_length` 63 and `vocab_size` 17.
 
     Raises:
-        ImportError: if scikit-learn is missing.
+        ImportError: if scikit-learn is not installed (the extra "run").
 
     Example:
         >>> data = digits()
         >>> data.context_length, data.vocab_size, data.num_train
         (63, 17, 1637)
     """
-    sklearn = import_extra("sklearn.datasets", extra="run", purpose="the digits data set")
-    sequences = sklearn.load_digits().data.astype(np.uint8)
-    return next_pixel_dataset(sequences, levels=17, num_validation=num_validation, name="digits")
+    images, _ = read_digits()
+    return next_pixel_dataset(
+        images.reshape(len(images), -1),
+        levels=DIGITS_WHITE + 1,
+        num_validation=num_validation,
+        name="digits",
+    )
 
 
 def read_images(path: str | Path) -> np.ndarray:
-    """Read the images of an `.npz` file, under the first of `IMAGE_KEYS` that is there.
+    """Read the images of an `.npz` file, under the first of `IMAGE_KEYS` that is present.
 
     Args:
         path: the file.
@@ -138,7 +163,7 @@ def read_images(path: str | Path) -> np.ndarray:
         The array as stored.
 
     Raises:
-        ValueError: if the file cannot be read or holds no such array; the message lists those
+        ValueError: if the file is unreadable or lacks such an array; the message lists those
             present.
 
     Example:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data.datasets import (
     NUM_VALIDATION,
     ArrayDataset,
     TokenDataset,
     encode_documents,
-    require_positive,
 )
 from lnpjax.data.hub import HUB_DATASETS, hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences, read_images
@@ -32,7 +31,7 @@ DEFAULT_CONTEXT_LENGTH = 128
 
 
 def load_tokenizer(tokenizer: str | Path | None = None) -> Tokenizer:
-    """The tokenizer of a name or path.
+    """Load the tokenizer of a name or path.
 
     Args:
         tokenizer: None or `"bytes"` for bytes, else the path of a Hugging Face `tokenizers` JSON
@@ -44,7 +43,7 @@ def load_tokenizer(tokenizer: str | Path | None = None) -> Tokenizer:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not a tokenizer.
-        ImportError: if the package `tokenizers` is missing.
+        ImportError: if the package `tokenizers` is not installed (the extra "run").
 
     Example:
         >>> load_tokenizer("bytes").vocab_size
@@ -93,36 +92,19 @@ def load_dataset(
             missing.
         ValueError: if a file is not what it should be, there is too little data, or an argument
             does not fit the data.
-        ConnectionError: if the hub cannot be reached.
-        ImportError: if an optional package is missing; the message names the extra.
+        ConnectionError: if the hub is unreachable.
+        ImportError: if an optional package is not installed; the message names the extra.
 
     Example:
         >>> data = load_dataset("stdlib", context_length=32, num_validation=8, max_bytes=20_000)
         >>> data.name, data.vocab_size, data.context_length
         ('stdlib', 256, 32)
     """
-    require_positive(
-        context_length=1 if context_length is None else context_length,
-        num_validation=num_validation,
-        max_bytes=1 if max_bytes is None else max_bytes,
-    )
+    check_count("context_length", context_length, optional=True)
+    check_count("num_validation", num_validation)
+    check_count("max_bytes", max_bytes, optional=True)
     data = str(data)
-    require(
-        data in KNOWN_DATA or (data != "" and Path(data).exists()),
-        "data",
-        expected=f"one of {', '.join(KNOWN_DATA)}, or the path of a file or folder",
-        got=repr(data),
-        error=FileNotFoundError,
-    )
-    is_file = data not in KNOWN_DATA and Path(data).is_file()
-    is_images = is_file and Path(data).suffix == ".npz"
-    require(
-        not is_file or is_images or text_extension(data) is not None,
-        "data",
-        expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
-        got=data,
-    )
-    if data == "digits" or is_images:
+    if _holds_images(data):
         text_only = {"tokenizer": tokenizer, "max_bytes": max_bytes, "text_field": text_field}
         for argument, value in text_only.items():
             require(value is None, argument, expected=f"None for images ({data})", got=repr(value))
@@ -145,6 +127,26 @@ def load_dataset(
         num_validation=num_validation,
         name=data if data in KNOWN_DATA else Path(data).name,
     )
+
+
+def _holds_images(data: str) -> bool:
+    """Return whether a name or path is one of images, not of text; refuse what is neither."""
+    require(
+        data in KNOWN_DATA or (data != "" and Path(data).exists()),
+        "data",
+        expected=f"one of {', '.join(KNOWN_DATA)}, or the path of a file or folder",
+        got=repr(data),
+        error=FileNotFoundError,
+    )
+    is_file = data not in KNOWN_DATA and Path(data).is_file()
+    is_images = is_file and Path(data).suffix == ".npz"
+    require(
+        not is_file or is_images or text_extension(data) is not None,
+        "data",
+        expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
+        got=data,
+    )
+    return data == "digits" or is_images
 
 
 def _open_documents(

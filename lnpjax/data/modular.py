@@ -1,6 +1,6 @@
 """Modular-arithmetic sequences: next-token prediction with known Fourier features.
 
-A sequence walks around a cycle of tokens with a constant step (Spectral Lens, equation 8)::
+A sequence walks around a cycle of tokens with a constant step (*Spectral Lens*, eq. 8)::
 
     token_j = offset + (phase + j * step) mod cycle,    j = 0 ... context_length
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,11 @@ class ModularTask:
             tokens.
 
     Raises:
-        ValueError: on construction, naming the field that cannot be.
+        ValueError: on construction, if a field is invalid; the message names it.
+
+    Example:
+        >>> int(ModularTask(vocab_size=32).smallest_step(16))
+        2
     """
 
     vocab_size: int = 1024
@@ -54,12 +58,7 @@ class ModularTask:
     noncoprime_probability: float = 0.3
 
     def __post_init__(self) -> None:
-        require(
-            self.context_length >= 1,
-            "context_length",
-            expected="an integer >= 1",
-            got=self.context_length,
-        )
+        check_count("context_length", self.context_length)
         require(
             2 <= self.min_cycle <= self.vocab_size,
             "min_cycle",
@@ -73,7 +72,7 @@ class ModularTask:
             require(0 <= value <= 1, name, expected="a number in [0, 1]", got=value)
 
     def smallest_step(self, cycle: Int[np.ndarray, "*n"] | int) -> Int[np.ndarray, "*n"]:
-        """The smallest step on a cycle, before steps are made to share a divisor with it."""
+        """Return the smallest step on a cycle, before steps are made to share a divisor with it."""
         least = np.floor(self.min_step_fraction * np.asarray(cycle)).astype(np.int64)
         return np.clip(least, 1, np.asarray(cycle) - 1)
 
@@ -97,12 +96,12 @@ class ModularSequences(NamedTuple):
 
 
 def modular_sequences(task: ModularTask, count: int, *, seed: int) -> ModularSequences:
-    """Draw sequences (Spectral Lens, section 5 and F.3).
+    """Draw sequences (*Spectral Lens*, section 5 and F.3).
 
     Args:
         task: the distribution.
         count: n, how many.
-        seed: of the draws; other seeds give other sequences.
+        seed: of the draws.
 
     Returns:
         The sequences, int32.
@@ -118,7 +117,7 @@ def modular_sequences(task: ModularTask, count: int, *, seed: int) -> ModularSeq
         >>> bool(np.all(np.diff(place) % sequences.cycle[:, None] == sequences.step[:, None]))
         True
     """
-    require(count >= 1, "count", expected="an integer >= 1", got=count)
+    check_count("count", count)
     rng = np.random.default_rng((seed, 0x6D6F64))
     cycles = np.arange(task.min_cycle, task.vocab_size + 1)
     cycle = cycles[_inverse_cdf(np.cumsum(cycles**-task.zipf_cycle), rng.random(count))]
@@ -140,7 +139,7 @@ def modular_sequences(task: ModularTask, count: int, *, seed: int) -> ModularSeq
 
 
 def band_sequences(task: ModularTask, *, cycle: int, offset: int) -> ModularSequences:
-    """Every walk on one cycle: each place of the last input token with each step, once.
+    """Return every walk on one cycle: each place of the last input token with each step, once.
 
     A probe of what a network represents at one cycle of tokens ("band", F.3): averages over steps
     at a given last token have no sampling error. The authors draw such walks at random; for a prime
@@ -164,7 +163,7 @@ def band_sequences(task: ModularTask, *, cycle: int, offset: int) -> ModularSequ
         >>> len(probe.tokens), probe.tokens[::6, -2].tolist()
         (42, [10, 11, 12, 13, 14, 15, 16])
     """
-    require(cycle >= 2, "cycle", expected="an integer >= 2", got=cycle)
+    check_count("cycle", cycle, least=2)
     require(
         0 <= offset <= task.vocab_size - cycle,
         "offset",
@@ -185,13 +184,13 @@ def band_sequences(task: ModularTask, *, cycle: int, offset: int) -> ModularSequ
 
 
 def teacher_power(task: ModularTask, cycle: int) -> Float[np.ndarray, " modes"]:
-    """How much of the next token's Fourier modes its predecessor's place on the cycle determines.
+    """Return how much of the next token's Fourier modes a token's place on the cycle determines.
 
     With the step unknown, ``E[chi_r(place_{j+1}) | place_j] = chi_r(place_j) E_d[chi_r(d)]`` for
-    the characters ``chi_r(m) = exp(2 pi i r m / cycle)``: the mean over steps keeps a mode in so
-    far as the steps do not cover the cycle evenly. This is what a network's state, averaged over
-    steps at a given last token, has to carry of the target, and so what `H_S` of Spectral Lens
-    calls the task's modes (equation 9: "teacher-supported"; the paper does not say which they are).
+    the characters ``chi_r(m) = exp(2 pi i r m / cycle)``: the mean over steps keeps a mode to the
+    extent that the steps do not cover the cycle evenly. This is what a network's state, averaged
+    over steps at a given last token, has to carry of the target, and so what `H_S` calls the task's
+    modes (*Spectral Lens*, eq. 9: "teacher-supported"; the paper does not say which they are).
 
     Args:
         task: range of steps; those that share a divisor with the cycle are not counted twice.
@@ -221,20 +220,20 @@ def _walk(length: int, **numbers: Int[np.ndarray, " n"]) -> ModularSequences:
 def _inverse_cdf(
     cumulative: Float[np.ndarray, " k"], uniform: Float[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
-    found = np.searchsorted(cumulative, uniform * cumulative[-1])
-    return np.minimum(found, len(cumulative) - 1)
+    indices = np.searchsorted(cumulative, uniform * cumulative[-1])
+    return np.minimum(indices, len(cumulative) - 1)
 
 
 def _divisor_table(
     largest: int,
 ) -> tuple[Int[np.ndarray, "numbers divisors"], Int[np.ndarray, " numbers"]]:
-    """Divisors from 2 to the square root of each number up to `largest`; padded with 1."""
+    """Tabulate the divisors from 2 to the square root of each number; padded with 1."""
     divisors: list[list[int]] = [[] for _ in range(largest + 1)]
     for divisor in range(2, math.isqrt(largest) + 1):
         for number in range(divisor * divisor, largest + 1, divisor):
             divisors[number].append(divisor)
-    counts = np.array([len(found) for found in divisors])
+    counts = np.array([len(of_number) for of_number in divisors])
     table = np.ones((largest + 1, max(counts.max(), 1)), np.int64)
-    for number, found in enumerate(divisors):
-        table[number, : len(found)] = found
+    for number, of_number in enumerate(divisors):
+        table[number, : len(of_number)] = of_number
     return table, counts

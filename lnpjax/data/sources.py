@@ -19,12 +19,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import check_count, import_extra, require
 
 TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 """The files that `read_documents` reads."""
 _DOCUMENTATION = {"", ".md", ".rst"}
-"""Extensions of files that lie next to data and are no data: left out without a warning."""
+"""Extensions of files that lie next to data and are not data: left out without a warning."""
 _ENCODINGS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
@@ -69,12 +69,7 @@ def take_bytes(documents: Iterable[str], max_bytes: int | None) -> Iterator[str]
         >>> list(take_bytes(["abc", "def", "g"], 5))
         ['abc', 'de']
     """
-    require(
-        max_bytes is None or max_bytes >= 1,
-        "max_bytes",
-        expected="an integer >= 1, or None for all",
-        got=max_bytes,
-    )
+    check_count("max_bytes", max_bytes, optional=True)
     return iter(documents) if max_bytes is None else _take_bytes(documents, max_bytes)
 
 
@@ -99,8 +94,8 @@ def split_documents(
     r"""Split a stream of text at a separator, one document at a time.
 
     White space around a document belongs to the separator and is removed; empty documents are
-    skipped. Line ends are made ``\n`` first, in the text and in the separator, so that documents
-    set apart by blank lines are so whichever system wrote them.
+    skipped. Line ends become ``\n`` first, in the text and in the separator, so that blank lines
+    separate documents whichever system wrote them.
 
     Args:
         chunks: the text, in pieces of any size.
@@ -129,7 +124,7 @@ def _split_documents(chunks: Iterable[str], separator: str, drop_cut: bool) -> I
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
     rest, separated = "", False
     for chunk in chunks:
-        # It translates text where it has no decoder for bytes; its annotation knows only of these.
+        # Without a decoder for bytes it translates text, which its annotation does not say.
         *whole, rest = (rest + newlines.decode(cast(Any, chunk))).split(separator)
         separated = separated or bool(whole)
         yield from filter(None, map(str.strip, whole))
@@ -208,11 +203,11 @@ def text_extension(path: str | Path) -> str | None:
 
 
 def _text_files(path: Path) -> list[Path]:
-    known = ", ".join(TEXT_EXTENSIONS)
+    endings = ", ".join(TEXT_EXTENSIONS)
     require(
         path.exists(),
         "path",
-        expected=f"an existing file ({known}) or a folder of such files",
+        expected=f"an existing file ({endings}) or a folder of such files",
         got=path,
         error=FileNotFoundError,
     )
@@ -220,7 +215,7 @@ def _text_files(path: Path) -> list[Path]:
         require(
             text_extension(path) is not None,
             "path",
-            expected=f"a file ending in {known}",
+            expected=f"a file ending in {endings}",
             got=path,
         )
         return [path]
@@ -234,7 +229,7 @@ def _text_files(path: Path) -> list[Path]:
     require(
         bool(files),
         "path",
-        expected=f"a folder with at least one file ending in {known}",
+        expected=f"a folder with at least one file ending in {endings}",
         got=f"{path} with {_listed({file.suffix or file.name for file in candidates})}",
     )
     copies = [
@@ -256,9 +251,8 @@ def _warn_of_files_left_out(folder: Path, others: list[Path], copies: list[Path]
 
 
 def _decoded(path: Path) -> Iterator[str]:
-    # A file cut at a byte count may end inside a character: the decoder is never told that the
-    # input is over, so an incomplete last character is left out while a wrong byte anywhere else
-    # is still an error.
+    # A file cut at a byte count may end inside a character: since the decoder is not finalised, an
+    # incomplete last character is left out, while a wrong byte anywhere else is still an error.
     decoder: codecs.IncrementalDecoder | None = None
     for chunk in _chunks(path):
         if decoder is None:
@@ -283,11 +277,11 @@ def _chunks(path: Path) -> Iterator[bytes]:
 
 
 def _encoding(path: Path, start: bytes) -> str:
-    """The encoding of a text that begins like this.
+    """Return the encoding of a text that begins like this.
 
     Raises:
-        ValueError: if a quarter of the bytes are zero: then it is UTF-16, in which byte order its
-            writer has not said, or no text.
+        ValueError: if a quarter of the bytes are zero: then it is UTF-16 of unknown byte order, or
+            not text.
     """
     for mark, encoding in _ENCODINGS:
         if start.startswith(mark):
@@ -302,7 +296,7 @@ def _encoding(path: Path, start: bytes) -> str:
 
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Lines that end in a line feed: JSON may hold other characters that Python calls line ends."""
+    """Split text at line feeds only: JSON may hold other characters that Python calls line ends."""
     rest = ""
     for chunk in chunks:
         *whole, rest = (rest + chunk).split("\n")
@@ -335,7 +329,7 @@ def _jsonl_texts(path: Path, text_field: str | None) -> Iterator[str]:
             expected="a field that holds text",
             got=f"{field!r}, which holds {type(text).__name__} in {place}",
         )
-        # JSON can spell half of a surrogate pair, which is no character and has no encoding.
+        # JSON can spell half of a surrogate pair, which is not a character and has no encoding.
         yield (text or "").encode(errors="replace").decode()
 
 

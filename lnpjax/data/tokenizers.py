@@ -17,11 +17,16 @@ END_OF_TEXT_TOKENS = ("[EOS]", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos
 
 
 class Tokenizer(Protocol):
-    """What the data pipeline asks of a tokenizer.
+    """What the data pipeline needs of a tokenizer.
 
     Attributes:
         vocab_size: ids are in `[0, vocab_size)`.
         end_of_text: the id placed after every document, or None to join documents without a mark.
+
+    Example:
+        >>> tokenizer: Tokenizer = ByteTokenizer()
+        >>> [ids.tolist() for ids in tokenizer.encode_batch(["hi", "you"])]
+        [[104, 105], [121, 111, 117]]
     """
 
     @property
@@ -33,13 +38,13 @@ class Tokenizer(Protocol):
         """The id that ends a document."""
 
     def encode(self, text: str) -> Int[np.ndarray, " length"]:
-        """The ids of a text, as int32, without `end_of_text`."""
+        """Return the ids of a text, as int32, without `end_of_text`."""
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
-        """The text of some ids."""
+        """Return the text of some ids."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
-        """The ids of several texts: what `encode` gives for each."""
+        """Return the ids of several texts: what `encode` returns for each."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,15 @@ class ByteTokenizer:
         return 0
 
     def encode(self, text: str) -> Int[np.ndarray, " length"]:
-        """The UTF-8 bytes of a text."""
+        """Return the UTF-8 bytes of a text."""
         return np.frombuffer(text.encode(errors="replace"), np.uint8).astype(np.int32)
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
-        """The UTF-8 bytes of several texts."""
+        """Return the UTF-8 bytes of several texts."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
-        """The text of some bytes; what is not valid UTF-8 becomes U+FFFD.
+        """Return the text of some bytes; what is not valid UTF-8 becomes U+FFFD.
 
         Raises:
             ValueError: if an id is not in [0, 256).
@@ -95,13 +100,25 @@ class JsonTokenizer:
     """A tokenizer read from a Hugging Face `tokenizers` JSON file.
 
     Padding, truncation and the special tokens that the file would add around a text are switched
-    off: where a document ends is the data pipeline's business.
+    off: the data pipeline marks where a document ends.
 
     Attributes:
         backend: the `tokenizers.Tokenizer`.
         vocab_size: one more than the largest id, added tokens included.
         end_of_text: the id of the token that ends a text, or None.
         name: the file it was read from, for messages.
+
+    Example:
+        >>> import tempfile
+        >>> import tokenizers
+        >>> words = {"once": 0, "upon": 1, "[EOS]": 2}
+        >>> backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[EOS]"))
+        >>> backend.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+        >>> file = Path(tempfile.mkdtemp()) / "tokenizer.json"
+        >>> backend.save(str(file))
+        >>> tokenizer = JsonTokenizer.from_file(file)
+        >>> tokenizer.encode("once upon"), tokenizer.end_of_text
+        (array([0, 1], dtype=int32), 2)
     """
 
     backend: Any
@@ -125,7 +142,7 @@ class JsonTokenizer:
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is not a tokenizer, or `end_of_text` is not in its vocabulary.
-            ImportError: if the package `tokenizers` is missing.
+            ImportError: if the package `tokenizers` is not installed (the extra "run").
 
         Example:
             >>> JsonTokenizer.from_file("no-such-file.json")
@@ -166,15 +183,16 @@ class JsonTokenizer:
         )
 
     def encode(self, text: str) -> Int[np.ndarray, " length"]:
-        """The ids of a text.
+        """Return the ids of a text.
 
         Raises:
-            ValueError: as `encode_batch`.
+            ValueError: if a word is not in the vocabulary and the tokenizer has no token for
+                unknown ones; the message names both.
         """
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[Int[np.ndarray, " length"]]:
-        """The ids of several texts, encoded in parallel.
+        """Return the ids of several texts, encoded in parallel.
 
         Raises:
             ValueError: if a word is not in the vocabulary and the tokenizer has no token for
@@ -190,7 +208,7 @@ class JsonTokenizer:
         return [np.asarray(encoding.ids, np.int32) for encoding in encodings]
 
     def _unknown_word(self, texts: Sequence[str]) -> str:
-        """The first word that cannot be encoded, or the text around it."""
+        """Return the first word that has no ids, or the text around it."""
         for text in texts:
             words = [text]
             if (normalizer := self.backend.normalizer) is not None:
@@ -200,10 +218,10 @@ class JsonTokenizer:
             for word in words:
                 try:
                     self.backend.model.tokenize(word)
-                except Exception:  # as above
+                except Exception:  # the package raises bare `Exception`s
                     return word
         return texts[0]
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " length"]) -> str:
-        """The text of some ids, special tokens included."""
+        """Return the text of some ids, special tokens included."""
         return self.backend.decode(np.asarray(ids).tolist(), skip_special_tokens=False)

@@ -26,8 +26,8 @@ def generate_greedy(
         The prompts with their continuations, `(batch, prompt + num_tokens)`.
 
     Raises:
-        ValueError: if a prompt is empty or holds what is not a token, `num_tokens` is negative, or
-            the result would be longer than the model's `max_seq_len`.
+        ValueError: if a prompt is empty or has an id that is not a token, `num_tokens` is negative,
+            or the result would be longer than the model's `max_seq_len`.
 
     Example:
         >>> from flax import nnx

@@ -1,4 +1,4 @@
-"""Llama in Flax NNX, with the sizes that Spectral Reach trains.
+"""Llama in Flax NNX, with the sizes that *Spectral Reach* trains.
 
 RMSNorm before each sub-layer, rotary position embeddings, causal grouped-query attention, a SwiGLU
 feed-forward, no biases, and a read-out that is untied from the embedding unless asked otherwise. A
@@ -18,7 +18,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.checks import check_count, checked_ids, require
 from lnpjax.adapters import from_nnx, split_module
 from lnpjax.jacobian import ApplyFn, SplitModel
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
@@ -48,11 +48,11 @@ class LlamaConfig:
             softmax and mean squares use at least float32.
         param_dtype: what the parameters are stored in.
 
-    Both dtypes accept any spelling of a floating dtype and are kept as its name, so that
-    `dataclasses.asdict` of a config is JSON.
+    Both dtypes accept any spelling of a floating dtype and are kept as its name, and sizes as
+    integers of Python, so that `dataclasses.asdict` of a config is JSON.
 
     Raises:
-        ValueError: on construction, naming the field that cannot be.
+        ValueError: on construction, if a field is invalid; the message names it.
 
     Example:
         >>> config = LlamaConfig(vocab_size=256, hidden_size=64, intermediate_size=128,
@@ -77,21 +77,11 @@ class LlamaConfig:
     param_dtype: DTypeLike = "float32"
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "intermediate_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "max_seq_len",
-        ):
-            value = getattr(self, name)
-            if value is None and name in ("num_kv_heads", "head_dim"):
-                continue
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            require(whole and value >= 1, name, expected="an integer >= 1", got=repr(value))
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads")
+        for name in (*sizes, "num_kv_heads", "head_dim", "max_seq_len"):
+            size = getattr(self, name)
+            check_count(name, size, optional=name in ("num_kv_heads", "head_dim"))
+            object.__setattr__(self, name, size if size is None else int(size))  # of numpy, too
         require(
             self.head_dim is not None or self.hidden_size % self.num_heads == 0,
             "num_heads",
@@ -178,7 +168,7 @@ def _norm(config: LlamaConfig, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
 
 
 def _residual_std(config: LlamaConfig) -> float:
-    """Keeps the residual stream's variance from growing with its 2 * num_layers additions."""
+    """Return a scale at which 2 * num_layers additions keep the residual stream's variance."""
     return INITIAL_STD / math.sqrt(2 * config.num_layers)
 
 
@@ -280,7 +270,7 @@ class Llama(nnx.Module):
             self.head = _linear(config, config.hidden_size, config.vocab_size, rngs=rngs)
 
     def hidden(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time hidden"]:
-        """The final normalised hidden states, which the read-out turns into logits.
+        """Compute the final normalised hidden states, which the read-out turns into logits.
 
         Args:
             tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
@@ -310,7 +300,7 @@ class Llama(nnx.Module):
     def transform(
         self, embedded: Float[Array, "batch time hidden"]
     ) -> Float[Array, "batch time hidden"]:
-        """From embedded tokens to the final normalised hidden states; `hidden` without the table.
+        """Compute the final normalised hidden states from embedded tokens.
 
         Raises:
             ValueError: if the sequences are longer than `max_seq_len`.
@@ -335,7 +325,7 @@ class Llama(nnx.Module):
         return self.norm(x)
 
     def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
-        """Logits of the next token at every position.
+        """Compute the logits of the next token at every position.
 
         Args:
             tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
@@ -353,7 +343,7 @@ class Llama(nnx.Module):
 
 
 def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
-    """The pure function and the parameters of a Llama, with closed forms where there are any.
+    """Split a Llama into a pure function and its parameters, with closed forms where possible.
 
     Like `lnpjax.from_nnx`; an untied model becomes a `lnpjax.SplitModel`, whose embedding and
     read-out are measured without probes.

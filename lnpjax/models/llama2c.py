@@ -46,7 +46,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[LlamaConfig, Llama]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the header makes no sense, or the file is shorter or longer than it says.
+        ValueError: if the header is invalid, or the file is shorter or longer than it says.
 
     Example:
         >>> read_checkpoint("missing.bin")
@@ -115,13 +115,13 @@ def _parse_header(data: bytes, path: str | os.PathLike[str]) -> LlamaConfig:
         )
     except ValueError as error:
         raise ValueError(
-            f"path: expected a llama2.c checkpoint, got a header that makes no sense in "
+            f"path: expected a llama2.c checkpoint, got an invalid header in "
             f"{os.fspath(path)}: {error}"
         ) from error
 
 
 def _layout(config: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """The tensors in file order; matrices are stored (out, in), one stack for all layers."""
+    """List the tensors in file order; matrices are stored (out, in), one stack for all layers."""
     layers, hidden, inner = config.num_layers, config.hidden_size, config.intermediate_size
     kv_size = config.kv_heads * config.head_width
     layout: dict[str, tuple[int, ...]] = {
@@ -174,16 +174,16 @@ def _build(config: LlamaConfig, tensors: dict[str, np.ndarray]) -> Llama:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokenizer:
+class PieceTokenizer:
     """Byte-pair encoding with SentencePiece's conventions, as llama2.c stores it.
 
     Ids 0, 1 and 2 are unknown, begin and end; id `byte + 3` stands for a raw byte and spells out
     characters that are not in the vocabulary; the rest are pieces of text. A space is put before
-    the text, so that its first word is tokenised like the others.
+    the text, so that its first word is encoded like the others.
 
     Attributes:
         pieces: the bytes of each token.
-        scores: the score of each token: of two possible merges the higher score goes first.
+        scores: the score of each token: of two possible merges, that of the higher score is first.
 
     Raises:
         ValueError: if there are fewer than the 259 control and byte tokens, or the lengths differ.
@@ -191,7 +191,7 @@ class Tokenizer:
     Example:
         >>> control_and_bytes = [b""] * 259
         >>> text = [b" ", b"a", b"b", b"ab"]
-        >>> tokenizer = Tokenizer(tuple(control_and_bytes + text), (0.0,) * 263)
+        >>> tokenizer = PieceTokenizer(tuple(control_and_bytes + text), (0.0,) * 263)
         >>> tokenizer.encode("abc")
         [1, 259, 262, 102]
         >>> tokenizer.decode([1, 259, 262, 102])
@@ -216,7 +216,7 @@ class Tokenizer:
         )
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str], vocab_size: int) -> Tokenizer:
+    def from_file(cls, path: str | os.PathLike[str], vocab_size: int) -> PieceTokenizer:
         """Read llama2.c's `tokenizer.bin` format.
 
         The file holds the length of the longest token as a little-endian int32, then per token a
@@ -289,7 +289,7 @@ class Tokenizer:
             ids: token ids. Control tokens add no text.
 
         Returns:
-            The text without the space that `encode` puts before it; bytes that are no valid UTF-8
+            The text without the space that `encode` puts before it; bytes that are not valid UTF-8
             become replacement characters.
 
         Raises:

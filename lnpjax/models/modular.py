@@ -1,4 +1,4 @@
-"""The toy transformer of Spectral Lens (F.3) in Flax NNX: modular arithmetic, token by token.
+"""The toy transformer of *Spectral Lens* (F.3) in Flax NNX: modular arithmetic, token by token.
 
 Two pre-norm blocks of causal attention and a squared-ReLU feed-forward. RMS norms have no gains,
 and the matrices that write to the residual stream start at zero. The interventions `rotary` and
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.checks import check_count, checked_ids, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 NORM_EPS = 1e-6
@@ -46,7 +46,7 @@ class ModularTransformerConfig:
             of `hidden_size`.
 
     Raises:
-        ValueError: on construction, naming the field that cannot be.
+        ValueError: on construction, if a field is invalid; the message names it.
 
     Example:
         >>> tied = ModularTransformerConfig(vocab_size=32, hidden_size=16)
@@ -66,16 +66,9 @@ class ModularTransformerConfig:
     embedding_std: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "context_length",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "mlp_ratio",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, name, expected="an integer >= 1", got=value)
+        sizes = ("vocab_size", "context_length", "hidden_size", "num_layers", "num_heads")
+        for name in (*sizes, "mlp_ratio"):
+            check_count(name, getattr(self, name))
         require(
             self.hidden_size % (2 * self.num_heads) == 0,
             "hidden_size",
@@ -97,7 +90,7 @@ class ModularTransformerConfig:
 
 
 def rms_normalized(x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-    """Vectors scaled to a root mean square of one.
+    """Scale vectors to a root mean square of one.
 
     Example:
         >>> rms_normalized(jnp.array([3.0, -3.0])).round(3).tolist()
@@ -107,13 +100,13 @@ def rms_normalized(x: Float[Array, "*batch width"]) -> Float[Array, "*batch widt
 
 
 def _linear(in_size: int, out_size: int, *, zero: bool = False, rngs: nnx.Rngs) -> nnx.Linear:
-    """Without bias; uniform on +-1 / sqrt(in_size), or zero."""
+    """Make a layer without bias; uniform on +-1 / sqrt(in_size), or zero."""
     uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
     init = nnx.initializers.zeros if zero else uniform
     return nnx.Linear(in_size, out_size, use_bias=False, kernel_init=init, rngs=rngs)
 
 
-class Attention(nnx.Module):
+class ModularAttention(nnx.Module):
     """Causal attention."""
 
     def __init__(self, config: ModularTransformerConfig, *, rngs: nnx.Rngs) -> None:
@@ -142,7 +135,7 @@ class Attention(nnx.Module):
         return self.output((weights @ value).transpose(0, 2, 1, 3).reshape(batch, time, width))
 
 
-class FeedForward(nnx.Module):
+class ModularFeedForward(nnx.Module):
     """`down(relu(up(x))^2)`."""
 
     def __init__(self, config: ModularTransformerConfig, *, rngs: nnx.Rngs) -> None:
@@ -155,12 +148,12 @@ class FeedForward(nnx.Module):
         return self.down(jnp.square(jax.nn.relu(self.up(x))))
 
 
-class Block(nnx.Module):
+class ModularBlock(nnx.Module):
     """Attention, then feed-forward, each of the normalised stream and added to it."""
 
     def __init__(self, config: ModularTransformerConfig, *, rngs: nnx.Rngs) -> None:
-        self.attention = Attention(config, rngs=rngs)
-        self.feed_forward = FeedForward(config, rngs=rngs)
+        self.attention = ModularAttention(config, rngs=rngs)
+        self.feed_forward = ModularFeedForward(config, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch time hidden"]) -> Float[Array, "batch time hidden"]:
         """Apply the block."""
@@ -201,12 +194,12 @@ class ModularTransformer(nnx.Module):
                 embedding_init=nnx.initializers.normal(0.02),
                 rngs=rngs,
             )
-        self.layers = nnx.List([Block(config, rngs=rngs) for _ in range(config.num_layers)])
+        self.layers = nnx.List([ModularBlock(config, rngs=rngs) for _ in range(config.num_layers)])
         if config.untied:
             self.head = _linear(config.hidden_size, config.vocab_size, zero=True, rngs=rngs)
 
     def hidden(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time hidden"]:
-        """The final normalised hidden states, which the read-out turns into logits.
+        """Compute the final normalised hidden states, which the read-out turns into logits.
 
         Args:
             tokens: token ids, `(batch, time)`, below `vocab_size`; under `jit` others give NaN.
@@ -242,10 +235,10 @@ class ModularTransformer(nnx.Module):
         return rms_normalized(x)
 
     def last_hidden(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch hidden"]:
-        """The hidden state at the last token: the toy's pooling, one vector per sequence."""
+        """Compute the hidden state at the last token: one vector per sequence."""
         return self.hidden(tokens)[:, -1]
 
     def __call__(self, tokens: Int[Array, "batch time"]) -> Float[Array, "batch time vocab"]:
-        """Logits of the next token at every position; no position sees a later one."""
+        """Compute the logits of the next token at every position; none depends on a later token."""
         hidden = self.hidden(tokens)
         return self.head(hidden) if self.config.untied else self.embedding.attend(hidden)

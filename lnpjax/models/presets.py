@@ -1,4 +1,4 @@
-"""The sizes of Llama that Spectral Reach trains (Tables 1 and 2), and a tiny one."""
+"""The sizes of Llama that *Spectral Reach* trains (Tables 1 and 2), and a tiny one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIMPLESTORIES_PRESETS = _presets(
         "134M": (18, 768, 2048, 12),
     },
 )
-"""Spectral Reach, Table 1, by the printed number of parameters.
+"""*Spectral Reach*, Table 1, by the printed number of parameters.
 
 One row is corrected: 3.8M is printed with hidden 196 and feed-forward 768, which has 4.6M
 parameters, and 3 heads would be 65 wide, an odd width that rotary embeddings cannot have; 192 and
@@ -59,16 +59,20 @@ CIFAR5M_PRESETS = _presets(
         "12.5M": (7, 384, 1024, 5),
     },
 )
-"""Spectral Reach, Table 2, by the printed number of parameters.
+"""*Spectral Reach*, Table 2, by the printed number of parameters.
 
 In 12.5M, the 5 heads that are printed do not divide 384: they are 76 wide, without which the count
-would be 12.6M. Two rows count the parameters of 255 tokens rather than of the 256 that pixels need
-(229.7K and 381.4K against 229.8K and 381.6K here); the other five print alike with either.
+would be 12.6M. Two rows count the parameters of 255 tokens instead of the 256 that pixels need
+(229.7K and 381.4K against 229.8K and 381.6K here); the other five print the same with either.
 """
 
 
+PRESETS = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
+"""All of them."""
+
+
 def preset(name: str) -> LlamaConfig:
-    """The published (or tiny) configuration of that name.
+    """Return the published (or tiny) configuration of a name.
 
     Args:
         name: a key of `SIMPLESTORIES_PRESETS`, `CIFAR5M_PRESETS` or `TINY_PRESETS`.
@@ -77,12 +81,11 @@ def preset(name: str) -> LlamaConfig:
         The configuration.
 
     Raises:
-        ValueError: if there is none of that name; the message lists them all.
+        ValueError: if there is no preset of that name; the message lists them all.
 
     Example:
         >>> preset("1.2M").num_parameters
         1229664
     """
-    known = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
-    require(name in known, "name", expected=f"one of {', '.join(known)}", got=repr(name))
-    return known[name]
+    require(name in PRESETS, "name", expected=f"one of {', '.join(PRESETS)}", got=repr(name))
+    return PRESETS[name]

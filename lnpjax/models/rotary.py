@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 def rotary_angles(
     time: int, head_width: int, *, base: float, dtype: DTypeLike
 ) -> Float[Array, "time half"]:
-    """Angles `t * base^(-2i / head_width)` of the rotary embedding (Su et al., 2021).
+    """Compute the angles `t * base^(-2i / head_width)` of the rotary embedding (Su et al., 2021).
 
     Args:
         time: number of positions, counted from 0.

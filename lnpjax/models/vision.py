@@ -1,4 +1,4 @@
-"""Dense and convolutional networks for images, as in the NTK lens paper (appendices D.1, D.2)."""
+"""Dense and convolutional networks for images, as in *NTK Lens* (D.1, D.2)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class MLP(nnx.Module):
 
     Args:
         sizes: widths from the inputs to the outputs, at least two.
-        activation: applied after every layer but the last.
+        activation: applied after every layer except the last.
         kernel_init: initialises the weights; biases start at zero.
         param_dtype: what the parameters are stored in.
         rngs: random streams.
@@ -68,7 +68,7 @@ class ConvNet(nnx.Module):
         channels: filters of each convolution.
         hidden: width of the dense layer.
         num_outputs: number of classes.
-        activation: applied after every layer but the last.
+        activation: applied after every layer except the last.
         kernel_init: initialises the weights; biases start at zero.
         param_dtype: what the parameters are stored in.
         rngs: random streams.

@@ -19,7 +19,6 @@ from lnpjax.comparison import (
 )
 from lnpjax.plotting._lens import (
     DRAWN,
-    TOKENS,
     brief,
     dress_spectra,
     finish,
@@ -28,6 +27,7 @@ from lnpjax.plotting._lens import (
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
 from lnpjax.runs import Kind
+from lnpjax.runs._rows import TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,30 +48,42 @@ _COLUMNS = {1: 1, 2: 2, 3: 3, 4: 2, 5: 3, 6: 3, 7: 4}  # by the number of panels
 
 
 def plot_comparison(comparison: Comparison, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Several runs in one figure, in as many panels as there are data for.
+    """Draw several runs in one figure, in as many panels as there are data for.
 
     Validation losses and the target; spectra of activations and gradients at the matched steps
-    (Spectral Lens, figure 1a); token and throughput gains with their labels (1c); efficiency
+    (*Spectral Lens*, figure 1a); token and throughput gains with their labels (1c); efficiency
     against the normalised early tail exponent (2); the rank correlation over training (8) and over
     layers (10).
 
     Args:
-        comparison: of the runs (`lnpjax.comparison.compare`).
-        path: where to save the figure, too; the suffix says in which format.
+        comparison: the runs, compared (`lnpjax.comparison.compare`).
+        path: where to save the figure, if anywhere; the suffix decides the format.
 
     Returns:
         The figure.
 
     Raises:
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> from lnpjax.comparison import compare
+        >>> from lnpjax.runs import RunSummary
+        >>> tokens = np.array([100.0, 10_000.0])
+        >>> runs = [
+        ...     RunSummary(name, {}, tokens, np.array([3.0, last]), 1e4, 9e4, 9e4, ())
+        ...     for name, last in (("slow", 2.0), ("fast", 1.0))
+        ... ]
+        >>> losses, gains = plot_comparison(compare(runs)).axes
+        >>> losses.get_ylabel(), [text.get_text() for text in losses.get_legend().get_texts()]
+        ('loss (nats per token)', ['slow', 'fast'])
     """
     draws: list[Callable[[Axes, Comparison], None]] = [_plot_losses]
-    spectra = [found.spectra for found in comparison.matches if found is not None]
+    spectra = [matched.spectra for matched in comparison.matches if matched is not None]
     for kind in DRAWN:
         if any(one.eigenvalues(kind) is not None for one in spectra):
             draws.append(functools.partial(_plot_matched, kind=kind))
-    known = [step.gains.token + step.gains.throughput for step in comparison.transitions]
-    if any(map(math.isfinite, known)):
+    gains = [step.gains.token + step.gains.throughput for step in comparison.transitions]
+    if any(map(math.isfinite, gains)):
         draws.append(_plot_gains)
     if comparison.correlations is not None:
         draws += [_plot_efficiency, _plot_over_fraction]
@@ -92,13 +104,13 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str] | None 
 
 
 def run_label(comparison: Comparison, run: int) -> str:
-    """A run in a word or two: its family, where there are several, and its name."""
+    """Name a run: its family, if there are several, and its name."""
     name = comparison.runs[run].name
     return f"{comparison.family_of(run)} {name}" if len(comparison.families) > 1 else name
 
 
 def correlation_text(correlation: RankCorrelation) -> str:
-    """A correlation with what is needed to judge it."""
+    """Write a correlation with what is needed to judge it."""
     if math.isnan(correlation.rho):
         return f"undefined ({correlation.num_runs} runs)"
     sign = "" if correlation.exact else "~"
@@ -108,7 +120,7 @@ def correlation_text(correlation: RankCorrelation) -> str:
 
 
 def matched_text(comparison: Comparison) -> str:
-    """Where spectra are compared, in words."""
+    """Say where spectra are compared."""
     value = comparison.value
     return {
         "loss": f"at a validation loss of {value:.4g}",
@@ -128,20 +140,20 @@ def _plot_losses(ax: Axes, comparison: Comparison) -> None:
     ax.axhline(comparison.target, color="0.4", linestyle=":", linewidth=1)
     caption = f"dots: where a run first meets the target, {comparison.target:.4g}"
     panel = Panel("loss", "Validation loss", caption, "loss (nats per token)")
-    dress(ax, panel, xlabel=TOKENS, yscale="linear")
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_matched(ax: Axes, comparison: Comparison, kind: Kind) -> None:
     styles = _run_styles(comparison)
-    for i, (found, (colour, style)) in enumerate(zip(comparison.matches, styles, strict=True)):
-        if found is not None:
+    for i, (matched, (colour, style)) in enumerate(zip(comparison.matches, styles, strict=True)):
+        if matched is not None:
             label = run_label(comparison, i)
-            plot_spectrum(ax, found.spectra, kind, colour, label, linestyle=style)
+            plot_spectrum(ax, matched.spectra, kind, colour, label, linestyle=style)
     dress_spectra(ax, kind, "measured nearest to where they match; dashed: the fitted tail")
 
 
 def _run_styles(comparison: Comparison) -> list[tuple[Any, str]]:
-    """Colours by place within the family, line styles by family."""
+    """Choose colours by place within the family, line styles by family."""
     colours = palette(max(map(len, comparison.families)))
     styles = {
         run: (colours[place], _FAMILY_STYLES[number % len(_FAMILY_STYLES)])
@@ -193,10 +205,10 @@ def _plot_efficiency(ax: Axes, comparison: Comparison) -> None:
                 size = comparison.runs[run].batch_size
                 text = comparison.runs[run].name if size is None else f"b{size}"
                 ax.annotate(text, (x_run, y_run), (6, 4), textcoords="offset points", fontsize=7)
-    found = comparison.correlations
-    caption = f"mean rho within families {correlation_text(found.mean)}"
-    if found.num_families > 1:
-        caption += f"\npooled {correlation_text(found.pooled)}"
+    correlations = comparison.correlations
+    caption = f"mean rho within families {correlation_text(correlations.mean)}"
+    if correlations.num_families > 1:
+        caption += f"\npooled {correlation_text(correlations.pooled)}"
     if degenerate:
         caption += f"\nwithout a scale: {', '.join(degenerate)}"
     dress(
@@ -207,8 +219,6 @@ def _plot_efficiency(ax: Axes, comparison: Comparison) -> None:
         xscale="linear",
         yscale="linear",
     )  # fmt: skip
-    ax.set_title(ax.get_title(loc="left"), loc="left", fontweight="bold", fontsize=11,
-                 pad=18 + 10 * caption.count("\n"))  # fmt: skip
 
 
 def _plot_over_fraction(ax: Axes, comparison: Comparison) -> None:
@@ -217,12 +227,12 @@ def _plot_over_fraction(ax: Axes, comparison: Comparison) -> None:
         for window, correlations, style in zip(
             curves.windows, curves.correlations, _WINDOW_STYLES, strict=False
         ):
-            rho = [found.rho for found in correlations]
+            rho = [correlation.rho for correlation in correlations]
             label = f"{family_name(number)}, {window_text(window)}"
             ax.plot(100 * curves.fractions, rho, style, color=colour, linewidth=1.6, label=label)
     dress(
         ax,
-        Panel("rho", "When the tail foretells efficiency",
+        Panel("rho", "When the tail predicts efficiency",
               "rank correlation of the exponent with tokens to target, at equal tokens",
               r"Spearman $\rho$"),
         xlabel="tokens, in % of the fastest run's to the target",
@@ -236,19 +246,19 @@ def _plot_over_layers(ax: Axes, comparison: Comparison) -> None:
     advantages: list[str] = []
     names: list[str] = []
     for number, _, early, colour in _predicted(comparison):
-        found = early.over_layers
-        rho = [correlation.rho for correlation in found.correlations]
+        layers = early.over_layers
+        rho = [correlation.rho for correlation in layers.correlations]
         label = f"family {family_name(number)}"
-        if math.isfinite(found.late_advantage):
-            advantages.append(f"{family_name(number)} {found.late_advantage:+.2f}")
+        if math.isfinite(layers.late_advantage):
+            advantages.append(f"{family_name(number)} {layers.late_advantage:+.2f}")
         ax.plot(range(len(rho)), rho, "o-", color=colour, markersize=5, label=label)
-        names = max(names, list(found.layers), key=len)
+        names = max(names, list(layers.layers), key=len)
     caption = "early tail exponent with tokens to target"
     if advantages:
-        caption += f"; last less mean of first two: {', '.join(advantages)}"
+        caption += f"; last minus mean of first two: {', '.join(advantages)}"
     dress(
         ax,
-        Panel("rho", "Which layer foretells efficiency", caption, r"Spearman $\rho$"),
+        Panel("rho", "Which layer predicts efficiency", caption, r"Spearman $\rho$"),
         xlabel="layer",
         xscale="linear",
         yscale="linear",
@@ -264,7 +274,7 @@ def _rho_axis(ax: Axes) -> None:
 
 
 def _predicted(comparison: Comparison) -> list[tuple[int, tuple[int, ...], EarlyPrediction, Any]]:
-    """Number, runs, early prediction and colour of the families that have one."""
+    """Return number, runs, early prediction and colour of the families that have a prediction."""
     colours = palette(len(comparison.families))
     return [
         (number, family, early, colours[number])

@@ -1,4 +1,4 @@
-"""The figure of one run's spectra, in the style of Spectral Lens, figures 1a and 13 to 18."""
+"""The figure of one run's spectra, in the style of *Spectral Lens*, figures 1a and 13 to 18."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from lnpjax._base.checks import import_extra, require
 from lnpjax._base.intervals import student_t
 from lnpjax.plotting._style import COLOURS, COVERAGE, COVERAGE_TEXT, Panel, dress, new_figure, saved
 from lnpjax.runs import Kind, MeasuredSpectra, Run, RunSummary, read_run
+from lnpjax.runs._rows import SPECTRUM_NUMBERS, TOKENS
 from lnpjax.status import describe_status
 
 if TYPE_CHECKING:
@@ -22,34 +23,40 @@ if TYPE_CHECKING:
 
 DRAWN: tuple[Kind, Kind] = ("activations", "gradients")
 TIMES_SHOWN = 5
-TOKENS = "training tokens"
 RANK = "rank of the mode"
 SHARE = "share of the variance"
 SHARE_OF_GRADIENTS = "share of the squared gradients"
+_NUMBERS = {field.name: field for field in SPECTRUM_NUMBERS if field.symbol}  # those drawn
+_RANK_ME = _NUMBERS["rank_me"]
 _LEGEND: dict[str, Any] = {"fontsize": 7.5, "frameon": False}
 
 
 def plot_lens(run: Run | RunSummary, path: str | os.PathLike[str] | None = None) -> Figure:
-    """What a run's activations and gradients looked like over training, in six panels.
+    """Draw a run's spectra of activations and gradients over training, in six panels.
 
     Spectra of the deepest layer's activations and of the last attention output's gradients at
     several times, with their fitted tails; RankMe and the exponents of head and tail over tokens,
-    with bands of 95 % intervals; RankMe by layer. Undefined numbers leave gaps, and the
-    figure says how many there are, and why.
+    with bands of 95 % intervals; RankMe by layer. Undefined numbers leave gaps, and the figure
+    says how many there are, and why.
 
     Args:
         run: a run with recorded spectra (`lnpjax train --spectra N`).
-        path: where to save the figure, too; the suffix says in which format.
+        path: where to save the figure, if anywhere; the suffix decides the format.
 
     Returns:
         The figure.
 
     Raises:
         ValueError: if the run has no spectra.
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
 
     Example:
-        >>> plot_lens(Run.open("runs/small"), "lens.png")  # doctest: +SKIP
+        >>> summaries = {"activations": {"layers/0": {"rank_me": 5.0, "alpha_tail": 1.1}}}
+        >>> spectra = (MeasuredSpectra(0, 64.0, 5.5, summaries, {}),)
+        >>> none = np.zeros(0)
+        >>> figure = plot_lens(RunSummary("small", {}, none, none, 64.0, 9e4, 9e4, spectra))
+        >>> figure.axes[1].get_xlabel(), figure.axes[1].get_ylabel()
+        ('training tokens', 'RankMe (modes)')
     """
     summary = read_run(run) if isinstance(run, Run) else run
     require(
@@ -86,7 +93,7 @@ def plot_spectrum(
     *,
     linestyle: str = "-",
 ) -> None:
-    """The trace-normalised spectrum of `MeasuredSpectra.probe`, and the power law of its tail.
+    """Draw the trace-normalised spectrum of `MeasuredSpectra.probe`, and its tail's power law.
 
     Args:
         ax: where to draw.
@@ -119,14 +126,14 @@ def plot_spectrum(
 
 
 def dress_spectra(ax: Axes, kind: Kind, caption: str) -> None:
-    """Title, caption and labels of a panel of spectra."""
+    """Give a panel of spectra its title, caption and labels."""
     title = "Activation spectrum" if kind == "activations" else "Spectrum of per-sample gradients"
     label = SHARE if kind == "activations" else SHARE_OF_GRADIENTS
     dress(ax, Panel(kind, title, caption, label), xlabel=RANK)
 
 
 def finish(ax: Axes) -> None:
-    """A legend where there are labels, else a word that there is nothing."""
+    """Add a legend where there are labels; else say that there is nothing."""
     if ax.get_legend_handles_labels()[0]:
         ax.legend(**_LEGEND)
     elif not ax.has_data():
@@ -134,13 +141,13 @@ def finish(ax: Axes) -> None:
 
 
 def shades(count: int) -> list[Any]:
-    """Colours of an order: dark to light."""
+    """Return colours for things that have an order: dark to light."""
     module = import_extra("matplotlib", extra="run", purpose="drawing figures")
     return list(module.colormaps["viridis"](np.linspace(0, 0.85, count)))
 
 
 def brief(number: float) -> str:
-    """A number with three digits and a suffix: 1.23M."""
+    """Return a number with three digits and a suffix: 1.23M."""
     for size, suffix in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
         if number >= size:
             return f"{number / size:.3g}{suffix}"
@@ -148,11 +155,11 @@ def brief(number: float) -> str:
 
 
 def _times(spectra: Sequence[MeasuredSpectra]) -> list[MeasuredSpectra]:
-    """A few measured steps that have arrays, about even in the logarithm of tokens."""
-    stored = [found for found in spectra if found.arrays]
+    """Choose a few measured steps that have arrays, about even in the logarithm of tokens."""
+    stored = [one for one in spectra if one.arrays]
     if not stored:
         return []
-    logarithms = np.log([found.tokens for found in stored])
+    logarithms = np.log([one.tokens for one in stored])
     wanted = np.linspace(logarithms[0], logarithms[-1], TIMES_SHOWN)
     return [stored[i] for i in sorted({int(np.argmin(abs(logarithms - w))) for w in wanted})]
 
@@ -167,13 +174,9 @@ def _plot_rank(ax: Axes, summary: RunSummary) -> None:
         rank = summary.series(kind, "rank_me")
         if np.any(np.isfinite(rank)):
             ax.plot(tokens, rank, "o-", color=colour, markersize=3, label=kind)
-    caption = "RankMe: the exponential of the spectrum's entropy"
-    dress(
-        ax,
-        Panel("rank_me", "Modes that matter", caption, "RankMe (modes)"),
-        xlabel=TOKENS,
-        yscale="linear",
-    )
+    caption = f"{_RANK_ME.symbol}: {_RANK_ME.definition}"
+    panel = Panel("rank_me", "Modes that matter", caption, _RANK_ME.label)
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_exponents(ax: Axes, summary: RunSummary, kind: Kind) -> None:
@@ -190,7 +193,8 @@ def _plot_exponents(ax: Axes, summary: RunSummary, kind: Kind) -> None:
         )
     caption = f"slope of log eigenvalue on log rank; bands: {COVERAGE_TEXT} of the fit"
     title = f"How fast the {kind}' spectrum falls"
-    dress(ax, Panel(kind, title, caption, r"exponent $\alpha$"), xlabel=TOKENS, yscale="linear")
+    label = _NUMBERS["alpha_tail"].label
+    dress(ax, Panel(kind, title, caption, label), xlabel=TOKENS.label, yscale="linear")
 
 
 def _plot_layers(ax: Axes, summary: RunSummary) -> None:
@@ -199,21 +203,17 @@ def _plot_layers(ax: Axes, summary: RunSummary) -> None:
         rank = summary.series("activations", "rank_me", layer)
         ax.plot(tokens, rank, "o-", color=colour, markersize=3, label=layer)
     caption = "RankMe of the activations; dark: early layers, light: late"
-    dress(
-        ax,
-        Panel("layers", "Modes by layer", caption, "RankMe (modes)"),
-        xlabel=TOKENS,
-        yscale="linear",
-    )
+    panel = Panel("layers", "Modes by layer", caption, _RANK_ME.label)
+    dress(ax, panel, xlabel=TOKENS.label, yscale="linear")
 
 
 def _undefined(summary: RunSummary) -> str:
-    """What the gaps in the figure are."""
+    """Say what the gaps in the figure are."""
     missing, reasons = 0, dict[str, None]()
     for spectra in summary.spectra:
         for kind in spectra.summaries.values():
             for numbers in kind.values():
-                missing += any(math.isnan(n) for q, n in numbers.items() if _is_drawn(q))
+                missing += any(math.isnan(n) for name, n in numbers.items() if name in _NUMBERS)
                 if status := numbers.get("status", 0):
                     reasons |= dict.fromkeys(describe_status(status).split("; "))
     if not missing and not reasons:
@@ -222,10 +222,6 @@ def _undefined(summary: RunSummary) -> str:
     return "\n".join([said, *reasons])
 
 
-def _is_drawn(quantity: str) -> bool:
-    return quantity in ("rank_me", "alpha_head", "alpha_tail")
-
-
 def window_text(window: tuple[int, int]) -> str:
-    """A window of ranks in words."""
+    """Return a window of ranks in words."""
     return f"ranks {window[0]} to {window[1]}"

@@ -44,7 +44,7 @@ _PANELS = (
 def plot_modes(
     states: Mapping[str, Modes], path: str | os.PathLike[str] | None = None, *, title: str = ""
 ) -> Figure:
-    """Eigenvalues, projections and their product over the modes (Spectral Reach, Fig. 12).
+    r"""Draw eigenvalues, projections and their product over the modes (*Spectral Reach*, Fig. 12).
 
     The first state is dashed (initialisation), the others solid. Dots are single modes, lines their
     means over modes that are neighbours on the logarithmic axis. Modes whose eigenvalue is zero up
@@ -52,7 +52,7 @@ def plot_modes(
 
     Args:
         states: modes by the name of the state they belong to.
-        path: where to save the figure, too; the suffix says in which format.
+        path: where to save the figure, if anywhere; the suffix decides the format.
         title: what the network is.
 
     Returns:
@@ -60,14 +60,14 @@ def plot_modes(
 
     Raises:
         ValueError: if there are no states.
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
 
     Example:
         >>> import jax.numpy as jnp
         >>> from lnpjax import eigenmodes
         >>> modes = eigenmodes(jnp.diag(jnp.array([2.0, 1.0])), jnp.ones(2))
-        >>> len(plot_modes({"initialisation": modes}).axes)
-        3
+        >>> [ax.get_ylabel() for ax in plot_modes({"initialisation": modes}).axes][:2]
+        ['$p_k$ (dimensionless)', '$\\gamma_k^2$ (dimensionless)']
     """
     require(bool(states), "states", expected="at least one state", got="none")
     figure = new_figure(figsize=(13, 4.6))
@@ -88,12 +88,12 @@ def plot_modes(
 def plot_mode_steps(
     states: Mapping[str, ModeStep], path: str | os.PathLike[str] | None = None, *, title: str = ""
 ) -> Figure:
-    """How far the modes' first-order predictions of a gradient step hold as the step grows.
+    """Draw how far the modes' first-order predictions hold as a gradient step grows.
 
     Args:
         states: steps of several sizes (`lnpjax.kernel.step_along_gradient` with a vector of
             learning rates), by the name of the state they start from.
-        path: where to save the figure, too.
+        path: where to save the figure, if anywhere; the suffix decides the format.
         title: what the network is.
 
     Returns:
@@ -101,7 +101,23 @@ def plot_mode_steps(
 
     Raises:
         ValueError: if there are no states.
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from lnpjax import eigenmodes
+        >>> from lnpjax.kernel import step_along_gradient
+        >>> def apply_fn(w, x):
+        ...     return x @ w
+        >>> def loss_fn(outputs, targets):
+        ...     return jnp.mean((outputs - targets) ** 2)
+        >>> w, x, y = jnp.ones(2), jnp.eye(2), jnp.array([2.0, 3.0])
+        >>> modes = eigenmodes(x @ x.T, x @ w - y)
+        >>> rates = jnp.array([0.01, 0.1])
+        >>> steps = step_along_gradient(apply_fn, loss_fn, w, (x, y), modes, learning_rates=rates)
+        >>> disagreement, change = plot_mode_steps({"initialisation": steps}).axes
+        >>> change.get_ylabel(), len(change.get_lines()[0].get_xdata())
+        ('actual fall of the loss (units of the loss)', 2)
     """
     require(bool(states), "states", expected="at least one state", got="none")
     figure = new_figure(figsize=(10, 4.6))
@@ -147,9 +163,9 @@ def _plot_by_rank(
 ) -> None:
     eigenvalues = np.asarray(modes.eigenvalues)
     rounding = len(eigenvalues) * np.finfo(eigenvalues.dtype).eps * eigenvalues[0]
-    known = np.count_nonzero(eigenvalues > rounding)
-    values = np.asarray(getattr(modes, column))[:known]
-    ranks = np.arange(1, known + 1)
+    rank = np.count_nonzero(eigenvalues > rounding)
+    values = np.asarray(getattr(modes, column))[:rank]
+    ranks = np.arange(1, rank + 1)
     ax.plot(ranks, values, ".", color=colour, markersize=2, alpha=0.25)
     ax.plot(*_binned(ranks, values), color=colour, linestyle=linestyle, label=label, linewidth=1.6)
 
@@ -157,7 +173,7 @@ def _plot_by_rank(
 def _binned(
     ranks: Float[np.ndarray, " mode"], values: Float[np.ndarray, " mode"]
 ) -> tuple[Float[np.ndarray, " bin"], Float[np.ndarray, " bin"]]:
-    """Means over modes whose ranks are neighbours on a logarithmic axis."""
+    """Average over modes whose ranks are neighbours on a logarithmic axis."""
     bins = np.floor(_BINS_PER_DECADE * np.log10(ranks)).astype(int)
     together = [bins == number for number in np.unique(bins)]
     return (

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.intervals import scale_interval
 from lnpjax.plotting._lens import plot_lens
 from lnpjax.plotting._position import plot_positions, positions_of
@@ -30,6 +30,7 @@ from lnpjax.plotting._style import (
     saved,
 )
 from lnpjax.runs import Row, Run, columns, exponential_moving_average
+from lnpjax.runs._rows import FLOPS, ROWS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,33 +38,26 @@ if TYPE_CHECKING:
 
 
 STEPS_SHOWN_SINGLY = 40  # Spectral Reach, C.1
-_BANDS = f"bands: {COVERAGE_TEXT} over the probes"
-_COMPUTE = "training compute 6 N D (FLOPs)"
+
+
+def _component(name: str, title: str, *, banded: bool = True) -> Panel:
+    """Return the panel of a field of the "lnp" rows, in the words of the table of rows."""
+    field = ROWS["lnp"].field(name)
+    bands = f"; bands: {COVERAGE_TEXT} over the probes" if banded else ""
+    caption = f"{field.definition}{bands}\n{field.reading}"
+    return Panel(name, f"{title} {field.symbol}", caption, field.label)
+
+
 _PANELS = (
     Panel(
         "loss",
         "Training loss",
-        "thin: every step; thick: exponential moving average (factor 0.1); dots: validation",
-        "loss (nats)",
+        "thin: every step; thick: exponential moving average (factor 0.1)\ndots: validation",
+        ROWS["train"].field("loss").label,
     ),
-    Panel(
-        "chi_loss",
-        r"Loss magnitude $\chi_\mathrm{loss}$",
-        "squared size of the loss gradient at the outputs: how wrong the predictions still are",
-        r"$\chi_\mathrm{loss}$ (nats$^2$ per output$^2$)",
-    ),
-    Panel(
-        "chi_net",
-        r"Network magnitude $\chi_\mathrm{net}$",
-        f"trace of the eNTK: how strongly the outputs respond to the parameters; {_BANDS}",
-        r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
-    ),
-    Panel(
-        "chi_pos",
-        r"Spectral position $\chi_\mathrm{pos}$",
-        f"mean normalised eNTK eigenvalue that drives learning: lower is deeper; {_BANDS}",
-        r"$\chi_\mathrm{pos}$ (dimensionless)",
-    ),
+    _component("chi_loss", "Loss magnitude", banded=False),
+    _component("chi_net", "Network magnitude"),
+    _component("chi_pos", "Spectral position"),
 )
 
 
@@ -74,7 +68,9 @@ def window_average(
     *,
     singly: int = STEPS_SHOWN_SINGLY,
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
-    """The first measured steps one by one, then one mean per window (Spectral Reach, C.1).
+    """Return the first measured steps one by one, then one mean per window.
+
+    As in the figures of *Spectral Reach* (C.1).
 
     Args:
         steps: the measured steps, strictly increasing.
@@ -87,7 +83,7 @@ def window_average(
         without a value.
 
     Raises:
-        ValueError: lengths differ, `steps` does not increase, or `singly` is negative.
+        ValueError: if lengths differ, `steps` does not increase, or `singly` is negative.
 
     Example:
         >>> window_average(np.arange(5), np.array([0, 0, 1, 1, 1]), np.arange(5) * 10.0, singly=1)
@@ -100,7 +96,7 @@ def window_average(
     require(same, "values", expected="steps, windows and values of one length", got=shapes)
     increasing = bool(np.all(np.diff(steps) > 0))
     require(increasing, "steps", expected="strictly increasing steps", got=steps)
-    require(singly >= 0, "singly", expected="an integer >= 0", got=singly)
+    check_count("singly", singly, least=0)
     parts = _shown_together(windows, singly)
     return _means(steps, parts), _means(values, parts)
 
@@ -109,23 +105,24 @@ def plot_components(
     runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
     path: str | os.PathLike[str] | None = None,
 ) -> Figure:
-    """Loss, chi_loss, chi_net and chi_pos over training compute, as in Spectral Reach, D.4.
+    """Draw loss, chi_loss, chi_net and chi_pos over training compute (*Spectral Reach*, D.4).
 
     The components are shown as in C.1 of the paper: the first 40 measured steps one by one, then a
-    mean per window. Bands are 95 % intervals over the probes, as far as the rows give standard
-    errors (as if these were known exactly, where older rows say nothing of how well they are).
-    Where chi_pos is negative, as it may be across batches, a hollow triangle stands at its size.
+    mean per window. Bands are 95 % intervals over the probes, where the rows give standard errors
+    (taken as exact in older rows, which lack their degrees of freedom). Where chi_pos is negative,
+    as it may be across batches, a hollow triangle stands at its size.
 
     Args:
         runs: a run, several, or rows by label. A run is labelled by its number of parameters.
-        path: where to save the figure, too; the suffix says in which format.
+        path: where to save the figure, if anywhere; the suffix decides the format.
 
     Returns:
         The figure, with one curve per run in each panel.
 
     Raises:
-        ValueError: there are no runs, or one has neither "train" nor "lnp" rows; names it.
-        ImportError: matplotlib is not installed (the extra "run").
+        ValueError: if there are no runs, or one has neither "train" nor "lnp" rows; the message
+            names it.
+        ImportError: if matplotlib is not installed (the extra "run").
 
     Example:
         >>> lnp = {"step": 0, "window": 0, "chi_loss": 1.0, "chi_net": 2.0, "chi_pos": 0.1}
@@ -133,8 +130,9 @@ def plot_components(
         ...     {"kind": "train", "step": 0, "flops": 1e9, "loss": 2.0},
         ...     {"kind": "lnp", "flops": 1e9} | lnp,
         ... ]
-        >>> len(plot_components({"1M parameters": rows}).axes)
-        4
+        >>> loss, *others = plot_components({"1M parameters": rows}).axes
+        >>> loss.get_xlabel(), loss.get_ylabel()
+        ('training compute 6 N D (FLOPs)', 'loss (nats)')
     """
     rows_by_label = _rows_by_label(runs)
     figure = new_figure(figsize=(11, 8))
@@ -148,28 +146,34 @@ def plot_components(
             elif panel.column in measured:
                 _plot_measured(ax, measured, panel.column, label, colour)
     for panel, ax in axes.items():
-        dress(ax, panel, xlabel=_COMPUTE)
+        dress(ax, panel, xlabel=FLOPS.label)
     figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
     add_legend(figure, len(rows_by_label))
     return saved(figure, path)
 
 
 def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Per parameter group: chi_pos, and the share of chi_net, over training compute.
+    """Draw chi_pos and the share of chi_net of each parameter group over training compute.
 
     Args:
         run: a run whose "lnp" rows have groups.
-        path: where to save the figure, too.
+        path: where to save the figure, if anywhere; the suffix decides the format.
 
     Returns:
         The figure, with one curve per group in each of its two panels.
 
     Raises:
-        ValueError: no row has groups.
-        ImportError: matplotlib is not installed (the extra "run").
+        ValueError: if no row has groups.
+        ImportError: if matplotlib is not installed (the extra "run").
 
     Example:
-        >>> plot_groups(Run.open("runs/small"), "groups.png")  # doctest: +SKIP
+        >>> import tempfile
+        >>> row = {"kind": "lnp", "step": 0, "window": 0, "flops": 1e9, "chi_net": 2.0}
+        >>> with Run.create(tempfile.mkdtemp(), {}) as run:
+        ...     run.append(row | {"groups": {"head": {"chi_net": 0.5, "chi_pos": 0.1}}})
+        ...     position, share = plot_groups(run).axes
+        >>> share.get_lines()[0].get_ydata()
+        array([0.25])
     """
     measured = run.columns("lnp")
     groups = _group_names(measured)
@@ -183,20 +187,14 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
         }
         _plot_measured(position, of_group, "chi_pos", group, colour)
         _plot_measured(share, of_group, "share", group, colour)
-    title = r"Spectral position $\chi_\mathrm{pos}$ of each group"
-    caption = "mean normalised eNTK eigenvalue driving learning, in the group's own eNTK"
-    dress(
-        position,
-        Panel("chi_pos", title, caption, r"$\chi_\mathrm{pos}$ (dimensionless)"),
-        xlabel=_COMPUTE,
-    )
-    title = r"Share of $\chi_\mathrm{net}$"
+    chi_pos, chi_net = (ROWS["lnp"].field(name) for name in ("chi_pos", "chi_net"))
+    title = f"Spectral position {chi_pos.symbol} of each group"
+    caption = f"{chi_pos.definition}, in the group's own eNTK; lower is deeper"
+    dress(position, Panel("chi_pos", title, caption, chi_pos.label), xlabel=FLOPS.label)
+    title = f"Share of {chi_net.symbol}"
     caption = "how much of the network's response to its parameters is this group's"
-    dress(
-        share,
-        Panel("share", title, caption, r"group's $\chi_\mathrm{net}$ / whole"),
-        xlabel=_COMPUTE,
-    )
+    label = f"{chi_net.symbol} of the group / of the network"
+    dress(share, Panel("share", title, caption, label), xlabel=FLOPS.label)
     figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
     add_legend(figure, len(groups))
     return saved(figure, path)
@@ -206,8 +204,8 @@ def plot_run(run: Run) -> Path:
     """Draw a run's figures into it.
 
     `figures/components.png`; `groups.png` if its rows have groups; `position.png` if it has saved
-    distributions of learning over the spectrum; `lens.png` if it has spectra of activations and
-    gradients.
+    distributions of learning over the spectrum at two steps or more; `lens.png` if it has spectra
+    of activations and gradients.
 
     Args:
         run: a run with "train" or "lnp" rows.
@@ -216,12 +214,16 @@ def plot_run(run: Run) -> Path:
         The path of `components.png`.
 
     Raises:
-        ValueError: the run has neither kind of rows.
-        ImportError: matplotlib is not installed (the extra "run").
+        ValueError: if the run has neither kind of rows.
+        ImportError: if matplotlib is not installed (the extra "run").
 
     Example:
-        >>> plot_run(Run.open("runs/small"))  # doctest: +SKIP
-        PosixPath('runs/small/figures/components.png')
+        >>> import tempfile
+        >>> with Run.create(tempfile.mkdtemp(), {}) as run:
+        ...     run.append({"kind": "train", "step": 0, "flops": 1e9, "loss": 2.0})
+        ...     run.append({"kind": "train", "step": 1, "flops": 2e9, "loss": 1.5})
+        ...     print(plot_run(run).relative_to(run.path))
+        figures/components.png
     """
     path = run.figure_path("components")
     plot_components(run, path)
@@ -249,7 +251,7 @@ def _plot_loss(ax: Axes, rows: Sequence[Row], label: str, colour: Any) -> None:
 def _plot_measured(
     ax: Axes, measured: Mapping[str, np.ndarray], column: str, label: str, colour: Any
 ) -> None:
-    """One curve with its band; negative means as hollow triangles at their size."""
+    """Draw one curve with its band; negative means as hollow triangles at their size."""
     flops = window_average(measured["step"], measured["window"], measured["flops"])[1]
     values = window_average(measured["step"], measured["window"], measured[column])[1]
     negative = values < 0
@@ -268,7 +270,7 @@ def _plot_measured(
 
 
 def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
-    """The indices behind each point of a curve: one each at first, then those of one window."""
+    """Return the indices of each point of a curve: one each at first, then those of a window."""
     rest = np.arange(singly, windows.size)
     labels = windows[singly:]
     together = [rest[labels == window] for window in dict.fromkeys(labels.tolist())]
@@ -276,28 +278,31 @@ def _shown_together(windows: np.ndarray, singly: int) -> list[np.ndarray]:
 
 
 def _means(values: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
-    known = [values[part][~np.isnan(values[part])] for part in parts]
-    return np.array([part.mean() if part.size else math.nan for part in known])
+    defined = [values[part][~np.isnan(values[part])] for part in parts]
+    return np.array([part.mean() if part.size else math.nan for part in defined])
 
 
 def _errors_of_means(
     sems: np.ndarray, df: np.ndarray, parts: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The standard error of each mean of independent estimates, and its degrees of freedom.
+    """Return the standard error of each mean of independent estimates, and its degrees of freedom.
 
     The root of sum(sem^2), over n; and those of Satterthwaite, as in
     `lnpjax.jacobian._probe_noise.degrees_of_freedom`.
     """
-    df = np.where(np.isnan(df), math.inf, df)  # an error of zero has no number of them
+    df = np.where(np.isnan(df), math.inf, df)  # rows leave them undefined for an error of zero
 
     def of_mean(part: np.ndarray) -> tuple[float, float]:
-        known = part[~np.isnan(sems[part])]
-        variances = sems[known] ** 2
-        doubt = np.sum(variances**2 / (df[known] + 2))
-        if not known.size or not doubt:
-            return math.hypot(*sems[known]) / known.size if known.size else math.nan, math.inf
-        found = np.sum(variances) ** 2 / doubt - 2
-        return math.hypot(*sems[known]) / known.size, max(found, df[known].min())
+        measured = part[~np.isnan(sems[part])]
+        if not measured.size:
+            return math.nan, math.inf
+        sem = math.hypot(*sems[measured]) / measured.size
+        variances = sems[measured] ** 2
+        doubt = np.sum(variances**2 / (df[measured] + 2))
+        if not doubt:
+            return sem, math.inf
+        combined = np.sum(variances) ** 2 / doubt - 2
+        return sem, max(combined, df[measured].min())
 
     means = np.array([of_mean(part) for part in parts]).reshape(-1, 2)
     return means[:, 0], means[:, 1]
@@ -335,5 +340,5 @@ def _label(run: Run) -> str:
 
 
 def _group_names(measured: Mapping[str, np.ndarray]) -> list[str]:
-    found = (name for name in measured if name.startswith("groups/"))
-    return list(dict.fromkeys(name.removeprefix("groups/").rpartition("/")[0] for name in found))
+    of_groups = (name.removeprefix("groups/") for name in measured if name.startswith("groups/"))
+    return list(dict.fromkeys(name.rpartition("/")[0] for name in of_groups))

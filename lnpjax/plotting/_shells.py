@@ -1,4 +1,4 @@
-"""Figures of spectral shells, in the arrangement of the shells paper's figures 1 to 3."""
+"""Figures of spectral shells, in the arrangement of *Spectral Shells*, figures 1 to 3."""
 
 from __future__ import annotations
 
@@ -37,20 +37,31 @@ _ENERGY = r"$E_\alpha$ (nats$^2$)"
 def plot_shell_profile(
     profile: Profile, path: str | os.PathLike[str] | None = None, *, title: str = ""
 ) -> Figure:
-    """One state's shells: the least energy in each, the fit of both sides, and the profile.
+    r"""Draw one state's shells: the least energy in each, the fit of both sides, and the profile.
 
-    As in the shells paper, figure 1.
+    As in *Spectral Shells*, figure 1.
 
     Args:
         profile: the state.
-        path: where to save the figure, too; the suffix says in which format.
+        path: where to save the figure, if anywhere; the suffix decides the format.
         title: what the network is.
 
     Returns:
         The figure, with three panels.
 
     Raises:
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> from lnpjax.shells import Profile, average_over_batches, detect_frontier
+        >>> centers = jnp.geomspace(0.01, 10.0, 8)
+        >>> energy = centers * jnp.exp(-centers)
+        >>> energies = average_over_batches(jnp.stack([energy, 1.1 * energy]))
+        >>> frontier = detect_frontier(centers, energies.mean)
+        >>> rest = jnp.zeros(())
+        >>> profile = Profile("step 0", centers, *[energies] * 3, rest, frontier, None)
+        >>> [ax.get_ylabel() for ax in plot_shell_profile(profile).axes][:1]
+        ['$E_\\alpha$ (nats$^2$)']
     """
     figure = new_figure(figsize=(13, 4.6))
     least, fitted, whole = figure.subplots(1, 3)
@@ -96,11 +107,13 @@ def plot_shell_profiles(
     *,
     title: str = "",
 ) -> Figure:
-    """The shells of several states or networks, raw and smoothed (the paper's figures 2 and 3).
+    r"""Draw the shells of several states or networks, raw and smoothed.
+
+    As in *Spectral Shells*, figures 2 and 3.
 
     Args:
         profiles: the states, in order.
-        path: where to save the figure, too.
+        path: where to save the figure, if anywhere; the suffix decides the format.
         title: what the network is.
 
     Returns:
@@ -108,16 +121,28 @@ def plot_shell_profiles(
 
     Raises:
         ValueError: if there are no profiles.
-        ImportError: matplotlib is not installed (the extra "run").
+        ImportError: if matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> from lnpjax.shells import Profile, average_over_batches, detect_frontier
+        >>> centers = jnp.geomspace(0.01, 10.0, 8)
+        >>> energy = centers * jnp.exp(-centers)
+        >>> energies = average_over_batches(jnp.stack([energy, 1.1 * energy]))
+        >>> frontier = detect_frontier(centers, energies.mean)
+        >>> rest = jnp.zeros(())
+        >>> profile = Profile("step 0", centers, *[energies] * 3, rest, frontier, None)
+        >>> raw, smooth = plot_shell_profiles([profile, profile]).axes
+        >>> raw.get_xlabel(), [line.get_label() for line in raw.get_lines()]
+        ('eigenvalue $\\lambda$ of $J J^\\top$, by shell', ['step 0', 'step 0'])
     """
     require(bool(profiles), "profiles", expected="at least one", got="none")
     figure = new_figure(figsize=(11, 4.8))
     raw, smooth = figure.subplots(1, 2)
     for profile, colour in zip(profiles, palette(len(profiles)), strict=True):
         _points(raw, profile, profile.energies, colour, profile.label)
-        known = np.asarray(profile.energies.mean) > 0
-        centers = np.asarray(profile.centers)[known]
-        logarithms = np.log(np.asarray(profile.energies.mean)[known])
+        positive = np.asarray(profile.energies.mean) > 0
+        centers = np.asarray(profile.centers)[positive]
+        logarithms = np.log(np.asarray(profile.energies.mean)[positive])
         smooth.plot(centers, np.exp(_smoothed(logarithms)), color=colour, linewidth=1.8)
         if np.isfinite(profile.frontier.peak):
             smooth.axvline(float(profile.frontier.peak), color=colour, linestyle=":", linewidth=1)
@@ -132,10 +157,10 @@ def plot_shell_profiles(
 
 def _points(ax: Axes, profile: Profile, average: BatchAverage, colour: Any, label: str) -> None:
     mean = np.asarray(average.mean)
-    known = mean > 0
-    low, high = (np.where(np.isnan(end), mean, end)[known] for end in average.interval(COVERAGE))
-    centers = np.asarray(profile.centers)[known]
-    ax.plot(centers, mean[known], "o-", color=colour, markersize=3, linewidth=1.2, label=label)
+    shown = mean > 0
+    low, high = (np.where(np.isnan(end), mean, end)[shown] for end in average.interval(COVERAGE))
+    centers = np.asarray(profile.centers)[shown]
+    ax.plot(centers, mean[shown], "o-", color=colour, markersize=3, linewidth=1.2, label=label)
     ax.fill_between(centers, low, high, color=colour, alpha=0.2, linewidth=0)
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's palette, told apart with any colour vision; its yellow is too faint for lines.
+# Okabe and Ito's palette, which all colour vision can tell apart; its yellow is too faint.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 COVERAGE = 0.95  # of the intervals that bands show
 COVERAGE_TEXT = f"{COVERAGE:.0%} intervals".replace("%", " %")
 
 
 class Panel(NamedTuple):
-    """One quantity of a figure, in words."""
+    """One quantity of a figure, in words; a caption may have several lines."""
 
     column: str
     title: str
@@ -33,9 +33,10 @@ class Panel(NamedTuple):
 
 
 def dress(ax: Axes, panel: Panel, *, xlabel: str, xscale: str = "log", yscale: str = "log") -> None:
-    """Title, caption, axis labels, and a light grid."""
+    """Give a panel its title, caption, axis labels, and a light grid."""
     ax.set(xscale=xscale, yscale=yscale, xlabel=xlabel, ylabel=panel.label)
-    ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=18)
+    pad = 18 + 10 * panel.caption.count("\n")
+    ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=pad)
     caption: dict[str, Any] = {
         "fontsize": 7.5,
         "color": "0.35",
@@ -49,13 +50,13 @@ def dress(ax: Axes, panel: Panel, *, xlabel: str, xscale: str = "log", yscale: s
 
 
 def new_figure(figsize: tuple[float, float]) -> Figure:
-    """An empty figure that makes room for its labels."""
+    """Make an empty figure that makes room for its labels."""
     module = import_extra("matplotlib.figure", extra="run", purpose="drawing figures")
     return module.Figure(figsize=figsize, layout="constrained")
 
 
 def add_legend(figure: Figure, num_curves: int) -> None:
-    """One legend below all panels, with each label once."""
+    """Add one legend below all panels, with each label once."""
     handles, labels = [], []
     for ax in figure.axes:
         for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
@@ -67,14 +68,14 @@ def add_legend(figure: Figure, num_curves: int) -> None:
 
 
 def saved(figure: Figure, path: str | os.PathLike[str] | None) -> Figure:
-    """The figure, also written to a file if there is a path."""
+    """Return the figure, and write it to a file if there is a path."""
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
 
 
 def palette(count: int) -> list[Any]:
-    """Colours for that many curves: distinct ones, or a scale where there are many."""
+    """Return colours for that many curves: distinct ones, or a scale where there are many."""
     if count <= len(COLOURS):
         return list(COLOURS[:count])
     module = import_extra("matplotlib", extra="run", purpose="drawing figures")

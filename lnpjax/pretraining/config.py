@@ -1,8 +1,8 @@
-"""What a pre-training run can be told: options as the command line shows them, and checks.
+"""The options of a pre-training run, as the command line shows them, and their checks.
 
 The text under each field is its help on the command line. A field whose default is None is filled
-in by `PretrainConfig.resolve`, when the data are known, so that a run's `config.json` holds none of
-the choices left open.
+in by `PretrainConfig.resolve` when the data are known, so that a run's `config.json` leaves nothing
+open.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.data import KNOWN_DATA, Dataset, load_dataset
 from lnpjax.decomposition import Estimator, Exact, GlobalHutchinson, Hutchinson, Normalization
-from lnpjax.models import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, LlamaConfig
+from lnpjax.models import LlamaConfig
+from lnpjax.models.presets import PRESETS
 from lnpjax.sharding import MeshShape
 from lnpjax.training import Windows, log_windows
 
 T = TypeVar("T")
-PRESETS = TINY_PRESETS | CIFAR5M_PRESETS | SIMPLESTORIES_PRESETS
 # fmt: off
 LEARNING_RATES = {
     "115K": 5e-3,
@@ -31,15 +31,19 @@ LEARNING_RATES = {
     "65.6M": 3e-4, "134M": 1.5e-4,
 }
 # fmt: on
-"""By preset: those of Spectral Reach, B.2.1 and B.2.2, and ours for 115K."""
+"""By preset: those of *Spectral Reach*, B.2.1 and B.2.2, and ours for 115K."""
 ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "spectra"})
-"""Options that runs of version 0.1.0 do not have; they were as their defaults are."""
-STDLIB_CONTEXT_LENGTH = 64  # half the usual one: the default run is to end in a minute
+"""Options that runs of version 0.1.0 lack; these ran as with the defaults."""
+STDLIB_CONTEXT_LENGTH = 64  # half the usual one, so that the default run ends in a minute
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """A Llama: a size by name, any part of which can be changed.
+
+    Example:
+        >>> ModelOptions(preset="1.2M", num_layers=2).changes()
+        {'num_layers': 2}
 
     Args:
         preset: Size by name. The vocabulary is that of the data, and the longest sequence at least
@@ -67,11 +71,11 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def resolve(self, *, vocab_size: int, context_length: int) -> LlamaConfig:
-        """The model for some data.
+        """Return the configuration of the model for some data.
 
         Args:
-            vocab_size: of the data; replaces the preset's.
-            context_length: of the data; sets the longest sequence, where the preset's is shorter.
+            vocab_size: that of the data; replaces the preset's.
+            context_length: that of the data; sets the longest sequence, if the preset's is shorter.
 
         Returns:
             The configuration.
@@ -102,7 +106,7 @@ class ModelOptions:
         )
 
     def changes(self) -> dict[str, Any]:
-        """The sizes that are not the preset's."""
+        """Return the sizes that are not the preset's."""
         names = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
@@ -111,9 +115,13 @@ class ModelOptions:
 class DataOptions:
     """Text as bytes or tokens, or images as sequences of pixels.
 
+    Example:
+        >>> DataOptions(data="digits", num_validation=97).load().num_train
+        1700
+
     Args:
         data: A name or a path.
-            - stdlib: 4 MiB of the Python interpreter's own library; needs no network.
+            - stdlib: 4 MiB of the Python interpreter's standard library; needs no network.
             - digits: scikit-learn's handwritten digits, next pixel; needs no network.
             - simplestories: from the Hugging Face hub.
             - a .txt, .jsonl or .parquet file (.gz too), or a folder of such files: text.
@@ -124,7 +132,7 @@ class DataOptions:
             image for images.
         num_validation: Sequences held out: batch B of each measurement is drawn from them, and the
             validation loss is the mean over all of them.
-        max_bytes: Read at most that many bytes of text. None: all of it (4 MiB of stdlib).
+        max_bytes: Read at most this many bytes of text. None: all of it (4 MiB of stdlib).
         text_field: Field or column that holds the text, in .jsonl and .parquet. None: text or
             story.
     """
@@ -143,7 +151,10 @@ class DataOptions:
             The data set, whose samples have one target per position.
 
         Raises:
-            ValueError, OSError, ImportError: as `lnpjax.data.load_dataset`.
+            ValueError: if a file is not what it should be, there is too little data, or an option
+                does not fit the data.
+            OSError: if there is no such file, or the hub is unreachable.
+            ImportError: if an optional package is not installed; the message names the extra.
 
         Example:
             >>> DataOptions(max_bytes=20_000, num_validation=8).load().context_length
@@ -166,25 +177,32 @@ class DataOptions:
 class TrainingOptions:
     """AdamW (b1 0.9, b2 0.95) on the mean cross-entropy, as in Spectral Reach.
 
+    Example:
+        >>> TrainingOptions(steps=0).check()
+        Traceback (most recent call last):
+            ...
+        ValueError: steps: expected an integer >= 1, got 0
+
     Args:
         steps: Training steps (the paper: 66116).
         batch_size: Sequences per batch.
         learning_rate: Learning rate after the warm-up. None: that of the paper for the
             preset, and 0.005 for 115K.
-        warmup_steps: Steps over which the learning rate rises linearly to its value, where it
-            stays.
+        warmup_steps: Steps over which the learning rate rises linearly to its value; it is constant
+            from then on.
         weight_decay: Decoupled weight decay, on all parameters.
         seed: Seed of the initial parameters and of the measurements' random probes.
-        data_seed: Seed of the order of the data; apart from --seed, so that models can differ on
+        data_seed: Seed of the order of the data; separate from --seed, so that models can differ on
             equal data.
         log_every: Steps from one training row to the next; a row is about 150 bytes.
         validate_every: Steps from one validation loss to the next; there is always one after the
             first and one after the last step.
         checkpoint_every: Steps from one checkpoint to the next; there is always one after the last
             step.
-        checkpoints_kept: How many of the latest checkpoints stay in the run.
-        mesh: Spread each batch over the devices of the axis data, and the parameters over all:
-            data=4,model=2 takes eight devices. None: one device. Numbers differ by rounding.
+        checkpoints_kept: How many of the latest checkpoints are kept in the run.
+        mesh: Shard each batch over the devices of the axis data, and the parameters over all
+            devices: data=4,model=2 takes eight devices. None: one device. Numbers differ by
+            rounding.
     """
 
     steps: int = 1200
@@ -201,16 +219,16 @@ class TrainingOptions:
     mesh: str | None = None
 
     def check(self) -> None:
-        """Refuse values that cannot be.
+        """Refuse invalid values.
 
         Raises:
-            ValueError: naming the option.
+            ValueError: if one is invalid; the message names the option.
         """
         counts = ("steps", "batch_size", "log_every", "validate_every", "checkpoint_every")
         for name in (*counts, "checkpoints_kept"):
-            _require_whole(name, getattr(self, name), at_least=1)
+            check_count(name, getattr(self, name))
         for name in ("warmup_steps", "seed", "data_seed"):
-            _require_whole(name, getattr(self, name), at_least=0)
+            check_count(name, getattr(self, name), least=0)
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             fine = value is None or (math.isfinite(value) and value >= 0)
@@ -221,30 +239,35 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasurementOptions:
-    """The LNP components: A is the training batch, B one of its size from the validation set.
+    """The LNP components, in windows of steps that are evenly spaced in the logarithm of the step.
 
-    They are measured in windows of consecutive steps, evenly spaced in the logarithm of the step.
+    Batch A is the training batch, batch B one of the same size from the validation set.
+
+    Example:
+        >>> MeasurementOptions(estimator="global", num_probes=2).make_estimator()
+        GlobalHutchinson(num_probes=2)
 
     Args:
         windows_per_decade: Windows per factor of ten in steps.
         window_width: Steps per window (the paper: 50). A measured step takes about four times as
             long.
-        estimator: How the size of the Jacobian is found: hutchinson (independent random signs per
-            sequence; precise), global (one probe for the whole batch; least memory, most noise) or
-            exact (one backward pass per output; only for tiny models).
-        num_probes: Random probes, for hutchinson and global; global knows its standard error from
-            two on.
+        estimator: How the size of the Jacobian is estimated: hutchinson (independent random signs
+            per sequence; precise), global (one probe for the whole batch; least memory, most noise)
+            or exact (one backward pass per output; only for tiny models).
+        num_probes: Random probes, for hutchinson and global; global has a standard error from two
+            on.
         microbatch_size: Sequences whose Jacobians are in memory at once. None: all. The numbers are
             the same to rounding, with one exception: hutchinson needs no probes for the embedding
-            and the read-out where all are in memory, but does in microbatches: the estimates then
-            differ within their standard errors, and that of microbatches is larger.
-        normalization: Makes chi_loss and chi_net independent of the number of sequences, of the
-            number of tokens, or of nothing; chi_pos is the same in all three.
-        distribution: Also measure, at the first step of each window, how learning is spread over
-            the spectrum: with so many products with the eNTK (16 will do), saved in RUN/spectra.
+            and the read-out if all sequences are in memory, but needs them in microbatches. The
+            estimates then differ within their standard errors, which are larger in microbatches.
+        normalization: What chi_loss and chi_net are made independent of: sample is the number of
+            sequences, token the number of tokens, none is nothing. chi_pos is always the same.
+        distribution: Also measure, at the first step of each window, how learning is distributed
+            over the spectrum, with this many products with the eNTK (16 are enough). Saved in
+            RUN/spectra.
         spectra: Also measure, at the first step of each window and at the last step, the spectra of
-            each block's activations and of per-sample gradients in the last block, over so many
-            held-out sequences (64 will do), saved in RUN/spectra.
+            each block's activations and of per-sample gradients in the last block, over this many
+            held-out sequences (64 are enough). Saved in RUN/spectra.
     """
 
     windows_per_decade: int = 5
@@ -257,15 +280,15 @@ class MeasurementOptions:
     spectra: int = 0
 
     def check(self) -> None:
-        """Refuse values that cannot be, alone or together.
+        """Refuse values that are invalid, alone or together.
 
         Raises:
-            ValueError: naming the option.
+            ValueError: if one is invalid; the message names the option.
         """
         for name in ("windows_per_decade", "window_width", "num_probes"):
-            _require_whole(name, getattr(self, name), at_least=1)
+            check_count(name, getattr(self, name))
         for name in ("distribution", "spectra"):
-            _require_whole(name, getattr(self, name), at_least=0)
+            check_count(name, getattr(self, name), least=0)
         require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
         _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         _require_choice("normalization", self.normalization, ("sample", "token", "none"))
@@ -275,17 +298,19 @@ class MeasurementOptions:
             expected="1 with the estimator exact, which draws none",
             got=self.num_probes,
         )
-        if self.microbatch_size is not None:
-            _require_whole("microbatch_size", self.microbatch_size, at_least=1)
-            require(
-                self.estimator != "global",
-                "microbatch_size",
-                expected="None with the estimator global, which has no Jacobians of samples",
-                got=self.microbatch_size,
-            )
+        check_count("microbatch_size", self.microbatch_size, optional=True)
+        require(
+            self.estimator != "global" or self.microbatch_size is None,
+            "microbatch_size",
+            expected="None with the estimator global, which has no Jacobians of samples",
+            got=self.microbatch_size,
+        )
 
     def windows(self, steps: int) -> Windows:
-        """The measured steps of a run of so many steps.
+        """Return the measured steps of a run.
+
+        Args:
+            steps: how many steps the run has.
 
         Raises:
             ValueError: if a window is wider than the run.
@@ -303,7 +328,7 @@ class MeasurementOptions:
         return log_windows(steps, per_decade=self.windows_per_decade, width=self.window_width)
 
     def make_estimator(self) -> Estimator:
-        """The estimator of the Jacobian's squared norm."""
+        """Return the estimator of the Jacobian's squared norm."""
         if self.estimator == "exact":
             return Exact(microbatch_size=self.microbatch_size)
         if self.estimator == "global":
@@ -311,19 +336,30 @@ class MeasurementOptions:
         return Hutchinson(self.num_probes, microbatch_size=self.microbatch_size)
 
     def normalization_of_lnp(self) -> Normalization:
-        """The normalisation as `lnpjax.lnp` takes it."""
+        """Return the normalisation as `lnpjax.lnp` takes it."""
         return None if self.normalization == "none" else self.normalization
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Everything that decides the rows and parameters of a run, beside the data themselves.
+    """Everything that decides the rows and parameters of a run, besides the data themselves.
 
     Args:
         model: the model.
         data: where the data come from.
         training: how it is trained; the learning rate is a number.
         measurement: what is measured.
+
+    Example:
+        >>> model = ModelOptions().resolve(vocab_size=256, context_length=64)
+        >>> config = PretrainConfig(
+        ...     model=model,
+        ...     data=DataOptions(context_length=64),
+        ...     training=TrainingOptions(learning_rate=0.005),
+        ...     measurement=MeasurementOptions(),
+        ... )
+        >>> PretrainConfig.from_json(config.to_json(), source="memory") == config
+        True
     """
 
     model: LlamaConfig
@@ -352,10 +388,10 @@ class PretrainConfig:
 
         Args:
             dataset: the data set that `data` loads.
-            model: the model; `ModelOptions()` if None, and so on.
-            data: where the data come from; paths become absolute.
-            training: how it is trained.
-            measurement: what is measured.
+            model: the model; `ModelOptions()` if None.
+            data: where the data come from, `DataOptions()` if None; paths become absolute.
+            training: how it is trained; `TrainingOptions()` if None.
+            measurement: what is measured; `MeasurementOptions()` if None.
 
         Returns:
             The configuration.
@@ -391,7 +427,7 @@ class PretrainConfig:
 
     @classmethod
     def from_json(cls, config: Mapping[str, Any], *, source: str) -> Self:
-        """Undo `to_json`; keys that it did not write are passed over.
+        """Undo `to_json`; keys that it did not write are ignored.
 
         Args:
             config: the configuration of a run.
@@ -401,7 +437,7 @@ class PretrainConfig:
             The configuration.
 
         Raises:
-            ValueError: if a section or field is missing or has a value that cannot be.
+            ValueError: if a section or field is missing or invalid.
         """
         try:
             return cls(
@@ -414,25 +450,20 @@ class PretrainConfig:
             raise ValueError(f"{source}: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold, and `from_json` takes back."""
+        """Return what JSON can hold, and `from_json` reads back."""
         return dataclasses.asdict(self)
 
 
 def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
     values = config.get(section)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    found = sorted(names & set(values)) if isinstance(values, Mapping) else []
+    present = sorted(names & set(values)) if isinstance(values, Mapping) else []
     expected = f"an object with {', '.join(sorted(names))}"
     require(
-        set(found) >= names - ADDED_LATER, section, expected=expected, got=found or repr(values)
+        set(present) >= names - ADDED_LATER, section, expected=expected, got=present or repr(values)
     )
     assert isinstance(values, Mapping)
-    return kind(**{name: values[name] for name in found})
-
-
-def _require_whole(argument: str, value: Any, *, at_least: int) -> None:
-    whole = isinstance(value, int) and not isinstance(value, bool) and value >= at_least
-    require(whole, argument, expected=f"an integer >= {at_least}", got=repr(value))
+    return kind(**{name: values[name] for name in present})
 
 
 def require_divisible(argument: str, value: int, data: int) -> None:

@@ -12,10 +12,11 @@ from lnpjax._version import __version__
 from lnpjax.data import Dataset
 from lnpjax.pretraining.config import PretrainConfig
 from lnpjax.runs import Run
+from lnpjax.runs._rows import CONFIG_FILE
 
 
 def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike[str]) -> Run:
-    """Start the folder of a run.
+    """Make the folder of a run.
 
     Args:
         config: the configuration.
@@ -27,6 +28,16 @@ def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike
 
     Raises:
         FileExistsError: if the folder is not empty.
+
+    Example:
+        >>> import tempfile
+        >>> from lnpjax.pretraining import DataOptions
+        >>> data = DataOptions(max_bytes=20_000, num_validation=8)
+        >>> dataset = data.load()
+        >>> config = PretrainConfig.resolve(dataset, data=data)
+        >>> with create_run(config, dataset, tempfile.mkdtemp()) as run:
+        ...     run.config["num_parameters"], run.rows()
+        (115008, [])
     """
     description = config.to_json()
     description["data"] |= {
@@ -57,17 +68,29 @@ def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset
 
     Raises:
         ValueError: if the folder is corrupt, or the data are no longer what they were.
-        OSError, ImportError: if the run or its data cannot be read.
+        OSError: if the run or its data are unreadable.
+        ImportError: if an optional package that reads the data is not installed.
+
+    Example:
+        >>> import tempfile
+        >>> from lnpjax.pretraining import DataOptions
+        >>> data = DataOptions(max_bytes=20_000, num_validation=8)
+        >>> dataset = data.load()
+        >>> folder = tempfile.mkdtemp()
+        >>> create_run(PretrainConfig.resolve(dataset, data=data), dataset, folder).close()
+        >>> run, config, dataset = open_run(folder)
+        >>> config.training.steps, dataset.num_validation
+        (1200, 8)
     """
     run = Run.open(path)
-    config = PretrainConfig.from_json(run.config, source=str(run.path / "config.json"))
+    config = PretrainConfig.from_json(run.config, source=str(run.path / CONFIG_FILE))
     return run, config, load_same_data(config, run.config, run.path)
 
 
 def load_same_data(
     config: PretrainConfig, written: Mapping[str, Any], path: str | os.PathLike[str]
 ) -> Dataset:
-    """Load a run's data set again, and make sure that it is the same.
+    """Load a run's data set again, and check that it is the same.
 
     Args:
         config: the configuration of the run.
@@ -79,7 +102,17 @@ def load_same_data(
 
     Raises:
         ValueError: if the data are no longer what they were.
-        OSError, ImportError: if they cannot be read.
+        OSError: if they are unreadable.
+        ImportError: if an optional package that reads them is not installed.
+
+    Example:
+        >>> from lnpjax.pretraining import DataOptions
+        >>> data = DataOptions(max_bytes=20_000, num_validation=8)
+        >>> dataset = data.load()
+        >>> config = PretrainConfig.resolve(dataset, data=data)
+        >>> written = {"data": {"fingerprint": dataset.fingerprint}}
+        >>> load_same_data(config, written, "runs/mine").num_validation
+        8
     """
     dataset = config.data.load()
     expected = written["data"].get("fingerprint")

@@ -1,7 +1,7 @@
 """The spectra of activations, of per-sample gradients and of weights, as a run records them.
 
-Spectral Lens, section 2: measured over a fixed pool of held-out sequences, the same at every step
-and, for equal data, in every run.
+Measured over a fixed pool of held-out sequences, the same at every step and, for equal data, in
+every run (*Spectral Lens*, section 2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lnpjax.lens import (
 from lnpjax.models import Llama
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.runs import Run
-from lnpjax.runs._rows import SpectrumNumbers
+from lnpjax.runs._rows import LENS_FILE, SPECTRUM_NUMBERS
 from lnpjax.spectra import HEAD_WINDOW, SpectrumSummary, tail_window
 
 Summaries: TypeAlias = dict[str, SpectrumSummary]
@@ -43,7 +43,7 @@ class LensSpectra(NamedTuple):
 
 
 class Lens:
-    """The measurement for a Llama: ``lens(params, pool) -> LensSpectra``, to be compiled.
+    """Measure the spectra of a Llama: ``lens(params, pool) -> LensSpectra``, to be compiled.
 
     Args:
         model: the model, abstract or not.
@@ -72,15 +72,15 @@ class Lens:
         )
 
 
-def lens_row(spectra: LensSpectra) -> dict[str, dict[str, SpectrumNumbers]]:
-    """The numbers of a "spectra" row, layers in the order of their depth.
+def lens_row(spectra: LensSpectra) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the numbers of a "spectra" row, layers in the order of their depth.
 
     Args:
         spectra: what was measured, on the host.
     """
     return {
-        view: {name: _numbers(summary) for name, summary in _by_depth(summaries)}
-        for view, summaries in spectra._asdict().items()
+        kind: {name: _numbers(summary) for name, summary in _by_depth(summaries)}
+        for kind, summaries in spectra._asdict().items()
     }
 
 
@@ -93,18 +93,18 @@ def save_lens(run: Run | SharedRun, step: int, spectra: LensSpectra) -> None:
         spectra: what was measured, on the host.
     """
     arrays: dict[str, Any] = {"step": np.asarray(step)}
-    for view, summaries in spectra._asdict().items():
+    for kind, summaries in spectra._asdict().items():
         for name, summary in summaries.items():
-            arrays[f"{view}/{name}"] = summary.eigenvalues
+            arrays[f"{kind}/{name}"] = summary.eigenvalues
             size = len(summary.eigenvalues)
             head = HEAD_WINDOW[0], min(HEAD_WINDOW[1], size)
-            arrays[f"head_window/{view}/{name}"] = np.asarray(head)
-            arrays[f"tail_window/{view}/{name}"] = np.asarray(tail_window(size))
-    run.save_spectrum(f"lens-{step:08d}", **arrays)
+            arrays[f"head_window/{kind}/{name}"] = np.asarray(head)
+            arrays[f"tail_window/{kind}/{name}"] = np.asarray(tail_window(size))
+    run.save_spectrum(LENS_FILE.name(step), **arrays)
 
 
 def _by_depth(summaries: Summaries) -> list[tuple[str, SpectrumSummary]]:
-    """Sorted as people count: layers/2 before layers/10."""
+    """Sort summaries as people count: layers/2 before layers/10."""
 
     def key(item: tuple[str, SpectrumSummary]) -> list[tuple[int, str]]:
         parts = item[0].split("/")
@@ -113,19 +113,19 @@ def _by_depth(summaries: Summaries) -> list[tuple[str, SpectrumSummary]]:
     return sorted(summaries.items(), key=key)
 
 
-def _numbers(summary: SpectrumSummary) -> SpectrumNumbers:
-    head, tail = summary.head, summary.tail
-    return {
-        "rank_me": float(summary.rank_me),
-        "effective_dimension": int(summary.effective_dimension),
-        "trace": float(summary.trace),
-        "alpha_head": float(head.exponent),
-        "alpha_head_sem": float(head.exponent_sem),
-        "alpha_head_r_squared": float(head.r_squared),
-        "alpha_head_points": int(head.num_points),
-        "alpha_tail": float(tail.exponent),
-        "alpha_tail_sem": float(tail.exponent_sem),
-        "alpha_tail_r_squared": float(tail.r_squared),
-        "alpha_tail_points": int(tail.num_points),
-        "status": int(summary.status),
+def _numbers(summary: SpectrumSummary) -> dict[str, float]:
+    """Return what `lnpjax.runs._rows.SPECTRUM_NUMBERS` says."""
+    numbers: dict[str, Any] = {
+        "rank_me": summary.rank_me,
+        "effective_dimension": summary.effective_dimension,
+        "trace": summary.trace,
+        "status": summary.status,
     }
+    for end, fit in (("head", summary.head), ("tail", summary.tail)):
+        numbers |= {
+            f"alpha_{end}": fit.exponent,
+            f"alpha_{end}_sem": fit.exponent_sem,
+            f"alpha_{end}_r_squared": fit.r_squared,
+            f"alpha_{end}_points": fit.num_points,
+        }
+    return {field.name: np.asarray(numbers[field.name]).item() for field in SPECTRUM_NUMBERS}

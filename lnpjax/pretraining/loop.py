@@ -1,8 +1,8 @@
-"""Pre-training a Llama while measuring the LNP components (Spectral Reach, section 4, B.2.1).
+"""Pre-training a Llama while measuring the LNP components (*Spectral Reach*, section 4, B.2.1).
 
 A run continues exactly where it was stopped, since everything that the next step depends on is
-either in `TrainState` or a pure function of the configuration and the step's number: the batches,
-the random probes, and which steps are measured.
+either in `PretrainState` or a pure function of the configuration and the step's number: the
+batches, the random probes, and which steps are measured.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from lnpjax._base.checks import require
 from lnpjax._base.reporting import Reporter
 from lnpjax.pretraining.config import ADDED_LATER
 from lnpjax.pretraining.processes import SharedRun
-from lnpjax.pretraining.program import Experiment
+from lnpjax.pretraining.program import Experiment, PretrainState
 from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder, save_distribution
 from lnpjax.runs import Checkpoint, Run, Writer, differences
+from lnpjax.runs._rows import CONFIG_FILE, SESSION
+
+Ending: TypeAlias = Literal["finished", "stopped", "diverged"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,13 +32,18 @@ class Outcome:
         status: "finished"; "stopped" by request, with a checkpoint of where; or "diverged": the
             loss was not finite, the last row says where, and there is no checkpoint after it.
         steps_done: updates made since the start of training.
-        tokens_per_second: of this call, measurements and all, compilation left out; NaN where it
+        tokens_per_second: of this call, measurements included, compilation left out; NaN where it
             made no step.
         measuring_share: the fraction of that time that went into measuring; NaN where it made no
-            step without measuring, to compare with.
+            step without measuring to compare with.
+
+    Example:
+        >>> outcome = Outcome("stopped", steps_done=400, tokens_per_second=9e4, measuring_share=0.1)
+        >>> outcome.status, outcome.steps_done
+        ('stopped', 400)
     """
 
-    status: Literal["finished", "stopped", "diverged"]
+    status: Ending
     steps_done: int
     tokens_per_second: float
     measuring_share: float
@@ -57,12 +65,12 @@ def pretrain(
 
     Args:
         experiment: what is run.
-        run: where it is recorded; see `lnpjax.pretraining.folders`. Where several processes
+        run: where it is recorded, made by `create_run` or `open_run`. Where several processes
             take part, each calls this with its `SharedRun` of the same run.
         writers: get the same rows.
-        reporter: is told about the progress; nobody, if None.
-        should_stop: asked before every step; once it says true, the run is saved and left. Several
-            processes must get the same answers (see `processes.StopTogether`).
+        reporter: receives the progress; None for none.
+        should_stop: called before every step; once it returns true, the run is saved and left.
+            Several processes must get the same answers (see `processes.StopTogether`).
 
     Returns:
         How it ended.
@@ -100,7 +108,7 @@ def pretrain(
     if first == training.steps:
         return Outcome("finished", first, math.nan, math.nan)
     reporter.note("compiling the training step, with and without the measurement")
-    compiled = experiment.compiled
+    _ = experiment.compiled  # before the reporter begins to count time
     recorder = Recorder(
         run,
         writers=writers,
@@ -110,46 +118,73 @@ def pretrain(
         log_every=training.log_every,
     )
     reporter.start(first, training.steps, measured=len(run.rows("lnp")))
-    status: Literal["finished", "stopped", "diverged"] = "finished"
-    done = saved_at = first
     try:
-        for step in range(first, training.steps):
-            if should_stop():
-                status = "stopped"
-                break
-            batch = experiment.batches.batch(step)
-            if (distribution := compiled.distribution(state, batch, step)) is not None:
-                save_distribution(run, step, distribution)
-            if (spectra := compiled.lens(state, step)) is not None:
-                recorder.flush()
-                recorder.write_spectra(step, spectra, compiled.validation_loss(state.params))
-            if experiment.windows.active(step):
-                batch_b = experiment.validation_batch(step)
-                state, metrics, record = compiled.measured(state, batch, batch_b)
-                recorder.push(step, metrics, record)
-            else:
-                state, metrics = compiled.plain(state, batch)
-                recorder.push(step, metrics)
-            done, last = step + 1, step + 1 == training.steps
-            if last or step == 0 or done % training.validate_every == 0:
-                recorder.flush()
-                recorder.write("validation", step, loss=compiled.validation_loss(state.params))
-            if last or done % training.checkpoint_every == 0:
-                recorder.flush()
-                run.save(done, state, extra)
-                saved_at = done
-        recorder.flush()
-        if saved_at < done:
-            run.save(done, state, extra)
+        start = Checkpoint(first, state, extra)
+        status, done = _train(experiment, run, recorder, start, should_stop)
     except NonFiniteLossError as error:
         status, done = "diverged", error.step
         reporter.warn(str(error))
     finally:
         reporter.stop()
     speed = recorder.speed(done - first)
-    session = {"kind": "session", "status": status, "first_step": first, "last_step": done - 1}
-    run.append_session(session | speed._asdict())
+    values = {"status": status, "first_step": first, "last_step": done - 1} | speed._asdict()
+    run.append_session({"kind": "session"} | {name: values[name] for name in SESSION.names()})
     return Outcome(status, done, speed.tokens_per_second, speed.measuring_share)
+
+
+def _train(
+    experiment: Experiment,
+    run: Run | SharedRun,
+    recorder: Recorder,
+    start: Checkpoint,
+    should_stop: Callable[[], bool],
+) -> tuple[Ending, int]:
+    """Make the steps that are left, and return how that ended and the number of steps done."""
+    training, compiled = experiment.config.training, experiment.compiled
+    done, state, extra = start
+    saved_at = done
+    status: Ending = "finished"
+    for step in range(done, training.steps):
+        if should_stop():
+            status = "stopped"
+            break
+        state = _step(experiment, run, recorder, state, step)
+        done, last = step + 1, step + 1 == training.steps
+        if last or step == 0 or done % training.validate_every == 0:
+            recorder.flush()
+            recorder.write("validation", step, loss=compiled.validation_loss(state.params))
+        if last or done % training.checkpoint_every == 0:
+            recorder.flush()
+            run.save(done, state, extra)
+            saved_at = done
+    recorder.flush()
+    if saved_at < done:
+        run.save(done, state, extra)
+    return status, done
+
+
+def _step(
+    experiment: Experiment,
+    run: Run | SharedRun,
+    recorder: Recorder,
+    state: PretrainState,
+    step: int,
+) -> PretrainState:
+    """Measure what is due before the update, make it, and return the state after it."""
+    compiled, batch = experiment.compiled, experiment.batches.batch(step)
+    if (distribution := compiled.distribution(state, batch, step)) is not None:
+        save_distribution(run, step, distribution)
+    if (spectra := compiled.lens(state, step)) is not None:
+        recorder.flush()
+        recorder.write_spectra(step, spectra, compiled.validation_loss(state.params))
+    if experiment.windows.active(step):
+        batch_b = experiment.validation_batch(step)
+        state, metrics, record = compiled.measured(state, batch, batch_b)
+        recorder.push(step, metrics, record)
+    else:
+        state, metrics = compiled.plain(state, batch)
+        recorder.push(step, metrics)
+    return state
 
 
 def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | SharedRun) -> None:
@@ -157,4 +192,4 @@ def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | 
         if was == "absent" and name.rpartition("/")[2] in ADDED_LATER:
             continue
         expected = f"that of the run's last checkpoint, where {name} is {was!r}"
-        require(False, f"{run.path / 'config.json'}", expected=expected, got=repr(now))
+        require(False, str(run.path / CONFIG_FILE), expected=expected, got=repr(now))

@@ -22,14 +22,14 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.runs import Checkpoint, Row, Run
 from lnpjax.sharding import place, replicated
 
 T = TypeVar("T")
 FAILED = 1
 ANSWER_AFTER = 4
-"""Steps until a common decision is read: sooner, the devices would have to be waited for."""
+"""Steps until a common decision is read; reading it sooner would wait for the devices."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class ProcessOptions:
         coordinator: HOST:PORT of process 0, where the others find it.
         processes: How many processes there are.
         process: Which of them this is, from 0.
-        distributed: Instead of these three, ask the cluster: Slurm, Open MPI, Kubernetes and TPU
-            pods tell.
+        distributed: Instead of these three, ask the cluster manager: Slurm, Open MPI, Kubernetes or
+            a TPU pod.
     """
 
     coordinator: str | None = None
@@ -57,10 +57,10 @@ class ProcessOptions:
         return self.distributed or self.coordinator is not None
 
     def check(self) -> None:
-        """Refuse values that cannot be, alone or together.
+        """Refuse values that are invalid, alone or together.
 
         Raises:
-            ValueError: naming the option.
+            ValueError: if one is invalid; the message names the option.
         """
         named = {
             "coordinator": self.coordinator,
@@ -70,9 +70,7 @@ class ProcessOptions:
         given = [name for name, value in named.items() if value is not None]
         if not given:
             return
-        require(
-            not self.distributed, "distributed", expected=f"no {given[0]} beside it", got="both"
-        )
+        require(not self.distributed, "distributed", expected=f"no {given[0]} with it", got="both")
         missing = [name for name in named if name not in given]
         expected = "coordinator, processes and process together"
         require(not missing, given[0], expected=expected, got=f"no {' and no '.join(missing)}")
@@ -81,13 +79,13 @@ class ProcessOptions:
         assert self.process is not None
         address = re.fullmatch(r".+:\d+", self.coordinator) is not None
         require(address, "coordinator", expected="HOST:PORT", got=repr(self.coordinator))
-        require(self.processes >= 1, "processes", expected="at least 1", got=self.processes)
+        check_count("processes", self.processes)
         expected = f"a number from 0 to {self.processes - 1}"
         require(0 <= self.process < self.processes, "process", expected=expected, got=self.process)
 
 
 class Group:
-    """The processes that take part, seen from one of them; made by `joined`.
+    """The processes that take part, seen from one of them, made by `joined`.
 
     Args:
         index: which process this is.
@@ -105,17 +103,17 @@ class Group:
         return self.index == 0
 
     def together(self, call: Callable[[], T]) -> T:
-        """Call a function in every process; where it fails in one, it fails in all.
+        """Call a function in every process; if it fails in one, it fails in all.
 
         Args:
-            call: takes no part in what the processes compute together.
+            call: the function; it must not compute anything together with other processes.
 
         Returns:
             What this process's call returns.
 
         Raises:
             Exception: what the call raised here.
-            RuntimeError: if it raised in another process; says in which one, and what.
+            RuntimeError: if it raised in another process; the message says in which, and what.
 
         Example:
             >>> Group(index=0, count=1).together(lambda: "alone")
@@ -136,10 +134,10 @@ class Group:
         return result
 
     def from_first(self, value: Any) -> Any:
-        """What the first process has, in every process.
+        """Return the value that the first process has, in every process.
 
         Args:
-            value: anything that JSON can hold; that of other processes does not matter.
+            value: anything that JSON can hold; only that of the first process is used.
 
         Example:
             >>> Group(index=0, count=1).from_first({"step": 3})
@@ -150,7 +148,7 @@ class Group:
         return json.loads(self._gather(json.dumps(value) if self.is_first else "")[0])
 
     def _gather(self, text: str) -> list[str]:
-        """One text of each process, in every process."""
+        """Return the texts of all processes, in every process."""
         data = np.frombuffer(text.encode(), np.uint8)
         lengths = multihost_utils.process_allgather(np.int32(data.size))
         padded = np.zeros(max(1, *lengths), np.uint8)
@@ -161,11 +159,11 @@ class Group:
 
 @contextlib.contextmanager
 def joined(options: ProcessOptions) -> Iterator[Group]:
-    """Meet the other processes, before anything is computed; those who have met stay together.
+    """Connect to the other processes, before anything is computed.
 
-    A process that fails on its own cannot tell the others, who wait for it in a step. It then ends
-    without waiting for them, upon which they fail too: within seconds where the connection tells,
-    else once the process has not been heard of for some 100 seconds.
+    A process that fails on its own cannot inform the others, which wait for it in a step. It then
+    ends without waiting for them, upon which they fail too: within seconds if the connection
+    breaks, else once the process has been silent for some 100 seconds.
 
     Args:
         options: where the others are.
@@ -174,7 +172,7 @@ def joined(options: ProcessOptions) -> Iterator[Group]:
         The processes.
 
     Raises:
-        RuntimeError: if no cluster tells where the others are.
+        RuntimeError: if no cluster manager says where the others are.
 
     Example:
         >>> with joined(ProcessOptions()) as group:
@@ -187,7 +185,7 @@ def joined(options: ProcessOptions) -> Iterator[Group]:
     try:
         if not jax.distributed.is_initialized():
             jax.distributed.initialize(options.coordinator, options.processes, options.process)
-    except ValueError as error:  # the cluster told nothing
+    except ValueError as error:  # no cluster manager answered
         expected = "a cluster that tells its processes apart, or coordinator, processes and process"
         raise RuntimeError(f"distributed: expected {expected}, got: {error}") from error
     group = Group(index=jax.process_index(), count=jax.process_count())
@@ -206,9 +204,9 @@ def _leave_at_once() -> None:
 
 
 class StopTogether:
-    """Whether some process wants to stop: all get the same answer at the same step.
+    """Agree whether to stop: all processes get the same answer at the same step.
 
-    What a process wants takes effect `ANSWER_AFTER` questions later.
+    A wish takes effect `ANSWER_AFTER` questions later.
 
     Args:
         wanted: whether this process wants to stop.
@@ -229,17 +227,17 @@ class StopTogether:
         self._answers: deque[jax.Array] = deque()
 
     def __call__(self) -> bool:
-        """Ask; every process must, equally often."""
+        """Return whether some process wants to stop; all must ask equally often."""
         votes = np.full(self._size, self._wanted())
         self._answers.append(self._any(place(votes, self._sharding)))
         return len(self._answers) > ANSWER_AFTER and bool(self._answers.popleft())
 
 
 class SharedRun:
-    """What training needs of a `Run`, for every process of a group.
+    """Share a `Run` among the processes of a group, as far as training needs it.
 
-    The folder need only exist where the first process is: what it reads there it sends to the
-    others. All processes must call `save` and `restore`, at the same time.
+    Only the first process reads and writes the folder, and sends the others what they need. All
+    processes must call `save` and `restore` together.
 
     Args:
         run: the run, in the first process; None in the others.
@@ -261,49 +259,49 @@ class SharedRun:
         self.config: dict[str, Any] = group.from_first(run.config if run else None)
 
     def close(self) -> None:
-        """As `Run.close`, in the first process."""
+        """Close the run in the first process; see `Run.close`."""
         if self._run is not None:
             self._run.close()
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The rows, in the first process; none in the others."""
+        """Read the rows in the first process; the others get an empty list."""
         return [] if self._run is None else self._run.rows(kind)
 
     def append(self, row: Row) -> None:
-        """As `Run.append`, in the first process."""
+        """Append a row in the first process; see `Run.append`."""
         if self._run is not None:
             self._run.append(row)
 
     def append_session(self, row: Row) -> None:
-        """As `Run.append_session`, in the first process."""
+        """Append a session in the first process; see `Run.append_session`."""
         if self._run is not None:
             self._run.append_session(row)
 
     def save_spectrum(self, name: str, /, **arrays: Any) -> None:
-        """As `Run.save_spectrum`, in the first process."""
+        """Save arrays in the first process; see `Run.save_spectrum`."""
         if self._run is not None:
             self._run.save_spectrum(name, **arrays)
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
-        """As `Run.save`; the first process gathers the state, leaf by leaf, in its own memory."""
+        """Save a checkpoint in the first process, which gathers the state; see `Run.save`."""
         whole = jax.tree.map(self._gathered, state)
         self._group.together(
             lambda: None if self._run is None else self._run.save(step, whole, extra)
         )
 
     def restore(self, abstract_state: PyTree) -> Checkpoint | None:
-        """As `Run.restore`, into the shardings of `abstract_state`."""
+        """Restore a checkpoint into the shardings of `abstract_state`; see `Run.restore`."""
         on_host = jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), abstract_state
         )
-        found = self._group.together(
+        restored = self._group.together(
             lambda: None if self._run is None else self._run.restore(on_host)
         )
-        head = self._group.from_first(None if found is None else [found.step, found.extra])
+        head = self._group.from_first(None if restored is None else [restored.step, restored.extra])
         if head is None:
             return None
         step, extra = head
-        given = on_host if found is None else found.state
+        given = on_host if restored is None else restored.state
         state = jax.tree.map(
             lambda leaf, like: place(self._sent(leaf), like.sharding), given, abstract_state
         )
@@ -314,7 +312,7 @@ class SharedRun:
         return np.asarray(whole) if self._group.is_first else None
 
     def _sent(self, array: np.ndarray) -> np.ndarray:
-        """The first process's array, bit by bit: a sum with zeros would lose the sign of -0.0."""
+        """Return the first process's array, bit by bit: a sum with zeros would lose -0.0's sign."""
         size = math.prod(array.shape)
         octets = np.ascontiguousarray(array).reshape(size).view(np.uint8)
         sent = np.asarray(multihost_utils.broadcast_one_to_all(octets))

@@ -29,7 +29,7 @@ from lnpjax.training import InstrumentedStep, Record, instrument
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 
 
-class TrainState(NamedTuple):
+class PretrainState(NamedTuple):
     """What one step hands to the next."""
 
     params: PyTree
@@ -40,7 +40,7 @@ class TrainState(NamedTuple):
 def cross_entropy(
     logits: Float[Array, "batch time vocab"], targets: Int[Array, "batch time"]
 ) -> Float[Array, ""]:
-    """The mean cross-entropy in nats per token, in float32 whatever the logits' dtype.
+    """Compute the mean cross-entropy in nats per token, in float32 whatever the logits' dtype.
 
     Args:
         logits: `(batch, time, vocab)`.
@@ -73,37 +73,28 @@ class Experiment:
     Args:
         config: the configuration.
         dataset: the data set that `config.data` loads.
-        mesh: the devices that the run is spread over, as `config.training.mesh` has it; one device,
-            if None. It changes the numbers only by rounding, so that runs can be read without it.
+        mesh: the devices that the run is sharded over, as `config.training.mesh` says; None for one
+            device. It changes the numbers only by rounding, so that runs can be read without it.
 
     Raises:
         ValueError: if the configuration does not fit the data or the mesh.
+
+    Example:
+        >>> from lnpjax.pretraining import DataOptions, ModelOptions
+        >>> data = DataOptions(max_bytes=20_000, context_length=8, num_validation=4)
+        >>> model = ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1)
+        >>> dataset = data.load()
+        >>> config = PretrainConfig.resolve(dataset, data=data, model=model)
+        >>> experiment = Experiment(config, dataset)
+        >>> experiment.tokens_per_step, len(experiment.windows.starts)
+        (256, 15)
     """
 
     def __init__(
         self, config: PretrainConfig, dataset: Dataset, *, mesh: Mesh | None = None
     ) -> None:
-        training, model = config.training, config.model
-        for name, ours, theirs in (
-            ("vocab_size", model.vocab_size, dataset.vocab_size),
-            ("context_length", config.data.context_length, dataset.context_length),
-        ):
-            require(ours == theirs, name, expected=f"that of the data, {theirs}", got=ours)
-        require(
-            config.measurement.spectra <= dataset.num_validation,
-            "spectra",
-            expected=f"at most the {dataset.num_validation} sequences of --num-validation",
-            got=config.measurement.spectra,
-        )
-        positions = config.measurement.spectra * (dataset.context_length or 1)
-        enough = tail_window(model.hidden_size)[1] + 1
-        require(
-            config.measurement.spectra == 0 or positions >= enough,
-            "spectra",
-            expected=f"at least {-(-enough // (dataset.context_length or 1))} sequences, whose "
-            f"positions resolve the spectrum of {model.hidden_size} features",
-            got=config.measurement.spectra,
-        )
+        _check_fits_data(config, dataset)
+        training = config.training
         self.config = config
         self.dataset = dataset
         self.mesh = mesh
@@ -140,7 +131,7 @@ class Experiment:
 
     @functools.cached_property
     def compiled(self) -> Compiled:
-        """The functions of a step and of the validation, compiled when first asked for."""
+        """The functions of a step and of the validation, compiled when they are first used."""
         return Compiled(self)
 
     @property
@@ -148,12 +139,12 @@ class Experiment:
         """Tokens trained on in one step."""
         return self.config.training.batch_size * (self.dataset.context_length or 1)
 
-    def initial_state(self) -> TrainState:
-        """The state before the first step."""
+    def initial_state(self) -> PretrainState:
+        """Compute the state before the first step."""
         return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
 
-    def abstract_state(self) -> TrainState:
-        """The shapes and dtypes of a state, and on a mesh its shardings."""
+    def abstract_state(self) -> PretrainState:
+        """Return the shapes and dtypes of a state, and on a mesh its shardings."""
         state = jax.eval_shape(self._initial_state)
         if self.mesh is None:
             return state
@@ -166,28 +157,30 @@ class Experiment:
         )
 
     @property
-    def state_shardings(self) -> TrainState | None:
-        """How a state is spread over the mesh, before the first step and after each; or None."""
+    def state_shardings(self) -> PretrainState | None:
+        """How a state is sharded over the mesh, before the first step and after each; or None."""
         if self.mesh is None:
             return None
         return parameter_shardings(jax.eval_shape(self._initial_state), self.mesh)
 
-    def _initial_state(self) -> TrainState:
+    def _initial_state(self) -> PretrainState:
         params = nnx.state(self.model(), nnx.Param)
-        return TrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+        return PretrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def model(self) -> Llama:
-        """The model with its initial parameters."""
+        """Make the model with its initial parameters."""
         return Llama(self.config.model, rngs=nnx.Rngs(self._init_key))
 
     def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """The learning rate of a step: a linear warm-up that ends at its value, then constant."""
+        """Return the learning rate of a step: a linear warm-up to its value, then constant."""
         training = self.config.training
         rise = (step + 1) / max(1, training.warmup_steps)
         return jnp.float32(training.learning_rate) * jnp.minimum(1.0, rise)
 
-    def train_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
-        """One update; the gradient is among the metrics, for the measurement."""
+    def train_step(
+        self, state: PretrainState, batch: Batch
+    ) -> tuple[PretrainState, dict[str, Any]]:
+        """Make one update; the gradient is among the metrics, for the measurement."""
         inputs, targets = batch
         loss, gradient = jax.value_and_grad(
             lambda params: cross_entropy(self.apply_fn(self._gathered(params), inputs), targets)
@@ -199,23 +192,23 @@ class Experiment:
             "learning_rate": self.learning_rate(state.step),
             "gradient": gradient,
         }
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return PretrainState(params, opt_state, state.step + 1), metrics
 
-    def plain(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """A step without a measurement."""
+    def plain(self, state: PretrainState, batch: Batch) -> tuple[PretrainState, Metrics]:
+        """Make a step without a measurement."""
         return self.instrumented.plain(state, batch, None, self._probe_key)[:2]
 
     def measured(
-        self, state: TrainState, batch_a: Batch, batch_b: Batch
-    ) -> tuple[TrainState, Metrics, Record]:
-        """A step with a measurement; the probes are a function of the seed and the step."""
+        self, state: PretrainState, batch_a: Batch, batch_b: Batch
+    ) -> tuple[PretrainState, Metrics, Record]:
+        """Make a step with a measurement; the probes are a function of the seed and the step."""
         key = jax.random.fold_in(self._probe_key, state.step)
         return self.instrumented.measured(state, batch_a, batch_b, key)
 
     def distribution(
         self, params: PyTree, batch: Batch, step: Int[Array, ""]
     ) -> PositionDistribution:
-        """How learning from a batch is spread over the spectrum, before the step's update."""
+        """Measure how learning from a batch is distributed over the spectrum, before the update."""
         measure = position_distribution(
             self.apply_fn,
             cross_entropy,
@@ -225,7 +218,7 @@ class Experiment:
         return measure(self._gathered(params), batch, key=jax.random.fold_in(self._probe_key, step))
 
     def spectra(self, params: PyTree, pool: Batch) -> LensSpectra:
-        """The spectra of activations, gradients and weights over the held-out pool."""
+        """Measure the spectra of activations, gradients and weights over the held-out pool."""
         return self.lens(self._gathered(params), pool)
 
     @property
@@ -236,13 +229,13 @@ class Experiment:
     def evaluate(
         self, params: PyTree, batch: Batch, mask: Bool[Array, " batch"]
     ) -> Float[Array, ""]:
-        """The sum over the samples in the mask of their mean loss per token."""
+        """Sum the mean loss per token of the samples in the mask."""
         inputs, targets = batch
         losses = _token_losses(self.apply_fn(self._gathered(params), inputs), targets)
         return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=1), 0))
 
     def validation_batch(self, step: int) -> Batch:
-        """Batch B of a step."""
+        """Draw batch B of a step."""
         seed = self.config.training.data_seed
         return validation_batch(self.dataset, step, size=self._size_of_batch_b, seed=seed)
 
@@ -254,14 +247,38 @@ class Experiment:
         return params if self.mesh is None else gather_over_data(params, self.mesh)
 
     def place(self, samples: PyTree) -> PyTree:
-        """Spread samples over the mesh, if there is one."""
+        """Shard samples over the mesh, if there is one."""
         return samples if self.mesh is None else place(samples, batch_sharding(self.mesh))
+
+
+def _check_fits_data(config: PretrainConfig, dataset: Dataset) -> None:
+    """Refuse a configuration that is of other data, or wants more of them than there are."""
+    model, num_spectra = config.model, config.measurement.spectra
+    for name, ours, theirs in (
+        ("vocab_size", model.vocab_size, dataset.vocab_size),
+        ("context_length", config.data.context_length, dataset.context_length),
+    ):
+        require(ours == theirs, name, expected=f"that of the data, {theirs}", got=ours)
+    require(
+        num_spectra <= dataset.num_validation,
+        "spectra",
+        expected=f"at most the {dataset.num_validation} sequences of --num-validation",
+        got=num_spectra,
+    )
+    length, enough = dataset.context_length or 1, tail_window(model.hidden_size)[1] + 1
+    require(
+        num_spectra == 0 or num_spectra * length >= enough,
+        "spectra",
+        expected=f"at least {math.ceil(enough / length)} sequences, whose "
+        f"positions resolve the spectrum of {model.hidden_size} features",
+        got=num_spectra,
+    )
 
 
 class Compiled:
     """The functions of an experiment, compiled ahead for its shapes; states are donated.
 
-    On a mesh, states go in and come out spread alike, and every device has all of each result.
+    On a mesh, states keep their sharding, and every device has all of each result.
 
     Args:
         experiment: the experiment.
@@ -304,32 +321,32 @@ class Compiled:
         self._starts = frozenset(experiment.windows.starts)
         self._last = experiment.config.training.steps - 1
 
-    def plain(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        """A step without a measurement."""
+    def plain(self, state: PretrainState, batch: Batch) -> tuple[PretrainState, Metrics]:
+        """Make a step without a measurement."""
         return self._functions["plain"](state, self._place(batch))
 
     def measured(
-        self, state: TrainState, batch_a: Batch, batch_b: Batch
-    ) -> tuple[TrainState, Metrics, Record]:
-        """A step with a measurement."""
+        self, state: PretrainState, batch_a: Batch, batch_b: Batch
+    ) -> tuple[PretrainState, Metrics, Record]:
+        """Make a step with a measurement."""
         return self._functions["measured"](state, self._place(batch_a), self._place(batch_b))
 
     def distribution(
-        self, state: TrainState, batch: Batch, step: int
+        self, state: PretrainState, batch: Batch, step: int
     ) -> PositionDistribution | None:
-        """The distribution of learning at the first step of each window, if it is asked for."""
+        """Measure the distribution of learning at the first step of each window, if configured."""
         if "distribution" not in self._functions or step not in self._starts:
             return None
         return self._functions["distribution"](state.params, self._place(batch), state.step)
 
-    def lens(self, state: TrainState, step: int) -> LensSpectra | None:
-        """The spectra at the first step of each window and at the last step, if asked for."""
+    def lens(self, state: PretrainState, step: int) -> LensSpectra | None:
+        """Measure the spectra at the first step of each window and at the last, if configured."""
         if "lens" not in self._functions or not (step in self._starts or step == self._last):
             return None
         return self._functions["lens"](state.params, self._pool)
 
     def validation_loss(self, params: PyTree) -> float:
-        """The mean loss per token over the whole validation set, in nats."""
+        """Compute the mean loss per token over the whole validation set, in nats."""
         evaluate = self._functions["evaluate"]
         sums = [evaluate(params, *self._place(padded)) for padded in self._validation_batches()]
         return math.fsum(float(total) for total in sums) / self._num_validation

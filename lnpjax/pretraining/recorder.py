@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -16,6 +16,14 @@ from lnpjax.decomposition import LNP
 from lnpjax.pretraining.lens import LensSpectra, lens_row, save_lens
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.runs import Run, Writer, training_flops
+from lnpjax.runs._rows import (
+    GROUP_PARTS,
+    MEASURED,
+    POSITION_ARRAYS,
+    POSITION_FILE,
+    QUADRATURE_ARRAYS,
+    make_row,
+)
 from lnpjax.runs._writers import flatten_row
 from lnpjax.spectra import PositionDistribution
 from lnpjax.status import describe_status
@@ -24,35 +32,6 @@ from lnpjax.training import Record
 # How many steps the device may be ahead of the rows: reading a loss waits for its step, so reading
 # the newest would leave the device idle while the host prepares the next.
 STEPS_AHEAD = 4
-_LNP_SCALARS = (
-    "loss_a",
-    "loss_b",
-    "delta_loss",
-    "chi_loss",
-    "chi_net",
-    "chi_pos",
-    "chi_net_sem",
-    "chi_pos_sem",
-    "sem_df",
-    "status",
-    "loss_change",
-    "linear_change",
-    "nu",
-)
-POSITION_ARRAYS = (
-    "p",
-    "weights",
-    "chi_pos",
-    "chi_pos_sem",
-    "sem_df",
-    "tenth",
-    "median",
-    "ninetieth",
-    "unresolved",
-    "trace",
-    "loss",
-    "status",
-)
 
 
 class Speed(NamedTuple):
@@ -60,11 +39,11 @@ class Speed(NamedTuple):
 
     Attributes:
         tokens: trained on.
-        seconds: from the first step to the last, measurements and all.
+        seconds: from the first step to the last, measurements included.
         tokens_per_second: their ratio; NaN where there was no step.
-        plain_tokens_per_second: of the steps without a measurement alone; NaN where there was none.
+        plain_tokens_per_second: of the steps without a measurement; NaN where there was none.
         measuring_share: the fraction of the steps' time that went into measuring the LNP
-            components; NaN where there was no step without, to compare with.
+            components; NaN where there was no step without a measurement to compare with.
     """
 
     tokens: int
@@ -90,16 +69,17 @@ class NonFiniteLossError(Exception):
 
 
 class Recorder:
-    """Writes the rows of a run, a few steps behind the device.
+    """Write the rows of a run, a few steps behind the device.
 
     Args:
         run: where rows are appended.
         writers: get the same rows.
-        reporter: is told each step's loss.
+        reporter: receives each step's loss and chi_pos, and warnings.
         tokens_per_step: what a step adds to the tokens seen.
         num_parameters: turns tokens into FLOPs.
         log_every: which steps get a "train" row: multiples of this, and one whose loss is not
             finite.
+        clock: returns the time in seconds.
     """
 
     def __init__(
@@ -111,6 +91,7 @@ class Recorder:
         tokens_per_step: int,
         num_parameters: int,
         log_every: int,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._run = run
         self._writers = writers
@@ -120,7 +101,7 @@ class Recorder:
         self._log_every = log_every
         self._pending: deque[tuple[int, Mapping[str, Any], Record | None]] = deque()
         self._warned: set[int] = set()
-        self._stopwatch = _Stopwatch()
+        self._stopwatch = _Stopwatch(clock)
 
     def push(self, step: int, metrics: Mapping[str, Any], record: Record | None = None) -> None:
         """Take over what a step returned; rows of steps that are done by now are written.
@@ -143,7 +124,8 @@ class Recorder:
         """Wait for every step taken over, and write its rows.
 
         Raises:
-            NonFiniteLossError: as `push`.
+            NonFiniteLossError: if the loss of a step is not finite; rows up to that step's are
+                written.
         """
         while self._pending:
             self._write_oldest()
@@ -153,13 +135,13 @@ class Recorder:
         """Append a row of some kind, with the tokens and FLOPs up to and including its step.
 
         Args:
-            kind: which kind.
+            kind: one of `lnpjax.runs._rows.ROWS`.
             step: the step.
-            **values: the rest of the row.
+            **values: the fields of that kind.
         """
         tokens = (step + 1) * self._tokens_per_step
         flops = training_flops(self._num_parameters, tokens)
-        row = {"kind": kind, "step": step, "tokens": tokens, "flops": flops, **values}
+        row = make_row(kind, step, tokens, flops, **values)
         self._run.append(row)
         for writer in self._writers:
             writer.write(step, flatten_row(row))
@@ -177,7 +159,7 @@ class Recorder:
         self.write("spectra", step, loss=loss, **lens_row(spectra))
 
     def speed(self, steps: int) -> Speed:
-        """How fast this recorder's steps were.
+        """Return how fast this recorder's steps were.
 
         Args:
             steps: how many steps it has seen.
@@ -214,40 +196,40 @@ class Recorder:
                 f"measurement at step {step}: {describe_status(status)}. Its row is kept, with "
                 f"status {status}; later ones of this status are not announced"
             )
-        scalars = {name: np.asarray(getattr(lnp, name)).item() for name in _LNP_SCALARS}
+        scalars = {field.name: np.asarray(getattr(lnp, field.name)).item() for field in MEASURED}
         groups = {
-            name: {
-                part: float(getattr(group, part)) for part in ("delta_loss", "chi_net", "chi_pos")
-            }
+            name: {part.name: float(getattr(group, part.name)) for part in GROUP_PARTS}
             for name, group in lnp.groups.items()
         }
         self.write("lnp", step, window=window, **scalars, groups=groups)
 
 
 def save_distribution(run: Run | SharedRun, step: int, distribution: PositionDistribution) -> None:
-    """Write how learning is spread over the spectrum to `spectra/position-STEP.npz`.
+    """Write how learning is distributed over the spectrum to `spectra/position-STEP.npz`.
 
     Args:
         run: where.
         step: of the measurement; also saved.
         distribution: what was measured.
     """
-    arrays = {name: np.asarray(getattr(distribution, name)) for name in POSITION_ARRAYS}
-    quality = {
-        name: np.asarray(getattr(distribution.measure, name))
-        for name in ("error_bounds", "num_nodes", "num_converged", "orthogonality_loss")
+    sources = ((distribution, POSITION_ARRAYS), (distribution.measure, QUADRATURE_ARRAYS))
+    arrays = {
+        field.name: np.asarray(getattr(source, field.name))
+        for source, fields in sources
+        for field in fields
     }
-    run.save_spectrum(f"position-{step:08d}", step=np.asarray(step), **arrays, **quality)
+    run.save_spectrum(POSITION_FILE.name(step), step=np.asarray(step), **arrays)
 
 
 class _Stopwatch:
-    """Splits the time of training into that of steps with and without a measurement.
+    """Split the time of training into that of steps with and without a measurement.
 
     A lap ends where a step's result arrives, which, as long as the device is never idle, is one
     step's time after the lap before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self._started: float | None = None
         self._mark: float | None = None
         self._seconds = {True: 0.0, False: 0.0}
@@ -255,12 +237,12 @@ class _Stopwatch:
 
     def start(self) -> None:
         if self._mark is None:
-            self._mark = perf_counter()
+            self._mark = self._clock()
         if self._started is None:
             self._started = self._mark
 
     def lap(self, *, measured: bool) -> None:
-        now = perf_counter()
+        now = self._clock()
         self._seconds[measured] += 0.0 if self._mark is None else now - self._mark
         self._laps[measured] += 1
         self._mark = now
@@ -269,15 +251,15 @@ class _Stopwatch:
         self._mark = None
 
     def seconds_since_start(self) -> float:
-        return 0.0 if self._started is None else perf_counter() - self._started
+        return 0.0 if self._started is None else self._clock() - self._started
 
     def plain_step(self) -> float:
-        """The mean time of a step without a measurement; NaN where there is none."""
+        """Return the mean time of a step without a measurement; NaN where there is none."""
         laps = self._laps[False]
         return self._seconds[False] / laps if laps else math.nan
 
     def measuring_share(self) -> float:
-        """What measured steps took beyond as many plain ones, over the time of all steps."""
+        """Return what measured steps took beyond as many plain ones, over the time of all."""
         total, plain = sum(self._seconds.values()), self.plain_step()
         if math.isnan(plain) or not total:
             return math.nan

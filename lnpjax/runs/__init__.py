@@ -1,11 +1,13 @@
 """A run on disk: its rows, its checkpoints, and what a person sees of it."""
 
 from lnpjax._base.reporting import Reporter
-from lnpjax.runs._reporters import BarReporter, LineReporter, summary_table, terminal_reporter
-from lnpjax.runs._rows import Row, columns, differences, flatten, strict_json, training_flops
+from lnpjax.runs._lines import strict_json
+from lnpjax.runs._reporters import BarReporter, LineReporter, terminal_reporter
+from lnpjax.runs._rows import Kind, Row, columns, differences, flatten, training_flops
 from lnpjax.runs._run import Checkpoint, Run
 from lnpjax.runs._smoothing import exponential_moving_average
-from lnpjax.runs._summary import Kind, MeasuredSpectra, RunSummary, read_run
+from lnpjax.runs._summary import MeasuredSpectra, RunSummary, read_run
+from lnpjax.runs._table import summary_table
 from lnpjax.runs._writers import TensorBoardWriter, WandbWriter, Writer
 
 __all__ = [

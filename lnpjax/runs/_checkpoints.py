@@ -16,19 +16,19 @@ from lnpjax._base.checks import import_extra, require
 
 
 def is_key(leaf: Any) -> bool:
-    """Whether a leaf is an array of `jax.random.key`s."""
+    """Return whether a leaf is an array of `jax.random.key`s."""
     dtype = getattr(leaf, "dtype", None)
     return dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key)
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-    """The leaves of a state by their paths."""
+    """Return the leaves of a state by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
 
 
 def describe(leaf: Any, name: str) -> str:
-    """The dtype and shape of a leaf: "float32[3,2]", "key<fry>[]", "Python int"."""
+    """Return the dtype and shape of a leaf: "float32[3,2]", "key<fry>[]", "Python int"."""
     if isinstance(leaf, bool | int | float) and not isinstance(leaf, np.generic):
         return f"Python {type(leaf).__name__}"
     is_array = hasattr(leaf, "shape") and str(getattr(leaf, "dtype", "object")) != "object"
@@ -46,7 +46,7 @@ def check_same_leaves(given: Mapping[str, str], saved: Mapping[str, str], where:
 
 
 def to_array(leaf: Any) -> np.ndarray | jax.Array:
-    """A leaf as an array that Orbax can store."""
+    """Return a leaf as an array that Orbax can store."""
     if is_key(leaf):
         return jax.random.key_data(leaf)
     if isinstance(leaf, int) and np.asarray(leaf).dtype == object:  # more than 64 bits
@@ -76,7 +76,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> 
 
 
 def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
-    """The stored arrays in the order of their targets; None for an empty one."""
+    """Read the stored arrays in the order of their targets; None for an empty one."""
     ocp = _orbax()
     restore_args = {
         str(i): ocp.RestoreArgs(restore_type=np.ndarray)
@@ -93,7 +93,7 @@ def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
                 arrays = checkpointer.restore(
                     folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
                 )
-        except Exception as error:  # the storage layers raise many kinds; the file is the matter
+        except Exception as error:  # the storage layers raise many kinds; all mean the file
             raise ValueError(
                 f"{folder}: expected the arrays of a checkpoint, got: {error} (remove "
                 f"{folder.parent} to fall back on the checkpoint before it)"
@@ -103,12 +103,12 @@ def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
 
 def _sharding(target: Any) -> Any:
     # An array that was not committed to a device must not come back committed to one: jit refuses
-    # such an array beside others that live on a mesh.
+    # such an array together with others that live on a mesh.
     return getattr(target, "sharding", None) if getattr(target, "committed", True) else None
 
 
 def to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
-    """The inverse of `to_array`: a leaf like `target`."""
+    """Undo `to_array`: return a leaf like `target`."""
     if isinstance(array, jax.Array):
         return array
     if not hasattr(target, "shape"):
@@ -117,7 +117,7 @@ def to_leaf(array: Any, target: Any, *, key: str | None, weak: bool) -> Any:
         return type(target)(array.item())
     if key is not None:
         keys = (
-            jax.random.split(jax.random.key(0, impl=key), target.shape)  # none: the shape has a 0
+            jax.random.split(jax.random.key(0, impl=key), target.shape)  # a shape with a 0 has none
             if array is None
             else jax.random.wrap_key_data(array, impl=key)
         )

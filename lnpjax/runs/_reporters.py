@@ -1,30 +1,23 @@
-"""What a person sees of a run: a progress bar or plain lines while it goes on, a table at its end.
-
-Progress, notes and warnings go to standard error, the table to standard output.
-"""
+"""The terminal output during a run: a progress bar or plain lines, on standard error."""
 
 from __future__ import annotations
 
-import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-from jaxtyping import Bool, Int
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from lnpjax._base.checks import import_extra
 from lnpjax._base.reporting import Reporter
-from lnpjax.runs._rows import Row, columns
-from lnpjax.runs._smoothing import exponential_moving_average
 
-if TYPE_CHECKING:
-    from rich.table import Table
+T = TypeVar("T")
 
 
 class LineReporter(Reporter):
-    """Prints a line for every tenth of a run: for logs, where a progress bar would be a mess.
+    """Print a line for every tenth of a run: for logs, where a progress bar would be a mess.
+
+    Args:
+        stream: where to print; standard error if None.
 
     Example:
         >>> import sys
@@ -38,11 +31,11 @@ class LineReporter(Reporter):
         self._chi_pos = "-"
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print a text."""
         print(text, file=self._stream, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print it."""
+        """Print a warning."""
         self.note(f"warning: {text}")
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
@@ -66,13 +59,24 @@ class LineReporter(Reporter):
 
 
 class BarReporter(Reporter):
-    """A progress bar in a terminal: step, loss, chi_pos, measurements and time left.
+    """Show a progress bar in a terminal: step, loss, chi_pos, measurements and time left.
 
     Args:
         console: a `rich.console.Console`.
 
     Raises:
-        ImportError: rich is not installed (the extra "run").
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> import io
+        >>> import rich.console
+        >>> screen = io.StringIO()
+        >>> reporter = BarReporter(rich.console.Console(file=screen, width=100))
+        >>> reporter.start(0, 1)
+        >>> reporter.update(1, loss=2.5, chi_pos=None)
+        >>> reporter.stop()
+        >>> "step 1/1" in screen.getvalue()
+        True
     """
 
     def __init__(self, console: Any) -> None:
@@ -93,11 +97,11 @@ class BarReporter(Reporter):
         self._measured = 0
 
     def note(self, text: str) -> None:
-        """Print it, dimmed."""
+        """Print a text, dimmed."""
         self._console.print(text, style="dim", highlight=False, markup=False)
 
     def warn(self, text: str) -> None:
-        """Print it above the bar."""
+        """Print a warning above the bar."""
         self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
@@ -127,106 +131,35 @@ class BarReporter(Reporter):
 
 
 def terminal_reporter() -> Reporter:
-    """A progress bar if standard error is a terminal, else plain lines.
+    """Return a progress bar if standard error is a terminal, else plain lines.
 
     Raises:
-        ImportError: rich is not installed (the extra "run").
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> reporter = terminal_reporter()
+        >>> isinstance(reporter, BarReporter | LineReporter)
+        True
+    """
+    return for_terminal(BarReporter, LineReporter)
+
+
+def for_terminal(bar: Callable[[Any], T], lines: Callable[[], T]) -> T:
+    """Return what shows progress on standard error.
+
+    Args:
+        bar: makes it for a terminal, from a `rich.console.Console`.
+        lines: makes it for anything else, such as a log.
+
+    Raises:
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> for_terminal(BarReporter, LineReporter).stop()
     """
     rich = import_extra("rich.console", extra="run", purpose="the progress bar")
     console = rich.Console(stderr=True)
-    return BarReporter(console) if console.is_terminal else LineReporter()
-
-
-def summary_table(rows: Sequence[Row]) -> Table:
-    """Losses and LNP components at the start and at the end of a run.
-
-    The components are means over the first and the last window. Their standard error comes from the
-    spread over the window's steps, which holds that of batches and probes, or from the probes where
-    the window has a single step.
-
-    Args:
-        rows: the rows of the run.
-
-    Returns:
-        A `rich.table.Table`.
-
-    Raises:
-        ImportError: rich is not installed (the extra "run").
-
-    Example:
-        >>> rows = [{"kind": "train", "step": step, "loss": 2.0 - step} for step in (0, 1)]
-        >>> summary_table(rows).row_count
-        1
-    """
-    table_module = import_extra("rich.table", extra="run", purpose="the table")
-    train, validation, lnp = (columns(rows, kind) for kind in ("train", "validation", "lnp"))
-    table = table_module.Table(caption_justify="left", caption_style="dim")
-    for heading in ("", "start", "end", "change"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    if train:
-        smooth = exponential_moving_average(train["loss"])
-        _add_row(table, "training loss", _WindowMean(smooth[0]), _WindowMean(smooth[-1]))
-    if validation:
-        losses = validation["loss"]
-        _add_row(table, "validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1]))
-    if not lnp:
-        return table
-    first, last = lnp["window"] == lnp["window"][0], lnp["window"] == lnp["window"][-1]
-    for name in ("chi_loss", "chi_net", "chi_pos"):
-        _add_row(table, name, _window_mean(lnp, name, first), _window_mean(lnp, name, last))
-    table.caption = (
-        f"losses in nats; components at {_steps(lnp['step'][first])} and over "
-        f"{_steps(lnp['step'][last])}\n"
-        "chi_loss  how wrong the predictions still are\n"
-        "chi_net   how strongly the outputs respond to the parameters\n"
-        "chi_pos   where in the eNTK spectrum it learns: lower is deeper"
-    )
-    return table
-
-
-class _WindowMean(NamedTuple):
-    mean: float
-    sem: float = math.nan
-
-    def __str__(self) -> str:
-        """The mean to as many digits as its standard error allows: `0.512 ± 0.003`."""
-        if not (math.isfinite(self.sem) and 0 < self.sem < abs(self.mean)):
-            return f"{self.mean:.3g}"
-        exponent = math.floor(math.log10(abs(self.mean)))
-        scaled = not -3 <= exponent <= 4
-        unit = 10.0**exponent if scaled else 1.0
-        digits = max(0, -math.floor(math.log10(self.sem / unit)))
-        mean, sem = (f"{value / unit:.{digits}f}" for value in self)
-        return f"({mean} ± {sem})e{exponent:+03d}" if scaled else f"{mean} ± {sem}"
-
-
-def _window_mean(
-    lnp: Mapping[str, np.ndarray], name: str, in_window: Bool[np.ndarray, " measured"]
-) -> _WindowMean:
-    values = lnp[name][in_window]
-    values = values[np.isfinite(values)]
-    if values.size == 0:
-        return _WindowMean(math.nan)
-    if values.size == 1:
-        sems = lnp.get(f"{name}_sem")
-        return _WindowMean(values[0], math.nan if sems is None else sems[in_window][0])
-    return _WindowMean(values.mean(), values.std(ddof=1) / math.sqrt(values.size))
-
-
-def _add_row(table: Table, name: str, start: _WindowMean, end: _WindowMean) -> None:
-    ratio = end.mean / start.mean if start.mean else math.nan
-    sign, factor = ("/", 1 / ratio) if 0 < ratio < 1 else ("x", ratio)
-    table.add_row(
-        name,
-        str(start),
-        str(end),
-        f"{sign} {factor:,.0f}" if factor > 99 else f"{sign} {factor:.3g}",
-    )
-
-
-def _steps(steps: Int[np.ndarray, " steps"]) -> str:
-    first, last = int(steps[0]), int(steps[-1])
-    return f"step {first}" if first == last else f"steps {first} to {last}"
+    return bar(console) if console.is_terminal else lines()
 
 
 def _duration(seconds: float) -> str:

@@ -1,133 +1,290 @@
-"""The rows of a run: what they hold, and how they are written as strict JSON."""
+"""What a run's folder holds: kinds of rows, their fields and units, and names of files.
+
+This is the only table of them. Writers take from it what to write, readers how to find it, and
+figures their labels and units. A field or file that is added here is added everywhere; one that is
+renamed here can no longer be read from runs that exist.
+"""
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import math
-import os
-from collections.abc import Iterable, Mapping
-from io import FileIO
-from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
 from lnpjax._base.checks import require
-from lnpjax.runs._checkpoints import is_key
 
-Row = Mapping[str, Any]
+Row: TypeAlias = Mapping[str, Any]
+Kind: TypeAlias = Literal["activations", "gradients", "weights"]
+"""The kinds of spectra that are recorded together."""
 
-
-class TrainRow(TypedDict):
-    """One training step; `tokens` and `flops` count what was seen up to and including it."""
-
-    kind: Literal["train"]
-    step: int
-    tokens: int
-    flops: float
-    loss: float
-    learning_rate: float
+CONFIG_FILE = "config.json"
+METRICS_FILE = "metrics.jsonl"
+SESSIONS_FILE = "sessions.jsonl"
+SPECTRA_FOLDER = "spectra"
+CHECKPOINTS_FOLDER = "checkpoints"
+FIGURES_FOLDER = "figures"
 
 
-class GroupComponents(TypedDict):
-    """The LNP components of one parameter group."""
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One entry of a row, or one array of a file.
 
-    delta_loss: float
-    chi_net: float
-    chi_pos: float
-
-
-class LnpRow(TypedDict):
-    """One LNP measurement (`lnpjax.lnp`), made at `step` in window number `window`.
-
-    `status` is 0 where every component is defined. `sem_df` is the degrees of freedom of the two
-    standard errors: null where these are zero, and absent from older runs. `loss_change` is the
-    change of the loss on B over the update that was made, `linear_change` its linear prediction,
-    `nu` their difference.
+    Attributes:
+        name: its key.
+        definition: what it is, in words.
+        reading: what one learns from it, in words; "" where the definition says it.
+        symbol: its name in figures.
+        unit: its unit in figures.
+        parts: the entries of each item, where it holds a mapping of items by name.
     """
 
-    kind: Literal["lnp"]
-    step: int
-    window: int
-    tokens: int
-    flops: float
-    loss_a: float
-    loss_b: float
-    delta_loss: float
-    chi_loss: float
-    chi_net: float
-    chi_pos: float
-    chi_net_sem: float
-    chi_pos_sem: float
-    sem_df: NotRequired[float]
-    status: int
-    loss_change: float
-    linear_change: float
-    nu: float
-    groups: dict[str, GroupComponents]
+    name: str
+    definition: str
+    reading: str = ""
+    symbol: str = ""
+    unit: str = ""
+    parts: tuple[Field, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The label of an axis: symbol and unit."""
+        return f"{self.symbol} ({self.unit})" if self.unit else self.symbol
 
 
-class ValidationRow(TypedDict):
-    """The loss on the whole validation set at `step`."""
+@dataclasses.dataclass(frozen=True)
+class RowKind:
+    """One kind of row: what it stands for, and its fields beyond those that all rows share."""
 
-    kind: Literal["validation"]
-    step: int
-    tokens: int
-    flops: float
-    loss: float
+    definition: str
+    fields: tuple[Field, ...]
+
+    def names(self) -> tuple[str, ...]:
+        """Return the keys of its fields."""
+        return tuple(field.name for field in self.fields)
+
+    def field(self, name: str) -> Field:
+        """Return the field of a name.
+
+        Raises:
+            KeyError: if there is none.
+        """
+        return {field.name: field for field in self.fields}[name]
 
 
-class SpectrumNumbers(TypedDict):
-    """What is read off one spectrum (`lnpjax.spectra.SpectrumSummary`).
+@dataclasses.dataclass(frozen=True)
+class ArrayFile:
+    """The arrays that are saved at some steps, in `spectra/PREFIX-STEP.npz`."""
 
-    Exponents come with their standard errors, the share of the variance that the fit explains, and
-    the number of eigenvalues that it used.
+    prefix: str
+    definition: str
+    fields: tuple[Field, ...]
+
+    def name(self, step: int) -> str:
+        """Return the name of the file of a step, as `Run.save_spectrum` takes it.
+
+        Example:
+            >>> POSITION_FILE.name(12)
+            'position-00000012'
+        """
+        return f"{self.prefix}-{step:08d}"
+
+    def among(self, names: Iterable[str]) -> Iterator[str]:
+        """Return those of the names that are of such a file, in order."""
+        return (name for name in names if name.startswith(f"{self.prefix}-"))
+
+
+STEP = Field("step", "the step", symbol="training step")
+TOKENS = Field("tokens", "tokens seen up to and including the step", symbol="training tokens")
+FLOPS = Field(
+    "flops", "compute up to and including the step", "", "training compute 6 N D", "FLOPs"
+)
+SHARED = (STEP, TOKENS, FLOPS)
+"""What every row of `metrics.jsonl` begins with, after its "kind"."""
+
+_LOSS = Field("loss", "mean cross-entropy", symbol="loss", unit="nats")
+_STATUS = Field("status", "flags of `lnpjax.Status`; 0 where everything is defined")
+_CHI_NET = Field(
+    "chi_net",
+    "trace of the eNTK",
+    "how strongly the outputs respond to the parameters",
+    r"$\chi_\mathrm{net}$",
+    "output$^2$ per parameter$^2$",
+)
+_CHI_POS = Field(
+    "chi_pos",
+    "mean normalised eNTK eigenvalue",
+    "where in the spectrum it learns; lower is deeper",
+    r"$\chi_\mathrm{pos}$",
+    "dimensionless",
+)
+_DELTA_LOSS = Field(
+    "delta_loss", "fall of the loss on B per unit of learning rate on A", unit="nats"
+)
+_SEM_DF = Field("sem_df", "degrees of freedom of the standard errors; not in older runs")
+
+MEASURED = (
+    Field("loss_a", "loss on batch A", unit="nats"),
+    Field("loss_b", "loss on batch B", unit="nats"),
+    _DELTA_LOSS,
+    Field(
+        "chi_loss",
+        "squared size of the loss gradient at the outputs",
+        "how wrong the predictions still are",
+        r"$\chi_\mathrm{loss}$",
+        "nats$^2$ per output$^2$",
+    ),
+    _CHI_NET,
+    _CHI_POS,
+    Field("chi_net_sem", "standard error of chi_net, from the probes", unit=_CHI_NET.unit),
+    Field("chi_pos_sem", "standard error of chi_pos, from the probes", unit=_CHI_POS.unit),
+    _SEM_DF,
+    _STATUS,
+    Field("loss_change", "change of the loss on B over the update that was made", unit="nats"),
+    Field("linear_change", "its linear prediction", unit="nats"),
+    Field("nu", "loss_change - linear_change", unit="nats"),
+)
+"""The scalars of an "lnp" row: fields of `lnpjax.LNP`, in the order of the row."""
+GROUP_PARTS = (_DELTA_LOSS, _CHI_NET, _CHI_POS)
+"""What an "lnp" row says of each parameter group: fields of `lnpjax.GroupLNP`."""
+_EXPONENT = (
+    ("", "power-law exponent of", r"exponent $\alpha$", ""),
+    ("_sem", "standard error of the exponent of", "", ""),
+    ("_r_squared", "share of the variance that the fit explains, of", "", ""),
+    ("_points", "eigenvalues that the fit used, of", "", "modes"),
+)
+SPECTRUM_NUMBERS = (
+    Field("rank_me", "the exponential of the spectrum's entropy", "", "RankMe", "modes"),
+    Field("effective_dimension", "modes that hold 90 % of the trace", unit="modes"),
+    Field("trace", "sum of the eigenvalues"),
+    *(
+        Field(f"alpha_{end}{suffix}", f"{words} the {end}", "", symbol, unit)
+        for end in ("head", "tail")
+        for suffix, words, symbol, unit in _EXPONENT
+    ),
+    _STATUS,
+)
+"""What is read off one spectrum (`lnpjax.spectra.SpectrumSummary`)."""
+
+ROWS = {
+    "train": RowKind(
+        "One training step, at the parameters before its update.",
+        (_LOSS, Field("learning_rate", "learning rate of the update")),
+    ),
+    "lnp": RowKind(
+        "One measurement of the LNP components (`lnpjax.lnp`), before the update of its step.",
+        (
+            Field("window", "number of the window that the step belongs to"),
+            *MEASURED,
+            Field("groups", "the parts, by parameter group", parts=GROUP_PARTS),
+        ),
+    ),
+    "validation": RowKind(
+        "The loss on the whole validation set, at the parameters after the step's update.",
+        (_LOSS,),
+    ),
+    "spectra": RowKind(
+        "Spectra over a pool of held-out sequences, before the update of the step; `loss` is the "
+        "validation loss at the same parameters. Of activations by layer, in the order of depth; "
+        "of per-sample gradients and of weights by the path of the weight.",
+        (
+            _LOSS,
+            *(
+                Field(kind, f"what is read off each spectrum of {kind}", parts=SPECTRUM_NUMBERS)
+                for kind in get_args(Kind)
+            ),
+        ),
+    ),
+}
+"""The rows of `metrics.jsonl`, by their "kind"."""
+SESSION = RowKind(
+    "What one process did for the run, and how fast, compilation left out.",
+    (
+        Field("status", '"finished", "stopped" or "diverged"'),
+        Field("first_step", "the first step that it made"),
+        Field("last_step", "the last step that it made"),
+        Field("tokens", "tokens trained on", unit="tokens"),
+        Field("seconds", "from its first step to its last, measurements included", unit="s"),
+        Field("tokens_per_second", "their ratio", unit="tokens/s"),
+        Field("plain_tokens_per_second", "of steps without a measurement", unit="tokens/s"),
+        Field("measuring_share", "share of the time that went into measuring LNP components"),
+    ),
+)
+"""The rows of `sessions.jsonl`, whose "kind" is "session"."""
+
+LENS_FILE = ArrayFile(
+    "lens",
+    "The spectra of a spectra row.",
+    (
+        STEP,
+        *(
+            Field(kind, f"eigenvalues of each spectrum of {kind}, descending")
+            for kind in get_args(Kind)
+        ),
+        Field("head_window", "ranks (first, last) of the fit of each spectrum's head"),
+        Field("tail_window", "ranks (first, last) of the fit of each spectrum's tail"),
+    ),
+)
+"""Its arrays are called "KIND/NAME", "head_window/KIND/NAME" and "tail_window/KIND/NAME"."""
+POSITION_ARRAYS = (
+    Field("p", "normalised eigenvalues, descending", "", "normalised eigenvalue $p$",
+          "share of the trace"),
+    Field("weights", "share of the squared loss gradient along each"),
+    dataclasses.replace(_CHI_POS, definition="mean of the distribution: the spectral position"),
+    Field("chi_pos_sem", "its standard error"),
+    _SEM_DF,
+    Field("tenth", "p below which 10 % of the squared loss gradient lie"),
+    Field("median", "p below which half of it lies"),
+    Field("ninetieth", "p below which 90 % of it lie"),
+    Field("unresolved", "weight of nodes that have not converged to eigenvalues"),
+    Field("trace", "trace of the eNTK, estimated"),
+    _LOSS,
+    _STATUS,
+)  # fmt: skip
+"""Fields of `lnpjax.spectra.PositionDistribution`."""
+QUADRATURE_ARRAYS = (
+    Field("error_bounds", "how far each node may be from an eigenvalue"),
+    Field("num_nodes", "nodes that the recursion found"),
+    Field("num_converged", "nodes that have converged"),
+    Field("orthogonality_loss", "how far the Lanczos vectors are from orthogonal"),
+)
+"""Fields of its `lnpjax.spectra.SpectralMeasure`, which say how good it is."""
+POSITION_FILE = ArrayFile(
+    "position",
+    "How learning is distributed over the spectrum, before the update of the step.",
+    (STEP, *POSITION_ARRAYS, *QUADRATURE_ARRAYS),
+)
+
+
+def make_row(kind: str, step: int, tokens: int, flops: float, **values: Any) -> dict[str, Any]:
+    """Return a row of a kind in `ROWS`, with its fields in their order.
+
+    Args:
+        kind: the kind.
+        step: the step.
+        tokens: seen up to and including the step.
+        flops: made up to and including the step.
+        **values: the fields of the kind.
+
+    Raises:
+        KeyError: if a field is missing.
+        ValueError: if there is one that the kind does not have.
+
+    Example:
+        >>> make_row("validation", 9, 640, 1e9, loss=2.5)
+        {'kind': 'validation', 'step': 9, 'tokens': 640, 'flops': 1000000000.0, 'loss': 2.5}
     """
-
-    rank_me: float
-    effective_dimension: int
-    trace: float
-    alpha_head: float
-    alpha_head_sem: float
-    alpha_head_r_squared: float
-    alpha_head_points: int
-    alpha_tail: float
-    alpha_tail_sem: float
-    alpha_tail_r_squared: float
-    alpha_tail_points: int
-    status: int
-
-
-class SpectraRow(TypedDict):
-    """Spectra over a pool of held-out sequences, before the update of `step`.
-
-    Of activations by layer, in the order of depth, and of per-sample gradients and weights by the
-    path of the weight; `loss` is the validation loss at the same parameters. The eigenvalues are in
-    `spectra/lens-STEP.npz`.
-    """
-
-    kind: Literal["spectra"]
-    step: int
-    tokens: int
-    flops: float
-    loss: float
-    activations: dict[str, SpectrumNumbers]
-    gradients: dict[str, SpectrumNumbers]
-    weights: dict[str, SpectrumNumbers]
-
-
-class RunConfig(TypedDict):
-    """What the `config.json` of a training run holds at least."""
-
-    lnpjax_version: str
-    model: dict[str, Any]
-    num_parameters: int
-    data: dict[str, Any]
-    training: dict[str, Any]
+    fields = ROWS[kind].names()
+    others = sorted(set(values) - set(fields))
+    require(not others, "values", expected=f"fields of rows {kind!r}, {fields}", got=others)
+    shared = dict(zip((field.name for field in SHARED), (step, tokens, flops), strict=True))
+    return {"kind": kind, **shared, **{name: values[name] for name in fields}}
 
 
 def training_flops(num_parameters: int, tokens: int) -> float:
-    """The compute of training, 6 N D: the horizontal axis of Spectral Reach's figures.
+    """Return the compute of training, 6 N D: the horizontal axis of *Spectral Reach*'s figures.
 
     Args:
         num_parameters: N, the number of parameters.
@@ -144,7 +301,7 @@ def training_flops(num_parameters: int, tokens: int) -> float:
 
 
 def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
-    """A row without nesting: the keys of nested mappings joined with "/".
+    """Return a row without nesting: the keys of nested mappings joined with "/".
 
     Args:
         row: scalars and mappings of them.
@@ -165,11 +322,11 @@ def flatten(row: Row, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(saved: Row, given: Row) -> list[tuple[str, Any, Any]]:
-    """Where two configurations differ.
+    """Return where two configurations differ.
 
     Args:
-        saved: one, nested or not.
-        given: the other.
+        saved: one configuration, nested or not.
+        given: the other configuration, nested or not.
 
     Returns:
         For each value that differs, its joined key and both values; "absent" where there is none.
@@ -184,7 +341,7 @@ def differences(saved: Row, given: Row) -> list[tuple[str, Any, Any]]:
 
 
 def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
-    """The rows of one kind as columns, nested keys joined with "/".
+    """Return the rows of one kind as columns, nested keys joined with "/".
 
     Args:
         rows: rows as `Run.rows` returns them.
@@ -206,76 +363,3 @@ def columns(rows: Iterable[Row], kind: str) -> dict[str, np.ndarray]:
         name: np.asarray([math.nan if value is None else value for value in column])
         for name, column in values.items()
     }
-
-
-def encode(value: Any, where: str) -> Any:
-    """A value as JSON takes it: numbers of any library as Python's, what is not finite as null."""
-    if isinstance(value, Mapping):
-        return {str(key): encode(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if getattr(value, "shape", None) == () and not is_key(value):
-        value = np.asarray(value).item()
-    scalar = value is None or isinstance(value, bool | int | float | str)
-    got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
-    require(scalar, where, expected="a scalar", got=got, error=TypeError)
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def decode(line: bytes, where: str) -> dict[str, Any]:
-    """A line of such a file as a row; `where` names it in the message if it is none."""
-    try:
-        row = json.loads(line, object_hook=null_to_nan, parse_constant=_refuse_constant)
-        require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
-    except ValueError as error:
-        raise ValueError(
-            f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
-        ) from error
-    return row
-
-
-def require_kind(row: Row) -> None:
-    """Refuse a row that does not say what it is."""
-    has_kind = isinstance(row.get("kind"), str)
-    require(has_kind, "row", expected='a text under "kind"', got=dict(row))
-
-
-def open_lines(file: Path) -> FileIO:
-    """Open a file of rows to append to it, without the torn line that a kill may have left."""
-    opened = FileIO(file, "a")
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):  # it would spoil the row after it
-        os.ftruncate(opened.fileno(), whole)
-    return opened
-
-
-def append_line(file: FileIO, row: Row) -> None:
-    """Append a row to a file in one unbuffered write, whole or not at all."""
-    line = (json.dumps(encode(row, "row"), allow_nan=False) + "\n").encode()
-    length = os.fstat(file.fileno()).st_size
-    if os.write(file.fileno(), line) != len(line):
-        os.ftruncate(file.fileno(), length)
-        raise OSError(f"{os.fsdecode(file.name)}: no room for another row")
-
-
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The rows of a file; none where there is no file."""
-    content = file.read_bytes() if file.exists() else b""
-    lines = content.split(b"\n")[:-1]  # what follows the last newline is a torn write
-    return [decode(line, f"{file}, line {number}") for number, line in enumerate(lines, 1)]
-
-
-def null_to_nan(values: dict[str, Any]) -> dict[str, Any]:
-    """Undoes, as an `object_hook` of `json`, what `encode` makes of a number that is not finite."""
-    return {key: math.nan if value is None else value for key, value in values.items()}
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def strict_json(value: Mapping[str, Any], argument: str, indent: int | None = None) -> str:
-    """`value` as strict JSON; `argument` names it in the message if it cannot be."""
-    try:
-        return json.dumps(value, indent=indent, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{argument}: expected what JSON can hold, got: {error}") from error

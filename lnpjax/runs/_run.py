@@ -6,11 +6,13 @@
     spectra/*.npz     arrays measured at some step
     checkpoints/      the last complete checkpoints, a folder per step; the arrays are Orbax's
     figures/*.png     drawn from the rows
-    .lock             held while a process writes to the run; let go when that process dies
+    .lock             held while a process writes to the run; released when that process dies
+
+`lnpjax.runs._rows` says what the rows and arrays are.
 
 Why a killed run loses and repeats nothing: a checkpoint records how many bytes of `metrics.jsonl`
 it accounts for, those bytes are on disk before it is, and it appears under its final name by one
-rename. `Run.restore` takes the last such checkpoint and cuts `metrics.jsonl` to its bytes by one
+rename. `Run.restore` takes the last such checkpoint and cuts `metrics.jsonl` to those bytes by one
 `truncate`. A kill before the rename leaves the checkpoint before it in force; a kill after it, or
 between reading the checkpoint and the cut, leaves a file that the next `restore` cuts to the same
 byte. The training loop's part: everything the next step depends on is in the saved state or
@@ -46,22 +48,30 @@ from lnpjax.runs._checkpoints import (
     to_leaf,
     write_arrays,
 )
+from lnpjax.runs._lines import append_line, open_lines, read_lines, require_kind, strict_json
 from lnpjax.runs._rows import (
+    CHECKPOINTS_FOLDER,
+    CONFIG_FILE,
+    FIGURES_FOLDER,
+    METRICS_FILE,
+    SESSIONS_FILE,
+    SPECTRA_FOLDER,
     Row,
-    append_line,
     columns,
     differences,
-    open_lines,
-    read_lines,
-    require_kind,
-    strict_json,
 )
 
 CHECKPOINTS_KEPT = 2
 
 
 class Checkpoint(NamedTuple):
-    """A restored checkpoint: the step, the state and the extra values that were saved."""
+    """A restored checkpoint: the step, the state and the extra values that were saved.
+
+    Example:
+        >>> step, state, extra = Checkpoint(400, {"w": np.ones(2)}, {"note": "warm"})
+        >>> step, extra
+        (400, {'note': 'warm'})
+    """
 
     step: int
     state: PyTree
@@ -69,7 +79,7 @@ class Checkpoint(NamedTuple):
 
 
 class Run:
-    """A run folder; make one with `Run.create` or `Run.open`, best as a context manager.
+    """A run folder, made by `Run.create` or `Run.open`, best as a context manager.
 
     Reading needs no permission and disturbs no writer. The first write takes the run's lock, held
     until `close` or the death of the process; a second writer is refused. POSIX systems only.
@@ -99,24 +109,27 @@ class Run:
 
         Args:
             path: the folder.
-            config: what is run (see `RunConfig`): anything that strict JSON can hold.
+            config: what is run: anything that strict JSON can hold. Those of `lnpjax train` have
+                "lnpjax_version", "num_parameters", and sections "model", "data", "training" and
+                "measurement".
             exist_ok: open the run that is there already, provided its config is this one.
 
         Returns:
             The run.
 
         Raises:
-            FileExistsError: the folder holds a run (and not `exist_ok`), or other files.
-            ValueError: `config` is not strict JSON, or the existing run's differs; names the key.
-            RuntimeError: another process is writing to the run.
+            FileExistsError: if the folder holds a run (and not `exist_ok`), or other files.
+            ValueError: if `config` is not strict JSON, or differs from that of the existing run;
+                the message names the key.
+            RuntimeError: if another process is writing to the run.
         """
         text = strict_json(config, "config", indent=2) + "\n"
         folder = Path(path).absolute()
-        is_run = (folder / "config.json").exists()
-        found = f"{folder}, " + ("a run" if is_run else "which holds other files")
+        is_run = (folder / CONFIG_FILE).exists()
+        present = f"{folder}, " + ("a run" if is_run else "which holds other files")
         expected = "a new or empty folder (Run.open goes on with a run)"
         usable = (is_run and exist_ok) or not folder.exists() or (folder.is_dir() and not is_run)
-        require(usable, "path", expected=expected, got=found, error=FileExistsError)
+        require(usable, "path", expected=expected, got=present, error=FileExistsError)
         if is_run:
             run = cls.open(folder)
             _check_same_config(run.config, json.loads(text), folder)
@@ -124,10 +137,10 @@ class Run:
             return run
         folder.mkdir(parents=True, exist_ok=True)
         empty = all(entry.name.startswith(".") for entry in folder.iterdir())
-        require(empty, "path", expected=expected, got=found, error=FileExistsError)
+        require(empty, "path", expected=expected, got=present, error=FileExistsError)
         run = cls(folder, json.loads(text))
         run._acquire()
-        write_atomically(folder / "config.json", text)
+        write_atomically(folder / CONFIG_FILE, text)
         return run
 
     @classmethod
@@ -141,16 +154,21 @@ class Run:
             The run; its `config` is read.
 
         Raises:
-            FileNotFoundError: no such folder, or it has no `config.json`.
-            ValueError: `config.json` or a row of `metrics.jsonl` is corrupt; names file and line.
-                A last line without its newline is none: a kill in mid-write leaves it, and it is
-                dropped.
+            FileNotFoundError: if there is no such folder, or it has no `config.json`.
+            ValueError: if `config.json` or a row of `metrics.jsonl` is corrupt; the message names
+                file and line. A last line without its newline does not count: a kill in mid-write
+                leaves it, and it is dropped.
         """
         folder = Path(path).absolute()
-        found = f"{folder}, which " + ("has no config.json" if folder.is_dir() else "is no folder")
-        is_run = (folder / "config.json").is_file()
-        require(is_run, "path", expected="a run folder", got=found, error=FileNotFoundError)
-        run = cls(folder, _read_json_object(folder / "config.json"))
+        why = f"has no {CONFIG_FILE}" if folder.is_dir() else "is not a folder"
+        require(
+            (folder / CONFIG_FILE).is_file(),
+            "path",
+            expected="a run folder",
+            got=f"{folder}, which {why}",
+            error=FileNotFoundError,
+        )
+        run = cls(folder, _read_json_object(folder / CONFIG_FILE))
         run.rows()
         return run
 
@@ -161,7 +179,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Let go of the lock and the files; nothing is pending, as every row is already written."""
+        """Release the lock and close the files; every row is already written."""
         for file in (self._metrics, self._lock):
             if file is not None:
                 file.close()
@@ -176,15 +194,15 @@ class Run:
                 back as NaN.
 
         Raises:
-            TypeError: a value is no scalar; names the key.
-            ValueError: there is no "kind".
-            RuntimeError: another process is writing to the run.
+            TypeError: if a value is not a scalar; the message names the key.
+            ValueError: if there is no "kind".
+            RuntimeError: if another process is writing to the run.
         """
         require_kind(row)
         append_line(self._open_metrics(), row)
 
     def rows(self, kind: str | None = None) -> list[dict[str, Any]]:
-        """The rows in the order they were appended.
+        """Read the rows in the order in which they were appended.
 
         Args:
             kind: which rows; all by default.
@@ -193,13 +211,13 @@ class Run:
             One dictionary per row.
 
         Raises:
-            ValueError: a row is corrupt; names file and line.
+            ValueError: if a row is corrupt; the message names file and line.
         """
-        rows = read_lines(self.path / "metrics.jsonl")
+        rows = read_lines(self.path / METRICS_FILE)
         return [row for row in rows if kind is None or row["kind"] == kind]
 
     def columns(self, kind: str) -> dict[str, np.ndarray]:
-        """The rows of one kind as arrays over the rows: `lnpjax.runs.columns` of `rows`."""
+        """Read the rows of one kind as arrays over the rows (see `lnpjax.runs.columns`)."""
         return columns(self.rows(), kind)
 
     def append_session(self, row: Row) -> None:
@@ -209,24 +227,25 @@ class Run:
         and resumed has the same metrics as one that was not.
 
         Args:
-            row: as of `append`.
+            row: "kind" (text), and scalars or mappings of them, as `append` takes them.
 
         Raises:
-            TypeError, ValueError: as `append`.
-            RuntimeError: another process is writing to the run.
+            TypeError: if a value is not a scalar; the message names the key.
+            ValueError: if there is no "kind".
+            RuntimeError: if another process is writing to the run.
         """
         require_kind(row)
         self._acquire()
-        with open_lines(self.path / "sessions.jsonl") as file:
+        with open_lines(self.path / SESSIONS_FILE) as file:
             append_line(file, row)
 
     def sessions(self) -> list[dict[str, Any]]:
-        """The rows of `sessions.jsonl`, one per process that ended in its own way.
+        """Read the rows of `sessions.jsonl`, one per process that was not killed.
 
         Raises:
-            ValueError: a row is corrupt; names file and line.
+            ValueError: if a row is corrupt; the message names file and line.
         """
-        return read_lines(self.path / "sessions.jsonl")
+        return read_lines(self.path / SESSIONS_FILE)
 
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint that accounts for every row so far; it is on disk when this returns.
@@ -237,12 +256,12 @@ class Run:
             step: the number of steps done; not below the last checkpoint's.
             state: a pytree of jax arrays (however sharded), `jax.random.key` arrays, numpy arrays
                 and Python numbers, all of which come back bit for bit.
-            extra: small values beside it: anything that strict JSON can hold.
+            extra: small values to save with it: anything that strict JSON can hold.
 
         Raises:
-            TypeError: a leaf is of another type; names it.
-            ValueError: `step` is below the last checkpoint's, or `extra` is not strict JSON.
-            RuntimeError: another process is writing to the run.
+            TypeError: if a leaf is of another type; the message names it.
+            ValueError: if `step` is below the last checkpoint's, or `extra` is not strict JSON.
+            RuntimeError: if another process is writing to the run.
         """
         last = max(self.checkpoint_steps(), default=0)
         require(step >= last, "step", expected=f"at least {last}, the last saved", got=step)
@@ -286,9 +305,9 @@ class Run:
             `(step, state, extra)`, or None if there is no checkpoint.
 
         Raises:
-            ValueError: the checkpoint has another tree, shape or dtype (names the first leaf that
-                differs), or is corrupt. Nothing is cut then.
-            RuntimeError: another process is writing to the run.
+            ValueError: if the checkpoint has another tree, shape or dtype (the message names the
+                first leaf that differs), or is corrupt. Nothing is cut then.
+            RuntimeError: if another process is writing to the run.
         """
         metrics = self._open_metrics().fileno()
         checkpoint = self.read_checkpoint(abstract_state)
@@ -296,7 +315,7 @@ class Run:
         if checkpoint is not None:
             kept = self._checkpoint_metadata(checkpoint.step)["metrics_bytes"]
             expected = f"the {kept} bytes that checkpoint {checkpoint.step} accounts for"
-            file = str(self.path / "metrics.jsonl")
+            file = str(self.path / METRICS_FILE)
             require(length >= kept, file, expected=expected, got=f"{length} bytes")
         os.ftruncate(metrics, kept)
         os.fsync(metrics)
@@ -306,17 +325,19 @@ class Run:
     def read_checkpoint(
         self, abstract_state: PyTree, *, step: int | None = None
     ) -> Checkpoint | None:
-        """Read a checkpoint and change nothing: for analysis after, or beside, the training.
+        """Read a checkpoint and change nothing: for analysis during the training or after it.
 
         Args:
-            abstract_state: as for `restore`.
+            abstract_state: a state with the tree, shapes and dtypes that were saved, of arrays or
+                `jax.ShapeDtypeStruct`.
             step: one of `checkpoint_steps()`; the last by default.
 
         Returns:
             `(step, state, extra)`, or None if there is no checkpoint.
 
         Raises:
-            ValueError: no checkpoint of that step; another tree, shape or dtype; or corrupt.
+            ValueError: if there is no checkpoint of that step, if it has another tree, shape or
+                dtype, or if it is corrupt.
         """
         steps = self.checkpoint_steps()
         require(step is None or step in steps, "step", expected=f"one of {steps}", got=step)
@@ -336,8 +357,8 @@ class Run:
         return Checkpoint(step, state, metadata["extra"])
 
     def checkpoint_steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending."""
-        folders = (self.path / "checkpoints").glob("[0-9]*")
+        """List the steps of the complete checkpoints, ascending."""
+        folders = (self.path / CHECKPOINTS_FOLDER).glob("[0-9]*")
         return sorted(int(folder.name) for folder in folders if folder.name.isdecimal())
 
     def _discard_old_checkpoints(self) -> None:
@@ -346,7 +367,7 @@ class Run:
             discard(self._checkpoint_folder(step))
 
     def _checkpoint_folder(self, step: int) -> Path:
-        return self.path / "checkpoints" / f"{step:010d}"
+        return self.path / CHECKPOINTS_FOLDER / f"{step:010d}"
 
     def _checkpoint_metadata(self, step: int) -> dict[str, Any]:
         return _read_json_object(self._checkpoint_folder(step) / "checkpoint.json")
@@ -363,10 +384,10 @@ class Run:
             The path of the file.
 
         Raises:
-            ValueError: the name has other characters, or an array holds objects or is named
+            ValueError: if the name has other characters, or an array holds objects or is named
                 "file", which numpy keeps for itself.
         """
-        file = self._file("spectra", name, ".npz")
+        file = self._file(SPECTRA_FOLDER, name, ".npz")
         require("file" not in arrays, "arrays", expected='another name than "file"', got="that")
         host: dict[str, Any] = {key: np.asarray(array) for key, array in arrays.items()}
         for key, array in host.items():
@@ -380,24 +401,24 @@ class Run:
         return file
 
     def spectrum(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of `spectra/NAME.npz`, by their names.
+        """Read the arrays of `spectra/NAME.npz`, by their names.
 
         Raises:
-            FileNotFoundError: there is none; the message lists those there are.
+            FileNotFoundError: if there is no such file; the message lists those there are.
         """
         names = self.spectra()
         expected = f"one of the run's spectra, {names}"
         require(name in names, "name", expected=expected, got=repr(name), error=FileNotFoundError)
-        with np.load(self.path / "spectra" / f"{name}.npz", allow_pickle=False) as arrays:
+        with np.load(self.path / SPECTRA_FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
             return dict(arrays)
 
     def spectra(self) -> list[str]:
-        """The names of the saved spectra, sorted."""
-        return sorted(file.stem for file in (self.path / "spectra").glob("[!.]*.npz"))
+        """List the names of the saved spectra, sorted."""
+        return sorted(file.stem for file in (self.path / SPECTRA_FOLDER).glob("[!.]*.npz"))
 
     def figure_path(self, name: str) -> Path:
-        """The path `figures/NAME.png`; its folder is made."""
-        return self._file("figures", name, ".png")
+        """Return the path `figures/NAME.png`, and make its folder."""
+        return self._file(FIGURES_FOLDER, name, ".png")
 
     def _file(self, folder: str, name: str, suffix: str) -> Path:
         good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
@@ -428,7 +449,7 @@ class Run:
     def _open_metrics(self) -> FileIO:
         if self._metrics is None:
             self._acquire()
-            self._metrics = open_lines(self.path / "metrics.jsonl")
+            self._metrics = open_lines(self.path / METRICS_FILE)
         return self._metrics
 
 

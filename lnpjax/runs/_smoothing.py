@@ -15,11 +15,11 @@ EMA_FACTOR = 0.1  # Spectral Reach, C.1
 def exponential_moving_average(
     values: Float[np.ndarray, " n"], factor: float = EMA_FACTOR
 ) -> Float[np.ndarray, " n"]:
-    """A running mean whose weights fall off by `1 - factor` per step.
+    """Return a running mean whose weights fall off by `1 - factor` per step.
 
     `y_t = sum_i (1 - factor)^i x_{t-i} / sum_i (1 - factor)^i`, i from 0 to t: the weights are
-    normalised, so that the first values are not pulled to where the average starts. Spectral Reach
-    (C.1) smooths its loss curves so.
+    normalised, so that the first values are not pulled to where the average starts. *Spectral
+    Reach*, C.1, smooths its loss curves so.
 
     Args:
         values: x, in order; a NaN has no weight.
@@ -29,7 +29,7 @@ def exponential_moving_average(
         y; NaN before the first value that is not.
 
     Raises:
-        ValueError: `factor` outside (0, 1], or `values` not one-dimensional.
+        ValueError: if `factor` is outside (0, 1], or `values` is not one-dimensional.
 
     Example:
         >>> exponential_moving_average(np.array([1.0, 0.0, 0.0]), 0.5)
@@ -41,8 +41,8 @@ def exponential_moving_average(
     averages = np.full(values.shape, math.nan)
     total = weight = 0.0
     for t, value in enumerate(values):
-        known = not math.isnan(value)
-        total = (1 - factor) * total + (value if known else 0.0)
-        weight = (1 - factor) * weight + known
+        is_number = not math.isnan(value)
+        total = (1 - factor) * total + (value if is_number else 0.0)
+        weight = (1 - factor) * weight + is_number
         averages[t] = total / weight if weight else math.nan
     return averages

@@ -5,17 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from lnpjax._base.checks import require
-from lnpjax.runs._rows import columns
+from lnpjax.runs._rows import LENS_FILE, Kind, columns
 from lnpjax.runs._run import Run
 
 ATTENTION_OUTPUT = "attention/output"
-Kind: TypeAlias = Literal["activations", "gradients", "weights"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +29,12 @@ class MeasuredSpectra:
             ("rank_me", "alpha_head", "alpha_head_sem", ...); names by depth, the deepest last.
         arrays: eigenvalues by "KIND/NAME", descending, and rank windows; empty where the file of
             the step is missing.
+
+    Example:
+        >>> numbers = {"layers/0": {"rank_me": 5.0}, "layers/1": {"rank_me": 9.0}}
+        >>> spectra = MeasuredSpectra(3, 2048.0, 4.2, {"activations": numbers}, {})
+        >>> spectra.probe("activations"), spectra.number("activations", "rank_me")
+        ('layers/1', 9.0)
     """
 
     step: int
@@ -39,33 +44,33 @@ class MeasuredSpectra:
     arrays: Mapping[str, np.ndarray]
 
     def names(self, kind: Kind) -> tuple[str, ...]:
-        """The layers or weights that were measured, the deepest last."""
+        """List the layers or weights that were measured, the deepest last."""
         return tuple(self.summaries.get(kind, ()))
 
     def probe(self, kind: Kind) -> str | None:
-        """The layer or weight that is meant where none is named; None where there is none.
+        """Return the layer or weight that is meant where none is named; None if there is none.
 
-        The deepest; of gradients and weights the deepest attention output, where it was measured
-        (Spectral Lens, appendix C: it has the same role in all architectures).
+        That is the deepest; of gradients and weights the deepest attention output, where it was
+        measured (*Spectral Lens*, appendix C: it has the same role in all architectures).
         """
         names = self.names(kind)
         outputs = [name for name in names if ATTENTION_OUTPUT in name]
         return (outputs or names)[-1] if names else None
 
     def number(self, kind: Kind, quantity: str, name: str | None = None) -> float:
-        """A summary's number; NaN where it is not there. By default, of `probe`."""
+        """Return a summary's number; NaN where it is missing. By default, that of `probe`."""
         name = self.probe(kind) if name is None else name
         return float(self.summaries.get(kind, {}).get(name or "", {}).get(quantity, math.nan))
 
     def eigenvalues(self, kind: Kind, name: str | None = None) -> Float[np.ndarray, " k"] | None:
-        """A spectrum, in descending order; None where it is not there. By default, of `probe`."""
+        """Return a spectrum, descending; None where it is missing. By default, that of `probe`."""
         name = self.probe(kind) if name is None else name
         return self.arrays.get(f"{kind}/{name}")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSummary:
-    """What a comparison needs of a run; made by `read_run`.
+    """What a comparison needs of a run, made by `read_run`.
 
     Attributes:
         name: of the run's folder.
@@ -98,19 +103,20 @@ class RunSummary:
         return float(self.validation_losses[-1]) if len(self.validation_losses) else math.nan
 
     def loss_at(self, tokens: float) -> float:
-        """The validation loss there, linear in the logarithm of tokens; NaN outside of the run."""
+        """Interpolate the validation loss in the logarithm of tokens; NaN outside of the run."""
         seen = self.validation_tokens > 0
         if not np.any(seen) or not tokens > 0:
             return math.nan
-        found, losses = np.log(self.validation_tokens[seen]), self.validation_losses[seen]
-        return float(np.interp(math.log(tokens), found, losses, left=math.nan, right=math.nan))
+        logarithms, losses = np.log(self.validation_tokens[seen]), self.validation_losses[seen]
+        outside = {"left": math.nan, "right": math.nan}
+        return float(np.interp(math.log(tokens), logarithms, losses, **outside))
 
     def series(self, kind: Kind, quantity: str, name: str | None = None) -> np.ndarray:
-        """A summary's number at every measured step, `(num_steps,)`."""
+        """Return a summary's number at every measured step, `(num_steps,)`."""
         return np.array([spectra.number(kind, quantity, name) for spectra in self.spectra])
 
     def spectra_tokens(self) -> Float[np.ndarray, " num_steps"]:
-        """The tokens seen at every measured step."""
+        """Return the tokens seen at every measured step."""
         return np.array([spectra.tokens for spectra in self.spectra], np.float64)
 
 
@@ -129,12 +135,17 @@ def read_run(run: Run) -> RunSummary:
         OSError: if its files cannot be read.
 
     Example:
-        >>> read_run(Run.open("runs/small")).final_loss  # doctest: +SKIP
-        1.93
+        >>> import tempfile
+        >>> with Run.create(tempfile.mkdtemp(), {}) as run:
+        ...     run.append({"kind": "validation", "step": 0, "tokens": 64, "loss": 5.5})
+        ...     run.append({"kind": "validation", "step": 9, "tokens": 640, "loss": 2.5})
+        ...     summary = read_run(run)
+        >>> summary.final_loss, summary.num_tokens
+        (2.5, 640.0)
     """
     rows = run.rows()
     train, validation = columns(rows, "train"), columns(rows, "validation")
-    seen = [found["tokens"] for found in (train, validation) if "tokens" in found]
+    seen = [table["tokens"] for table in (train, validation) if "tokens" in table]
     require(
         bool(seen),
         "run",
@@ -143,20 +154,20 @@ def read_run(run: Run) -> RunSummary:
     )
     tokens = np.asarray(validation.get("tokens", []), np.float64)
     losses = np.asarray(validation.get("loss", []), np.float64)
-    known = np.isfinite(losses)
-    saved = set(run.spectra())
+    finite = np.isfinite(losses)
+    saved = set(LENS_FILE.among(run.spectra()))
     spectra = []
     for row in rows:
         if row["kind"] == "spectra":
-            file = f"lens-{row['step']:08d}"
+            file = LENS_FILE.name(row["step"])
             spectra.append(_measured(row, run.spectrum(file) if file in saved else {}))
     measured, plain = _throughput(run.sessions())
     return RunSummary(
         name=run.path.name,
         config=run.config,
-        validation_tokens=tokens[known],
-        validation_losses=losses[known],
-        num_tokens=float(max(np.max(found) for found in seen)),
+        validation_tokens=tokens[finite],
+        validation_losses=losses[finite],
+        num_tokens=float(max(np.max(tokens_of_kind) for tokens_of_kind in seen)),
         tokens_per_second=measured,
         plain_tokens_per_second=plain,
         spectra=tuple(spectra),
@@ -170,7 +181,7 @@ def _measured(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Measu
 
 
 def _throughput(sessions: Iterable[Mapping[str, Any]]) -> tuple[float, float]:
-    """Tokens per second over all sessions of a run, with and without the measurements."""
+    """Return tokens per second over all sessions of a run, with and without measurements."""
     tokens = seconds = plain_tokens = plain_seconds = 0.0
     for session in sessions:
         tokens += session["tokens"]

@@ -1,4 +1,4 @@
-"""Where a run's scalars go beside its own folder: TensorBoard and Weights & Biases."""
+"""Where a run's scalars go besides its own folder: TensorBoard and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from lnpjax._base.checks import import_extra, require
+from lnpjax._base.checks import check_count, import_extra, require
 from lnpjax.runs._rows import Row, flatten
 
 
 class Writer(Protocol):
-    """Takes the scalars of one step at a time.
+    """What takes the scalars of a run, one step at a time.
 
-    A training loop feeds every writer what it appends to its run:
+    `lnpjax.pretraining.pretrain` gives every writer the numbers of each row that it appends to its
+    run, called "KIND/NAME".
 
-        run.append(row)
-        for writer in writers:
-            writer.write(row["step"], flatten_row(row))
+    Example:
+        >>> class Printer:
+        ...     def write(self, step, scalars):
+        ...         print(step, scalars)
+        ...
+        ...     def close(self):
+        ...         print("done")
+        >>> writer: Writer = Printer()
+        >>> writer.write(3, {"train/loss": 2.5})
+        3 {'train/loss': 2.5}
     """
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
@@ -28,7 +36,7 @@ class Writer(Protocol):
 
 
 def flatten_row(row: Row) -> dict[str, float]:
-    """The numbers of a row of `metrics.jsonl` by "kind/name", as writers show them.
+    """Return the numbers of a row of `metrics.jsonl` by "kind/name", as writers show them.
 
     Args:
         row: a row; its "kind" and "step" are left out, and so are texts and None.
@@ -37,7 +45,7 @@ def flatten_row(row: Row) -> dict[str, float]:
         Floats; those of a parameter group are named "kind/group/name".
 
     Raises:
-        ValueError: the row has no "kind".
+        ValueError: if the row has no "kind".
 
     Example:
         >>> flatten_row({"kind": "lnp", "step": 3, "nu": 0.5, "groups": {"head": {"chi_net": 2}}})
@@ -62,7 +70,7 @@ class TensorBoardWriter:
             earlier event file of the folder holds from that step on.
 
     Raises:
-        ImportError: tensorboardX is not installed (the extra "tensorboard").
+        ImportError: if tensorboardX is not installed (the extra "tensorboard").
 
     Example:
         >>> import tempfile
@@ -77,7 +85,7 @@ class TensorBoardWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by name, for one step."""
-        _check_step(step)
+        check_count("step", step, least=0)
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
@@ -91,7 +99,7 @@ class WandbWriter:
 
     Args:
         project: the project there.
-        name: how the run is called there.
+        name: what the run is called there.
         config: what is shown as its configuration, for instance `run.config`.
         run_id: an id of your choice; a killed run that starts again with it goes on in the same
             run there. W&B keeps what was logged first for a step.
@@ -99,8 +107,8 @@ class WandbWriter:
         mode: "online", "offline" or "disabled".
 
     Raises:
-        ImportError: wandb is not installed (the extra "wandb").
-        ValueError: `mode` is none of the three.
+        ImportError: if wandb is not installed (the extra "wandb").
+        ValueError: if `mode` is another word.
 
     Example:
         >>> writer = WandbWriter("scaling", mode="offline")  # doctest: +SKIP
@@ -131,14 +139,9 @@ class WandbWriter:
 
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         """Record scalars by name, for one step."""
-        _check_step(step)
+        check_count("step", step, least=0)
         self._run.log(dict(scalars), step=step)
 
     def close(self) -> None:
         """Finish the run there."""
         self._run.finish()
-
-
-def _check_step(step: int) -> None:
-    is_count = isinstance(step, int) and step >= 0
-    require(is_count, "step", expected="an integer >= 0", got=repr(step))

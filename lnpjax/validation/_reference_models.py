@@ -15,9 +15,10 @@ from flax import nnx
 from jaxtyping import Float, Int, PyTree
 
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_count, import_extra, require
+from lnpjax._base.checks import check_count, require
 from lnpjax.adapters import from_nnx
 from lnpjax.data import Batches, load_dataset, validation_batch
+from lnpjax.data.images import DIGITS_WHITE, read_digits
 from lnpjax.jacobian import Batch, OutputSubset
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
@@ -200,9 +201,8 @@ def _train(apply_fn: Callable, params: PyTree, batch: Batch, steps: int) -> PyTr
 
 
 def _digits() -> tuple[Float[np.ndarray, "n 8 8"], Int[np.ndarray, " n"]]:
-    sklearn = import_extra("sklearn.datasets", extra="run", purpose="the digits")
-    digits = sklearn.load_digits()
-    return digits.images / 16, digits.target
+    images, labels = read_digits()
+    return images / DIGITS_WHITE, labels
 
 
 def _dense_on_digits(rngs: nnx.Rngs) -> tuple[nnx.Module, Batch, Batch]:

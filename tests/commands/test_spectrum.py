@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from pictures import is_whole_png
 
 from lnpjax import cli
 
@@ -30,8 +31,9 @@ def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
         np.testing.assert_array_equal(shells[f"{state}/centers"], centers)
         assert shells[f"{state}/energies"].sum() > 0
         assert shells[f"{state}/p"].shape == (2, 6)
-    figures = {path.name for path in (tmp_path / "run" / "shells").glob("*.png")}
-    assert figures == {"profile.png", "profiles.png"}
+    figures = sorted((tmp_path / "run" / "shells").glob("*.png"))
+    assert [path.name for path in figures] == ["profile.png", "profiles.png"]
+    assert all(map(is_whole_png, figures))
 
     shutil.copytree("run", "other")
     capsys.readouterr()
@@ -52,7 +54,7 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
     (row,) = (line for line in capsys.readouterr().out.splitlines() if "trained" in line)
     loss = float(row.split()[1])
     assert 1 < loss < 2.2  # nats per token; chance is log(512) = 6.2
-    assert (tmp_path / "shells" / "profile.png").stat().st_size > 10_000
+    assert is_whole_png(tmp_path / "shells" / "profile.png")
 
 
 @pytest.mark.parametrize(
@@ -61,7 +63,7 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
         ([], "RUN: expected either run folders or --llama2c FILE, got neither"),
         (["a", "--llama2c", "b"], "got both"),
         (["a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
-        (["a", "--num-batches", "0"], "--num_batches: expected an integer >= 1"),
+        (["a", "--num-batches", "0"], "--num-batches: expected an integer >= 1"),
         (["nowhere"], "nowhere"),
     ],
 )

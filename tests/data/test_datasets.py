@@ -130,7 +130,7 @@ def test_the_fingerprint_sees_every_change():
 def test_a_long_array_is_hashed_whole(monkeypatch):
     array = np.arange(1001).reshape(-1, 7)
     whole = fingerprint(array)
-    monkeypatch.setattr("lnpjax.data.datasets._HASHED_ELEMENTS", 20)
+    monkeypatch.setattr("lnpjax.data.datasets.HASHED_ELEMENTS", 20)
     assert fingerprint(array) == whole
 
 

@@ -29,7 +29,7 @@ def test_levels_divide_the_range_evenly():
 def test_many_images_are_converted_in_chunks(monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (11, 2, 2, 3)).astype(np.uint8)
     whole = next_pixel_sequences(images)
-    monkeypatch.setattr("lnpjax.data.images._IMAGES_PER_CHUNK", 3)
+    monkeypatch.setattr("lnpjax.data.images.IMAGES_PER_CHUNK", 3)
     np.testing.assert_array_equal(next_pixel_sequences(images), whole)
 
 

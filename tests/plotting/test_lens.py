@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 from lens_runs import LAYERS, TAIL, TARGET, WIDTH, config, make_run
+from pictures import is_whole_png
 
 from lnpjax.comparison import ComparisonOptions, compare
 from lnpjax.plotting import plot_comparison, plot_lens
@@ -63,9 +64,17 @@ def test_the_drawn_tail_is_the_fit_of_what_rounding_left(family):
 
 def test_the_figure_of_one_run(family, tmp_path):
     figure = plot_lens(family[1], tmp_path / "lens.png")
-    assert (tmp_path / "lens.png").stat().st_size > 20_000
+    assert is_whole_png(tmp_path / "lens.png")
     found = panels(figure)
-    assert len(found) == 6
+    labels = {title: (ax.get_xlabel(), ax.get_ylabel()) for title, ax in found.items()}
+    assert labels == {
+        "Activation spectrum": ("rank of the mode", "share of the variance"),
+        "Modes that matter": ("training tokens", "RankMe (modes)"),
+        "How fast the activations' spectrum falls": ("training tokens", r"exponent $\alpha$"),
+        "Spectrum of per-sample gradients": ("rank of the mode", "share of the squared gradients"),
+        "Modes by layer": ("training tokens", "RankMe (modes)"),
+        "How fast the gradients' spectrum falls": ("training tokens", r"exponent $\alpha$"),
+    }
 
     spectra = found["Activation spectrum"]
     shares = curve(spectra, "512 tokens").get_ydata()
@@ -75,10 +84,6 @@ def test_the_figure_of_one_run(family, tmp_path):
     x, y = tail.get_data()
     assert x[0] < TAIL[0] < TAIL[1] < x[-1]
     np.testing.assert_allclose(y, 1 / x / np.sum(1 / ranks))  # the fit of an exact power law
-    for ax in found.values():
-        assert ax.get_xlabel()
-        assert ax.get_ylabel()
-
     rank = curve(found["Modes that matter"], "activations").get_ydata()
     np.testing.assert_array_equal(rank, 20 + np.arange(9))
     by_layer = found["Modes by layer"]
@@ -124,18 +129,18 @@ def test_the_figure_of_several_runs(family):
         "Spectrum of per-sample gradients",
         "What each change brought",
         "Early tail and token efficiency",
-        "When the tail foretells efficiency",
-        "Which layer foretells efficiency",
+        "When the tail predicts efficiency",
+        "Which layer predicts efficiency",
     ]
     points = curve(found["What each change brought"], "1: b4").get_xydata()
     np.testing.assert_allclose(points, [[math.log(2), 0]], rtol=1e-3, atol=1e-9)
     early = curve(found["Early tail and token efficiency"], "family A")
     np.testing.assert_allclose(early.get_xdata(), [0.5, 0, 1], rtol=1e-6)
     np.testing.assert_allclose(early.get_ydata(), [2, 1, 3], rtol=1e-3)
-    rho = curve(found["When the tail foretells efficiency"], "A, ranks 11").get_ydata()
+    rho = curve(found["When the tail predicts efficiency"], "A, ranks 11").get_ydata()
     np.testing.assert_allclose(rho[1:], 1)  # 5 % of the way is before the first spectra
     assert math.isnan(rho[0])
-    layers = curve(found["Which layer foretells efficiency"], "family A")
+    layers = curve(found["Which layer predicts efficiency"], "family A")
     np.testing.assert_allclose(layers.get_ydata(), 1)
     assert words(figure) == ""
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
 import scipy.stats
+from pictures import is_whole_png
 
 from lnpjax.plotting import plot_components, plot_groups, plot_run
 from lnpjax.plotting._runs import window_average
 from lnpjax.runs import Run
+from lnpjax.runs._rows import ROWS
 
 
 def synthetic_rows(num_steps=120, sign=1.0):
@@ -107,12 +108,22 @@ def test_bad_input(call, message):
 
 def test_every_panel_says_what_it_shows(run):
     figure = plot_components(run)
-    assert len(figure.axes) == 4
+    assert [ax.get_ylabel() for ax in figure.axes] == [
+        "loss (nats)",
+        r"$\chi_\mathrm{loss}$ (nats$^2$ per output$^2$)",
+        r"$\chi_\mathrm{net}$ (output$^2$ per parameter$^2$)",
+        r"$\chi_\mathrm{pos}$ (dimensionless)",
+    ]
     for ax in figure.axes:
         assert ax.get_title(loc="left")
         assert ax.get_xlabel() == "training compute 6 N D (FLOPs)"
-        assert "(" in ax.get_ylabel()  # a unit
+        assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
         assert any(text.get_text() for text in ax.texts)  # the caption
+    captions = [ax.texts[0].get_text() for ax in figure.axes[1:]]
+    for caption, component in zip(captions, ("chi_loss", "chi_net", "chi_pos"), strict=True):
+        field = ROWS["lnp"].field(component)
+        assert caption.startswith(field.definition)
+        assert caption.splitlines()[1] == field.reading
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["115K parameters"]
 
 
@@ -135,12 +146,16 @@ def test_negative_positions_stay_visible():
 
 def test_runs_are_overlaid():
     figure = plot_components({"small": synthetic_rows(60), "large": synthetic_rows(60)})
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert {"small", "large"} <= set(legend)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["small", "large"]
+    for ax in figure.axes:
+        curves = [line for line in ax.get_lines() if line.get_label() in ("small", "large")]
+        assert len({line.get_color() for line in curves}) == 2
 
 
 def test_shares_of_the_groups_add_up(run):
-    share = plot_groups(run).axes[1]
+    position, share = plot_groups(run).axes
+    assert position.get_ylabel() == r"$\chi_\mathrm{pos}$ (dimensionless)"
+    assert share.get_ylabel() == r"$\chi_\mathrm{net}$ of the group / of the network"
     curves = [line.get_ydata() for line in share.get_lines() if len(line.get_xdata()) > 2]
     np.testing.assert_allclose(sum(curves), 1.0)
 
@@ -148,6 +163,6 @@ def test_shares_of_the_groups_add_up(run):
 def test_figures_land_in_the_run(run):
     path = plot_run(run)
     assert path == run.figure_path("components")
-    for name in ("components", "groups"):
-        assert run.figure_path(name).read_bytes().startswith(b"\x89PNG")
-    assert json.loads((run.path / "config.json").read_text())["num_parameters"] == 115_008
+    drawn = {file.name for file in path.parent.iterdir()}
+    assert drawn == {"components.png", "groups.png"}
+    assert all(is_whole_png(path.parent / name) for name in drawn)

@@ -187,11 +187,11 @@ new = ["train", *options, *group, "--mesh", "data=2,model=2", "--out"]
 assert cli.main([*new, folder]) == 2  # holds a file
 
 run = f"{folder}/run"
-wait_for_a_signal = train._first_stop_signal
+wait_for_a_signal = train.catch_stop_signal
 if process == "1":
-    train._first_stop_signal = lambda: contextlib.nullcontext([2])
+    train.catch_stop_signal = lambda: contextlib.nullcontext([2])
 assert cli.main([*new, run]) == 128 + (2 if process == "1" else 15)
-train._first_stop_signal = wait_for_a_signal
+train.catch_stop_signal = wait_for_a_signal
 assert cli.main(["train", "--resume", run, *group]) == 0
 
 print("so far", flush=True)

@@ -20,10 +20,10 @@ HERE: dict[str, Any] = {"coordinator": "127.0.0.1:1234", "processes": 2, "proces
             "process: expected .* no coordinator and no pro",
         ),
         ({"coordinator": "127.0.0.1"}, "coordinator: expected HOST:PORT, got '127.0.0.1'"),
-        ({"processes": 0}, "processes: expected at least 1, got 0"),
+        ({"processes": 0}, "processes: expected an integer >= 1, got 0"),
         ({"process": 2}, "process: expected a number from 0 to 1, got 2"),
         ({"process": -1}, "process: expected a number from 0 to 1, got -1"),
-        ({"distributed": True}, "distributed: expected no coordinator beside it, got both"),
+        ({"distributed": True}, "distributed: expected no coordinator with it, got both"),
     ],
 )
 def test_options_that_do_not_say_where_the_others_are(

@@ -11,8 +11,9 @@ import pytest
 import lnpjax
 from lnpjax._base.reporting import Reporter
 from lnpjax.decomposition import GroupLNP
-from lnpjax.pretraining.recorder import STEPS_AHEAD, NonFiniteLossError, Recorder
+from lnpjax.pretraining.recorder import STEPS_AHEAD, NonFiniteLossError, Recorder, Speed
 from lnpjax.runs import Run
+from lnpjax.runs._rows import GROUP_PARTS, MEASURED, SESSION
 
 
 class Ear(Reporter):
@@ -60,6 +61,21 @@ def record(status: int = 0) -> lnpjax.Record:
     group = GroupLNP(*[jnp.float32(0.5)] * 6)
     lnp = lnpjax.LNP(**(numbers | {"groups": {"head": group}, "status": jnp.int32(status)}))
     return lnpjax.Record(jnp.bool_(True), jnp.int32(7), jnp.int32(3), lnp)
+
+
+def test_every_scalar_of_a_measurement_has_its_place_in_the_table_of_rows() -> None:
+    scalars = {field.name for field in dataclasses.fields(lnpjax.LNP)} - {"groups"}
+    assert {field.name for field in MEASURED} == scalars
+    assert {part.name for part in GROUP_PARTS} <= {f.name for f in dataclasses.fields(GroupLNP)}
+    assert set(Speed._fields) < set(SESSION.names())
+
+
+def test_a_field_that_the_table_does_not_have_is_refused(run: Run) -> None:
+    with pytest.raises(ValueError, match=r"expected fields of rows 'train'.* got \['los'\]"):
+        recorder(run).write("train", 0, los=1.0, learning_rate=0.1)
+    with pytest.raises(KeyError, match="learning_rate"):
+        recorder(run).write("train", 0, loss=1.0)
+    assert run.rows() == []
 
 
 def test_rows_follow_a_few_steps_behind_and_none_is_lost(run: Run) -> None:
@@ -119,12 +135,9 @@ def test_an_undefined_measurement_is_kept_and_announced_once(run: Run) -> None:
     assert "step 0: the loss gradient with respect to the outputs is zero" in warning
 
 
-def test_the_share_of_measuring_is_the_time_beyond_plain_steps(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_share_of_measuring_is_the_time_beyond_plain_steps(run: Run) -> None:
     now = iter([0.0, 1.0, 2.0, 6.0, 8.0])
-    monkeypatch.setattr("lnpjax.pretraining.recorder.perf_counter", lambda: next(now))
-    timed = recorder(run)
+    timed = recorder(run, clock=lambda: next(now))
     timed.push(0, metrics(1.0))
     timed.push(1, metrics(1.0))
     timed.push(2, metrics(1.0), record())

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,7 +41,9 @@ def toy_step(state: dict[str, Any]) -> dict[str, Any]:
     return {"key": mixed, "w": w, "count": state["count"] + 1}
 
 
-def toy_loop(run: Run, num_steps: int, save_every: int, pause: float = 0.0) -> None:
+def toy_loop(
+    run: Run, num_steps: int, save_every: int, after: Callable[[int], object] = lambda _: None
+) -> None:
     start, state, _ = run.restore(toy_state()) or Checkpoint(0, toy_state(), {})
     for step in range(start, num_steps):
         state = toy_step(state)
@@ -51,7 +53,7 @@ def toy_loop(run: Run, num_steps: int, save_every: int, pause: float = 0.0) -> N
             run.append({"kind": "lnp", "step": step, "groups": groups})
         if (step + 1) % save_every == 0:
             run.save(step + 1, state, {"position": step})
-        time.sleep(pause)
+        after(step)
     run.save(num_steps, state)
 
 
@@ -69,13 +71,33 @@ def outcome(path: Path) -> tuple[bytes, bytes, int]:
 NUM_STEPS, SAVE_EVERY = 60, 7
 
 
-def launch(path: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, __file__, str(path)])
+def launch(path: Path) -> subprocess.Popen[str]:
+    """The loop in a process that tells each step's number and then waits for a line."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, __file__, str(path)], stdin=pipe, stdout=pipe, text=True
+    )
 
 
-def number_of_lines(path: Path) -> int:
-    file = path / "metrics.jsonl"
-    return file.read_bytes().count(b"\n") if file.exists() else 0
+def tell_and_wait(step: int) -> None:
+    print(step, flush=True)
+    sys.stdin.readline()
+
+
+def let_go(process: subprocess.Popen[str], steps: int) -> None:
+    assert process.stdin is not None
+    process.stdin.write("\n" * steps)
+    process.stdin.flush()
+
+
+def follow(process: subprocess.Popen[str], step: int) -> None:
+    """Read on until a step is done."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == step:
+            return
+        let_go(process, 1)
+    raise AssertionError(f"ended before step {step}")
 
 
 def test_killed_at_random_moments_the_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -84,15 +106,17 @@ def test_killed_at_random_moments_the_run_ends_as_if_it_had_not_been(tmp_path: P
 
     killed, generator = tmp_path / "killed", random.Random(0)
     Run.create(killed, CONFIG).close()
-    # Before the first checkpoint, early, late; and after a random delay beyond each.
-    for lines in (2, 15, 40, 70):
+    # Before the first checkpoint, early, late; and somewhere within the steps after each.
+    for step in (1, 11, 29, 48):
         process = launch(killed)
-        while process.poll() is None and number_of_lines(killed) < lines:
-            time.sleep(0.001)
-        time.sleep(generator.uniform(0, 0.08))
+        follow(process, step)
+        let_go(process, 9)
+        follow(process, step + generator.randint(1, 8))
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert launch(killed).wait() == 0
+    process = launch(killed)
+    let_go(process, NUM_STEPS)
+    assert process.wait() == 0
 
     assert outcome(killed) == outcome(tmp_path / "whole")
     assert Run.open(killed).columns("train")["step"].tolist() == list(range(NUM_STEPS))
@@ -137,7 +161,7 @@ def test_death_between_any_two_changes_of_the_disk(
 
     clock = SimpleNamespace(calls_left=0)
     changes = {"write", "ftruncate", "rename", "replace"}
-    for module in (lnpjax.runs._run, lnpjax.runs._rows, lnpjax._base.files):
+    for module in (lnpjax.runs._run, lnpjax.runs._lines, lnpjax._base.files):
         monkeypatch.setattr(module, "os", DyingModule(os, changes, clock))
     for module in (lnpjax.runs._run, lnpjax._base.files):
         monkeypatch.setattr(module, "shutil", DyingModule(shutil, {"rmtree"}, clock))
@@ -290,7 +314,7 @@ def test_create_refuses_foreign_folders_and_loose_configs(tmp_path: Path) -> Non
 
 
 def test_open_names_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere, which is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere, which is not a folder"):
         Run.open(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         Run.open(tmp_path)
@@ -503,11 +527,6 @@ def test_spectra_round_trip(tmp_path: Path) -> None:
             run.save_spectrum("x", a=np.asarray([None]))
 
 
-if __name__ == "__main__":
-    with Run.open(sys.argv[1]) as the_run:
-        toy_loop(the_run, NUM_STEPS, SAVE_EVERY, pause=0.01)
-
-
 def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
     with Run.create(tmp_path, CONFIG) as run:
         run.append({"kind": "train", "step": 0})
@@ -523,3 +542,8 @@ def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
             file.write('{"kind": "sess')  # a kill in mid-write
         run.append_session({"kind": "session", "seconds": 3.0})
         assert [row["seconds"] for row in run.sessions()] == [2.0, 3.0]
+
+
+if __name__ == "__main__":
+    with Run.open(sys.argv[1]) as the_run:
+        toy_loop(the_run, NUM_STEPS, SAVE_EVERY, after=tell_and_wait)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from lnpjax.runs import Run
+from lnpjax.runs import Run, RunSummary
 
 TARGET, SLOPE = 3.0, 0.25
 CONTEXT, WIDTH = 64, 96
@@ -104,3 +104,19 @@ def make_run(
                 "plain_tokens_per_second": plain,
             })  # fmt: skip
     return Run.open(folder)
+
+
+def run_summary(**changes):
+    """A run without files: losses fall by 1/2 with every factor of ten in tokens."""
+    tokens = 10.0 ** np.arange(2, 7)
+    given = {
+        "name": "run",
+        "config": config(),
+        "validation_tokens": tokens,
+        "validation_losses": 5 - 0.5 * np.log10(tokens),
+        "num_tokens": 1e6,
+        "tokens_per_second": 1e4,
+        "plain_tokens_per_second": math.nan,
+        "spectra": (),
+    }
+    return RunSummary(**given | changes)

@@ -171,7 +171,7 @@ def test_a_run_before_and_after(tiny_run, tmp_path, capsys):
     ("options", "message"),
     [
         (["--steps", "-1"], "--steps: expected an integer >= 0, got -1"),
-        (["--checkpoint", "3"], "--checkpoint: expected --run RUN beside it"),
+        (["--checkpoint", "3"], "--checkpoint: expected --run RUN with it"),
         (["--num-samples", "0"], "num_samples: expected an integer >= 1, got 0"),
         (["--run", "nowhere"], "nowhere"),
     ],

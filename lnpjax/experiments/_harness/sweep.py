@@ -19,7 +19,8 @@ import numpy as np
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import write_atomically
 from lnpjax.runs import Row, differences, strict_json
-from lnpjax.runs._rows import encode, null_to_nan
+from lnpjax.runs._lines import encode, null_to_nan
+from lnpjax.runs._reporters import for_terminal
 
 
 class SweepProgress:
@@ -120,9 +121,7 @@ def terminal_progress() -> SweepProgress:
     Raises:
         ImportError: rich is not installed (the extra "run").
     """
-    rich = import_extra("rich.console", extra="run", purpose="the progress bar")
-    console = rich.Console(stderr=True)
-    return SweepBar(console) if console.is_terminal else SweepLines()
+    return for_terminal(SweepBar, SweepLines)
 
 
 Config = TypeVar("Config")
