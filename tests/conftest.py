@@ -27,7 +27,6 @@ import pytest
 
 from lnpjax import cli
 
-
 EXHAUSTIVE = Path(__file__).parent / "exhaustive.txt"
 # Tracing makes millions of small objects, hardly any of them in cycles: a tenth of the time of the
 # suite went into looking for those at Python's own pace.
