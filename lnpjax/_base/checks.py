@@ -42,8 +42,40 @@ def require(
         raise error(f"{argument}: expected {expected}, got {got}")
 
 
+def is_integer(value: Any) -> bool:
+    """Return whether a value is one integer of Python or NumPy; booleans are not.
+
+    Example:
+        >>> is_integer(3), is_integer(np.int64(3)), is_integer(True), is_integer(3.0)
+        (True, True, False, False)
+    """
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(argument: str, count: Any, *, least: int = 1, optional: bool = False) -> None:
+    """Refuse what is not an integer of at least this size.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        count: the number; never traced.
+        least: the smallest that is accepted.
+        optional: whether `None` is accepted, too.
+
+    Raises:
+        ValueError: if it is anything else.
+
+    Example:
+        >>> check_count("num_probes", 0)
+        Traceback (most recent call last):
+            ...
+        ValueError: num_probes: expected an integer >= 1, got 0
+    """
+    accepted = (count is None and optional) or (is_integer(count) and count >= least)
+    require(accepted, argument, expected=f"an integer >= {least}", got=repr(count))
+
+
 def concrete(array: Any) -> np.ndarray | None:
-    """The values of an array, or `None` where they cannot be looked at.
+    """Return the values of an array, or `None` where they cannot be looked at.
 
     Values are known outside of `jit`, `vmap` and `grad`, and where this process holds all of them;
     elsewhere a check of values is skipped, and shapes and dtypes are all that can be refused.

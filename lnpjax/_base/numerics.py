@@ -1,4 +1,4 @@
-"""Sums that are as accurate as their dtype allows, over arrays, leaves and groups."""
+"""Sums that are as accurate as their dtype allows, and what rounding leaves of them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,31 @@ from jaxtyping import Array, Float, PyTree
 
 
 def accumulation_dtype() -> jnp.dtype:
-    """The dtype in which squared norms add up: float32, or float64 where x64 is enabled."""
+    """Return the dtype in which squared norms add up: float32, or float64 where x64 is enabled."""
     return jnp.dtype(jax.dtypes.canonicalize_dtype(jnp.float64))
 
 
+def rounding_floor(largest: Float[Array, "*shape"], count: int) -> Float[Array, "*shape"]:
+    """Return ``n eps largest``: what is smaller may be nothing but rounding.
+
+    That is how far a sum of n terms, or an eigenvalue of an ``n x n`` matrix, can be off.
+
+    Args:
+        largest: the size of the largest term, or of the largest eigenvalue; of JAX or NumPy.
+        count: n.
+
+    Returns:
+        The bound, in the dtype of `largest`, whose spacing next to one is eps.
+
+    Example:
+        >>> float(rounding_floor(jnp.float32(2.0), 100)) == 200 * 2.0**-23
+        True
+    """
+    return count * jnp.finfo(largest.dtype).eps * largest
+
+
 def accurate_sum(array: Float[Array, ...]) -> Float[Array, ""]:
-    """The sum of all entries, axis by axis.
+    """Return the sum of all entries, added up axis by axis.
 
     XLA adds up the entries of several axes one after the other on a CPU, which in float32 loses up
     to 1e-4 of a million squares; it merges sums of sums, unless something is in between.
@@ -32,7 +51,7 @@ def accurate_sum(array: Float[Array, ...]) -> Float[Array, ""]:
 def leaf_inner_products(
     left: PyTree, right: PyTree, *, weights: PyTree | None = None
 ) -> Float[Array, " leaf"]:
-    """``sum_p left_p weights_p right_p`` within each leaf, accumulated in `accumulation_dtype`.
+    """Return ``sum_p left_p weights_p right_p`` of each leaf, summed in `accumulation_dtype`.
 
     Args:
         left: a pytree of arrays.
