@@ -23,7 +23,7 @@ from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import check_training_batch
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import linearize_samples
 from lnpjax.jacobian._pullbacks import Pullback
 from lnpjax.lens._cut import split_at_cut
@@ -77,22 +77,9 @@ def per_sample_gradients(
     """
     names = checked_weights(params, weights)
     check_training_batch(apply_fn, loss_fn, params, batch)
-    return _void_where_interacting(
-        apply_fn, params, batch, _sample_gradients(apply_fn, loss_fn, params, batch, names)
-    )
-
-
-def _void_where_interacting(
-    apply_fn: ApplyFn, params: PyTree, batch: Batch, numbers: dict[str, Array]
-) -> dict[str, Array]:
-    """The numbers, or NaN under `jit` where samples interact.
-
-    Raises:
-        ValueError: outside of `jit`, where they do.
-    """
-    interact = samples_interact(apply_fn, params, batch[0])
-    interaction_status("apply_fn", interact)
-    return jax.tree.map(lambda leaf: jnp.where(interact, jnp.nan, leaf), numbers)
+    status = check_interaction(apply_fn, params, batch[0])
+    gradients = _sample_gradients(apply_fn, loss_fn, params, batch, names)
+    return void_where_interacting(gradients, status)
 
 
 def _sample_gradients(
@@ -163,6 +150,29 @@ def gradient_gram(
         Array([[ 4.,  0.],
                [ 0., 16.]], dtype=float32)
     """
+    grams = gram_matrices(
+        apply_fn,
+        loss_fn,
+        params,
+        batch,
+        weights=weights,
+        block_size=block_size,
+        microbatch_size=microbatch_size,
+    )
+    return void_where_interacting(grams, check_interaction(apply_fn, params, batch[0]))
+
+
+def gram_matrices(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: PyTree,
+    batch: Batch,
+    *,
+    weights: Weights,
+    block_size: int | None,
+    microbatch_size: int,
+) -> dict[str, Float[Array, "samples samples"]]:
+    """Return `gradient_gram` without asking whether samples interact."""
     names = checked_weights(params, weights)
     num_samples = check_training_batch(apply_fn, loss_fn, params, batch)
     for name, size in (("block_size", block_size), ("microbatch_size", microbatch_size)):
@@ -226,9 +236,7 @@ def gradient_gram(
             gram = unsliced(gram, num_samples, axis=axis)
         return gram
 
-    return _void_where_interacting(
-        apply_fn, params, batch, {name: in_order(grams[name]) for name in names}
-    )
+    return {name: in_order(grams[name]) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
