@@ -214,14 +214,18 @@ def one_sample_at_a_time() -> Iterator[None]:
         ) from error
 
 
-def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:
-    """Return the batch that a measurement looks at: the pool if there is one, else B, else A.
+def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> tuple[str, Batch]:
+    """Return what a measurement looks at: the pool if there is one, else B, else A.
+
+    Returns:
+        What the batch is called in messages, and the batch.
 
     Example:
         >>> measured_batch(None, ("a", None), ("b", None))
-        ('b', None)
+        ('batch_b', ('b', None))
     """
-    return next(batch for batch in (pool, batch_b, batch_a) if batch is not None)
+    named = (("pool", pool), ("batch_b", batch_b), ("batch_a", batch_a))
+    return next((name, batch) for name, batch in named if batch is not None)
 
 
 def check_pair(argument: str, batch: Any) -> Batch:

@@ -76,13 +76,13 @@ class ActivationSpectra:
                 states are infinite or NaN, or samples interact.
         """
         check_key("key", key)
-        inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
-        return self._measure(params, inputs)
+        name, batch = measured_batch(self.pool, batch_a, batch_b)
+        return self._measure(params, check_pair(name, batch)[0], name)
 
     @entry_point
-    def _measure(self, params: PyTree, inputs: PyTree) -> dict[str, SpectrumSummary]:
+    def _measure(self, params: PyTree, inputs: PyTree, argument: str) -> dict[str, SpectrumSummary]:
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
-        self._check_ranks(shapes)
+        self._check_ranks(shapes, argument)
         interact = interaction_status(
             "hidden_states", _interact(self.hidden_states, params, inputs, tuple(shapes))
         )
@@ -118,13 +118,14 @@ class ActivationSpectra:
         valid = filled(num_samples, num_microbatches, size)
         return jax.lax.scan(microbatch, states, (parts, valid))[0]
 
-    def _check_ranks(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    def _check_ranks(self, shapes: Mapping[str, jax.ShapeDtypeStruct], argument: str) -> None:
         """Refuse windows beyond the rank that the covariance of so many samples can have."""
         for layer, shape in shapes.items():
             dimension, samples = shape.shape[-1], math.prod(shape.shape[:-1])
             rank = min(dimension, samples - 1)
             of = f"eigenvalues that {samples} samples of {dimension} features in {layer!r} can have"
-            require(rank >= 1, "batch", expected=f"at least two samples in {layer!r}", got=samples)
+            expected = f"at least two samples in {layer!r}"
+            require(rank >= 1, argument, expected=expected, got=samples)
             tail = self.tail or tail_window(dimension)
             check_windows(rank, of=of, head=self.head, tail=tail)
 

@@ -117,13 +117,16 @@ class GradientSpectra:
                 gradient is not finite.
         """
         check_key("key", key)
-        return self._measure(params, measured_batch(self.pool, batch_a, batch_b))
+        name, batch = measured_batch(self.pool, batch_a, batch_b)
+        return self._measure(params, batch, name)
 
     @entry_point
-    def _measure(self, params: PyTree, batch: Batch) -> dict[str, SpectrumSummary]:
+    def _measure(self, params: PyTree, batch: Batch, argument: str) -> dict[str, SpectrumSummary]:
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
-        num_samples = check_training_batch(self.apply_fn, self.loss_fn, params, batch)
+        num_samples = check_training_batch(
+            self.apply_fn, self.loss_fn, params, batch, argument=argument
+        )
         sizes = weight_sizes(params)
         for name in names:
             of = f"samples or of parameters of {name!r}, whichever is less"

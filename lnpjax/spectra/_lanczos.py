@@ -242,7 +242,7 @@ def _quadrature(
     scale = jnp.max(jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
     strong = links > 10 * num_matvecs * eps * scale  # false for NaN
     alive = jnp.cumprod(jnp.append(True, strong[:-1])).astype(bool)
-    num_nodes = jnp.sum(alive)
+    num_nodes = jnp.sum(alive, dtype=jnp.int32)
 
     inner = jnp.where(alive[1:], links[:-1], 0)
     matrix = jnp.diag(jnp.where(alive, diagonal, 0)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
