@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 
 Subset: TypeAlias = Callable[[str], bool] | str | Sequence[str] | PyTree | None
 REST = "other"
@@ -77,8 +77,7 @@ def by_depth(depth: int) -> Callable[[str], str]:
         >>> by_depth(2)("layers/0/attention/query/kernel")
         'layers/0'
     """
-    whole = isinstance(depth, int | np.integer) and not isinstance(depth, bool)
-    require(whole and depth >= 1, "depth", expected="an integer >= 1", got=depth)
+    check_count("depth", depth)
     return lambda path: "/".join(path.split("/")[:depth])
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._base.checks import check_functions, check_key, require
+from lnpjax._base.checks import check_count, check_functions, check_key, is_integer, require
 from lnpjax._base.entry_points import unknown
 from lnpjax._base.ordering import after, floating_leaves
 from lnpjax._base.printing import result
@@ -40,8 +40,13 @@ class Windows:
         object.__setattr__(self, "starts", tuple(self.starts))
         for argument, values in (("starts", self.starts), ("width", (self.width,))):
             for value in values:
-                whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-                require(whole, argument, expected="integers", got=repr(value), error=TypeError)
+                require(
+                    is_integer(value),
+                    argument,
+                    expected="integers",
+                    got=repr(value),
+                    error=TypeError,
+                )
         require(
             all(left < right for left, right in zip(self.starts, self.starts[1:], strict=False))
             and all(start >= 0 for start in self.starts),
@@ -49,7 +54,7 @@ class Windows:
             expected="strictly increasing steps >= 0",
             got=self.starts,
         )
-        require(self.width >= 1, "width", expected="an integer >= 1", got=self.width)
+        check_count("width", self.width)
 
     @functools.cached_property
     def steps(self) -> Int[np.ndarray, " measured"]:
@@ -134,12 +139,7 @@ def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Wind
         (True, False)
     """
     for argument, value in (("max_steps", max_steps), ("per_decade", per_decade), ("width", width)):
-        require(
-            isinstance(value, int | np.integer) and value >= 1,
-            argument,
-            expected="an integer >= 1",
-            got=value,
-        )
+        check_count(argument, value)
     require(
         width <= max_steps,
         "width",

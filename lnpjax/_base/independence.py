@@ -28,7 +28,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
-from lnpjax._base.jaxprs import consts_and_carry, subprograms
+from lnpjax._base.jaxprs import called_program, every_program, scan_operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,16 +121,16 @@ def _numbers(closed: core.ClosedJaxpr) -> list[Any]:
 
     They are the same for every size of batch, unless the function looks at the size in Python.
     """
-    numbers: list[Any] = [_fingerprint(const) for const in closed.consts]
-    for equation in closed.jaxpr.eqns:
-        numbers.append(equation.primitive.name)
-        literals = [one.val for one in equation.invars if isinstance(one, core.Literal)]
-        options = [
-            one for _, one in sorted(equation.params.items()) if isinstance(one, int | float)
-        ]
-        numbers += [_fingerprint(number) for number in (*literals, *options)]
-        for part in subprograms(equation):
-            numbers += _numbers(part)
+    numbers: list[Any] = []
+    for program in every_program(closed):
+        numbers += [_fingerprint(const) for const in program.consts]
+        for equation in program.jaxpr.eqns:
+            numbers.append(equation.primitive.name)
+            literals = [one.val for one in equation.invars if isinstance(one, core.Literal)]
+            options = [
+                one for _, one in sorted(equation.params.items()) if isinstance(one, int | float)
+            ]
+            numbers += [_fingerprint(number) for number in (*literals, *options)]
     return numbers
 
 
@@ -461,8 +461,7 @@ def _fft(equation: Any, operands: list[State], num_samples: int) -> list[State]:
 
 
 def _call(equation: Any, operands: list[State], num_samples: int) -> list[State]:
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    return _follow(getattr(inner, "jaxpr", inner), operands, num_samples)
+    return _follow(called_program(equation).jaxpr, operands, num_samples)
 
 
 def _cond(equation: Any, operands: list[State], num_samples: int) -> list[State]:
@@ -492,9 +491,9 @@ def _settle(
 
 def _scan(equation: Any, operands: list[State], num_samples: int) -> list[State]:
     body = equation.params["jaxpr"].jaxpr
-    num_consts, num_carry = consts_and_carry(equation)
-    consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
-    slices = [_moved(state, _without((0,))) for state in operands[num_consts + num_carry :]]
+    consts, carry, stacks = scan_operands(equation, operands)
+    num_carry = len(carry)
+    slices = [_moved(state, _without((0,))) for state in stacks]
 
     def step(carry: list[State]) -> list[State]:
         return _follow(body, [*consts, *carry, *slices], num_samples)

@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lnpjax import parameters
 from lnpjax._base.checks import concrete, require
-from lnpjax._base.jaxprs import subprograms
+from lnpjax._base.jaxprs import every_program
 from lnpjax.status import Status, describe_status, flag
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
@@ -50,17 +50,13 @@ def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> floa
 
 def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
     """The floating-point dtypes that a computation passes through."""
-
-    def variables(jaxpr: Any) -> Iterator[Any]:
+    dtypes: set[jnp.dtype] = set()
+    for program in every_program(jax.make_jaxpr(function)(*arguments)):
+        jaxpr = program.jaxpr
         # What is only stored in eight bits is widened before anything is differentiated.
-        given = (*jaxpr.invars, *jaxpr.constvars)
-        yield from (v for v in given if not parameters.is_narrow(v.aval.dtype))
-        for equation in jaxpr.eqns:
-            yield from equation.outvars
-            for part in subprograms(equation):
-                yield from variables(part.jaxpr)
-
-    dtypes = (v.aval.dtype for v in variables(jax.make_jaxpr(function)(*arguments).jaxpr))
+        given = {var.aval.dtype for var in (*jaxpr.invars, *jaxpr.constvars)}
+        dtypes |= {dtype for dtype in given if not parameters.is_narrow(dtype)}
+        dtypes |= {var.aval.dtype for equation in jaxpr.eqns for var in equation.outvars}
     return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
 
 

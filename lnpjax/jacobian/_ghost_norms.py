@@ -25,7 +25,14 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.jaxprs import consts_and_carry, program_part, variables
+from lnpjax._base.jaxprs import (
+    consts_and_carry,
+    program_part,
+    read_variables,
+    scan_again,
+    scan_operands,
+    variables,
+)
 from lnpjax._base.numerics import accumulation_dtype, accurate_sum
 
 _CALLS = ("jit", "pjit")
@@ -55,11 +62,11 @@ def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
     """
     shapes, taken = {}, set()
     for index, var in enumerate(jaxpr.invars[:num_leaves]):
-        found = _only_read(jaxpr, var)
+        read = _only_read(jaxpr, var)
         # One of two weights that are multiplied with each other is enough for their product.
-        if found is not None and found.place not in taken:
-            shapes[index] = found.layers
-            taken.add(found.place)
+        if read is not None and read.place not in taken:
+            shapes[index] = read.layers
+            taken.add(read.place)
     return shapes
 
 
@@ -149,7 +156,7 @@ def _evaluate(closed: Any, inputs: Sequence[Array], taps: dict[Any, Array]) -> l
     jaxpr, taps = closed.jaxpr, dict(taps)
     values = dict(zip(jaxpr.invars, inputs, strict=True))
     constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    needed = set(variables([*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]))
+    needed = read_variables(jaxpr)
 
     def value_of(operand: Any) -> Any:
         if isinstance(operand, core.Literal):
@@ -190,13 +197,12 @@ def _call_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
 
 
 def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
-    options = equation.params
-    num_consts, num_carry = consts_and_carry(equation)
-    consts, initial = operands[:num_consts], operands[num_consts:][:num_carry]
-    first = num_consts + num_carry
-    body = options["jaxpr"]
+    consts, first, stacks = scan_operands(equation, operands)
+    body = equation.params["jaxpr"]
 
-    def step(carry: list[Array], slices: tuple[list[Array], dict[int, Array]]) -> Any:
+    def step(
+        carry: list[Array], slices: tuple[list[Array], dict[int, Array]]
+    ) -> tuple[list[Array], list[Array]]:
         inputs, norms = [*consts, *carry, *slices[0]], slices[1]
         deeper = {}
         for place, norm in norms.items():
@@ -206,17 +212,9 @@ def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
             else:
                 deeper[var] = norm
         results = _evaluate(body, inputs, deeper)
-        return results[:num_carry], results[num_carry:]
+        return results[: len(first)], results[len(first) :]
 
-    carry, stacked = jax.lax.scan(
-        step,
-        initial,
-        (operands[first:], taps),
-        length=options["length"],
-        reverse=options["reverse"],
-        unroll=options["unroll"],
-    )
-    return [*carry, *stacked]
+    return scan_again(equation, step, first, (stacks, taps))
 
 
 def _product_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:

@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.entry_points import vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian._contract import ApplyFn, check_batch, one_sample_at_a_time
@@ -314,9 +314,7 @@ def linearize_samples(
 
     if microbatch_size is None:
         return linearize_slice(inputs)
-    require(
-        microbatch_size >= 1, "microbatch_size", expected="an integer >= 1", got=microbatch_size
-    )
+    check_count("microbatch_size", microbatch_size)
     microbatch_size = min(microbatch_size, num_samples)
     slice_shape = (-(-num_samples // microbatch_size), microbatch_size)
     slices = sliced(inputs, *slice_shape)

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.jaxprs import read_variables
 from lnpjax.jacobian._contract import check_batch
 from lnpjax.jacobian._ghost_norms import shared_rows_norm
 from lnpjax.jacobian._linearize import SampleLinearization, linearize_samples
@@ -212,7 +213,7 @@ def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         Array([[2., 0.],
                [1., 0.]], dtype=float32)
     """
-    negligible = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
+    negligible = numerics.rounding_floor(jnp.max(jnp.diagonal(matrix)), len(matrix))
 
     def eliminate(
         index: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
@@ -290,12 +291,11 @@ def _require_untied(model: SplitModel, params: PyTree, inputs: PyTree) -> None:
         return model.body(parameters.combine(outer_params, inner), embedded)
 
     jaxpr = jax.make_jaxpr(body)(rest, embedded).jaxpr
-    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-    read |= {id(v) for v in jaxpr.outvars}
+    read = read_variables(jaxpr)
     used = [
         path
         for path, variable in zip(parameters.paths(rest), jaxpr.invars, strict=False)
-        if id(variable) in read
+        if variable in read
     ]
     require(
         not used,
