@@ -67,14 +67,23 @@ def leaf_inner_products(
         >>> leaf_inner_products(tree, tree)
         Array([5., 2.], dtype=float32)
     """
-    dtype = accumulation_dtype()
     trees = (left, right) if weights is None else (left, right, weights)
-
-    def inner_product(*factors: Array) -> Float[Array, ""]:
-        product = functools.reduce(jnp.multiply, (jnp.asarray(factor, dtype) for factor in factors))
-        return accurate_sum(product)
-
     return jnp.stack(jax.tree.leaves(jax.tree.map(inner_product, *trees)))
+
+
+def inner_product(*factors: Array) -> Float[Array, ""]:
+    """Return the sum of the products of the entries of arrays, in `accumulation_dtype`.
+
+    Args:
+        *factors: arrays of one shape: two vectors and, for a weighted inner product, the weights.
+
+    Example:
+        >>> inner_product(jnp.arange(3.0), jnp.arange(3.0))
+        Array(5., dtype=float32)
+    """
+    dtype = accumulation_dtype()
+    product = functools.reduce(jnp.multiply, (jnp.asarray(factor, dtype) for factor in factors))
+    return accurate_sum(product)
 
 
 def sum_groups(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -22,7 +21,7 @@ from lnpjax.decomposition._estimators import (
 )
 from lnpjax.jacobian import ApplyFn
 from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import BatchLinearization
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.jacobian._probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
@@ -162,7 +161,7 @@ def squared_jacobian_norm(
     outputs = linearization.outputs
     interact = jnp.int32(Status.OK)
     if estimator.per_sample:
-        interact = interaction_status("apply_fn", samples_interact(apply_fn, params, inputs))
+        interact = check_interaction(apply_fn, params, inputs)
     estimate = estimate_squared_norm(
         linearization,
         estimator,
@@ -173,7 +172,7 @@ def squared_jacobian_norm(
     )
     finite = jnp.all(jnp.isfinite(outputs))
     status = estimate.status | interact | negative | flag(~finite, Status.NON_FINITE)
-    return _void_where_interacting(dataclasses.replace(estimate, status=status))
+    return void_where_interacting(dataclasses.replace(estimate, status=status), status)
 
 
 def estimate_squared_norm(
@@ -218,12 +217,3 @@ def estimate_squared_norm(
 def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:
     """Of the sum of parts with this covariance; rounding must not make a variance negative."""
     return jnp.sqrt(jnp.maximum(jnp.sum(covariance), 0))
-
-
-def _void_where_interacting(estimate: Estimate) -> Estimate:
-    meaningful = (estimate.status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
-    numbers = jax.tree.map(
-        lambda leaf: jnp.where(meaningful, leaf, jnp.nan),
-        dataclasses.replace(estimate, status=jnp.zeros(())),
-    )
-    return dataclasses.replace(numbers, status=estimate.status)

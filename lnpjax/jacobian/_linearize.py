@@ -174,8 +174,13 @@ class SampleLinearization:
     pullbacks: StoredPullbacks
     whole: Callable[[], StoredPullbacks]
 
+    @property
+    def probed(self) -> Float[Array, "batch ..."]:
+        """What random signs are drawn in the shape of: the outputs."""
+        return self.outputs
+
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """``function(vjp_i, *arguments_i)`` for every sample i, vectorised.
+        """Return ``function(vjp_i, *arguments_i)`` for every sample i, vectorised.
 
         Args:
             function: takes the sample's own pullback, ``vjp_i(cotangent) = J_i^T cotangent``, and
@@ -184,17 +189,25 @@ class SampleLinearization:
         """
         return self.whole().map_gradients(function, *arguments)
 
-    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """`map_vjp` of a function that takes no more than norms of gradients (`squares`).
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return ``function(norms_i, *arguments_i)`` for every sample i, vectorised.
 
-        In place of some gradients, the pullback it is given returns `SquaredNorms`.
+        Args:
+            function: takes the sample's own norms, ``norms_i(cotangent)``: the squared norm of
+                ``J_i^T cotangent`` in every parameter leaf; and its slice of each argument.
+            *arguments: pytrees whose leaves lead with the batch.
+            weights: what the squares are weighted with (a preconditioner); it needs whole
+                gradients, and one more pass.
         """
-        return self.pullbacks.map_norms(function, *arguments)
+        pullbacks = self.pullbacks if weights is None else self.whole()
+        return pullbacks.map_norms(function, *arguments, weights=weights)
 
     def vjp(
         self, cotangents: Float[Array, "batch ..."], *, apart: Callable[[str], bool] | None = None
     ) -> PyTree:
-        """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient.
+        """Return ``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient.
 
         The compiler contracts the sum over samples into the matrix products, so that dense layers
         form no per-sample gradient here.
@@ -215,13 +228,20 @@ class MicrobatchedLinearization:
     slices: PyTree
     slice_shape: tuple[int, int]
 
+    @property
+    def probed(self) -> Float[Array, "batch ..."]:
+        """What random signs are drawn in the shape of: the outputs."""
+        return self.outputs
+
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """As `SampleLinearization.map_vjp`, one slice alive at a time."""
+        """Return `SampleLinearization.map_vjp`, one slice alive at a time."""
         return self._map(lambda rows, xs: rows.map_vjp(function, *xs), arguments)
 
-    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """As `SampleLinearization.map_norms`, one slice alive at a time."""
-        return self._map(lambda rows, xs: rows.map_norms(function, *xs), arguments)
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return `SampleLinearization.map_norms`, one slice alive at a time."""
+        return self._map(lambda rows, xs: rows.map_norms(function, *xs, weights=weights), arguments)
 
     def _map(
         self,
@@ -235,7 +255,7 @@ class MicrobatchedLinearization:
         return unsliced(results, len(self.outputs))
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``sum_i J_i^T cotangents_i``. Cost: one gradient, since slices are linearised anew."""
+        """Return ``sum_i J_i^T cotangents_i``. Cost: one gradient: slices are linearised anew."""
         padding = self.slice_shape[0] * self.slice_shape[1] - len(cotangents)
         silent = jnp.zeros((padding, *cotangents.shape[1:]), cotangents.dtype)
         parts = sliced(jnp.concatenate([cotangents, silent]), *self.slice_shape)

@@ -33,8 +33,14 @@ from lnpjax.jacobian._contract import (
     compute_precision,
     measured_batch,
 )
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
-from lnpjax.lens._gram import MICROBATCH_SIZE, Weights, checked_weights, gradient_gram, weight_sizes
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
+from lnpjax.lens._gram import (
+    MICROBATCH_SIZE,
+    Weights,
+    checked_weights,
+    gram_matrices,
+    weight_sizes,
+)
 from lnpjax.spectra import SpectrumSummary, Window, spectral_resolution, summarize_spectrum
 from lnpjax.spectra._summary import check_windows
 
@@ -123,9 +129,9 @@ class GradientSpectra:
             of = f"samples or of parameters of {name!r}, whichever is less"
             rank = min(num_samples, sizes[name])
             check_windows(rank, of=of, head=self.head, tail=self.tail)
-        interact = interaction_status("apply_fn", samples_interact(self.apply_fn, params, batch[0]))
+        interact = check_interaction(self.apply_fn, params, batch[0])
         resolution = gram_resolution(self.apply_fn, params, batch[0])
-        grams = gradient_gram(
+        grams = gram_matrices(
             self.apply_fn,
             self.loss_fn,
             params,
@@ -134,6 +140,7 @@ class GradientSpectra:
             block_size=self.block_size,
             microbatch_size=self.microbatch_size,
         )
+        grams = void_where_interacting(grams, interact)
         return {
             name: self._summary(name, grams[name], sizes[name], resolution, interact)
             for name in names

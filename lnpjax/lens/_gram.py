@@ -22,7 +22,7 @@ from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import check_training_batch
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import linearize_samples
 from lnpjax.jacobian._pullbacks import Pullback
 from lnpjax.lens._cut import split_at_cut
@@ -76,22 +76,9 @@ def per_sample_gradients(
     """
     names = checked_weights(params, weights)
     check_training_batch(apply_fn, loss_fn, params, batch)
-    return _void_where_interacting(
-        apply_fn, params, batch, _sample_gradients(apply_fn, loss_fn, params, batch, names)
-    )
-
-
-def _void_where_interacting(
-    apply_fn: ApplyFn, params: PyTree, batch: Batch, numbers: dict[str, Array]
-) -> dict[str, Array]:
-    """Return the numbers, or NaN under `jit` where samples interact.
-
-    Raises:
-        ValueError: outside of `jit`, where they do.
-    """
-    interact = samples_interact(apply_fn, params, batch[0])
-    interaction_status("apply_fn", interact)
-    return jax.tree.map(lambda leaf: jnp.where(interact, jnp.nan, leaf), numbers)
+    status = check_interaction(apply_fn, params, batch[0])
+    gradients = _sample_gradients(apply_fn, loss_fn, params, batch, names)
+    return void_where_interacting(gradients, status)
 
 
 def _sample_gradients(
@@ -164,6 +151,29 @@ def gradient_gram(
         Array([[ 4.,  0.],
                [ 0., 16.]], dtype=float32)
     """
+    grams = gram_matrices(
+        apply_fn,
+        loss_fn,
+        params,
+        batch,
+        weights=weights,
+        block_size=block_size,
+        microbatch_size=microbatch_size,
+    )
+    return void_where_interacting(grams, check_interaction(apply_fn, params, batch[0]))
+
+
+def gram_matrices(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: PyTree,
+    batch: Batch,
+    *,
+    weights: Weights,
+    block_size: int | None,
+    microbatch_size: int,
+) -> dict[str, Float[Array, "samples samples"]]:
+    """Return `gradient_gram` without asking whether samples interact."""
     names = checked_weights(params, weights)
     num_samples = check_training_batch(apply_fn, loss_fn, params, batch)
     check_count("block_size", block_size, optional=True)
@@ -188,8 +198,7 @@ def gradient_gram(
     zeros = {name: jnp.zeros((side, side), dtype) for name in names}
     zeros, _ = vary_alike((zeros, batch))
     upper = _filled_above_diagonal(zeros, rows_of, blocks)
-    grams = {name: _in_order(_mirrored(upper[name]), blocks, num_samples) for name in names}
-    return _void_where_interacting(apply_fn, params, batch, grams)
+    return {name: _in_order(_mirrored(upper[name]), blocks, num_samples) for name in names}
 
 
 def _filled_above_diagonal(
