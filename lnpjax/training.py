@@ -63,11 +63,11 @@ class Windows:
         return np.unique(np.add.outer(np.array(self.starts, np.int64), offsets))
 
     def active(self, step: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
-        """Whether a step is measured: a Python bool for a concrete step, else an array."""
+        """Return whether a step is measured: a Python bool for a concrete step, else an array."""
         return self.window(step) >= 0
 
     def window(self, step: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """The index of the window that a step belongs to, or -1."""
+        """Return the index of the window that a step belongs to, or -1."""
         step = step_number(step)
         if not isinstance(step, jax.core.Tracer):
             latest = int(np.searchsorted(self.starts, int(step), side="right")) - 1
@@ -81,7 +81,7 @@ class Windows:
 
 
 def step_number(step: Any) -> Any:
-    """The number of a step as it is now, taken out of the variable that may hold it.
+    """Return the number of a step as it is now, taken out of a variable that may hold it.
 
     Args:
         step: an integer, an array of shape (), or a Flax NNX variable of one, as an
@@ -113,7 +113,7 @@ def step_number(step: Any) -> Any:
 
 
 def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Windows:
-    """Windows that start at logarithmically spaced steps.
+    """Make windows that start at logarithmically spaced steps.
 
     ``int(per_decade * log10(max_steps)) + 1`` points evenly spaced in the logarithm from 1 to
     `max_steps`, cut to integers, with duplicates dropped and step 0 added; a window starts at each
@@ -161,7 +161,7 @@ Measure: TypeAlias = Callable[..., PyTree]
 @result
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What an instrumented step found out. A pytree whose structure never changes.
+    """What an instrumented step has measured. A pytree whose structure never changes.
 
     Attributes:
         measured: whether this step was measured.
@@ -170,6 +170,11 @@ class Record:
         measurement: what the measure returned. Where the step was not measured: NaN for floating
             numbers (infinity under `jax_debug_nans`, which refuses NaN), zero for others, and
             `Status.NOT_MEASURED` in the fields `status`, if any.
+
+    Example:
+        >>> record = Record(jnp.array(True), jnp.int32(70), jnp.int32(3), {"loss": jnp.ones(())})
+        >>> int(record.step), bool(record.measured), float(record.measurement["loss"])
+        (70, True, 1.0)
     """
 
     measured: Bool[Array, ""]
@@ -264,10 +269,10 @@ class InstrumentedStep:
         batch_a, batch_b = after((batch_a, batch_b), trained)
         extras = {"gradient_a": gradient, "params_after": updated}
         accepted = inspect.signature(self.measure).parameters
-        known = {
+        given = {
             name: value for name, value in extras.items() if value is not None and name in accepted
         }
-        return self.measure(params, batch_a, batch_b, key=key, **known)
+        return self.measure(params, batch_a, batch_b, key=key, **given)
 
     def _blank(self, *arguments: PyTree) -> PyTree:
         shapes = jax.eval_shape(self._measure, *arguments)
@@ -292,7 +297,7 @@ def _has_status(node: Any) -> bool:
 
 
 def _not_measured(node: Any) -> Any:
-    """A result whose statuses, and those of the results within it, say so."""
+    """Return a result whose statuses, and those of results within it, say so."""
     if not _has_status(node):
         return node
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
@@ -350,12 +355,12 @@ def instrument(
         decision to the caller (see `InstrumentedStep`).
 
     Raises:
-        TypeError: if `windows` has not the methods of `Windows`, or what should be a function
+        TypeError: if `windows` lacks the methods of `Windows`, or what should be a function
             cannot be called; when called, if the state has no ``step`` and `step_of` is not given,
             if what `step_of` gives is not one integer, or `key` not a key.
         ValueError: when called, if `key` is an array of several.
 
-    Cost of a measured step, in gradients beside the training step's: that of `measure` (with
+    Cost of a measured step, in gradients on top of the training step's: that of `measure` (with
     `lnpjax.lnp` and one probe: 10/3, or 8/3 with `take_gradient`), and 1/3 for `real_update`.
 
     Example:

@@ -104,7 +104,7 @@ def check_key(argument: str, key: Any, *, drawn_by: str | None = None) -> None:
         drawn_by: who draws with it; `None` if it may also be `None`, since nobody does.
 
     Raises:
-        ValueError: if there is none, or an array of several.
+        ValueError: if it is missing, or an array of several.
         TypeError: if it is something else, such as a seed.
 
     Example:
@@ -168,13 +168,13 @@ def check_functions(**functions: Any) -> None:
 
 
 def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:
-    """Check ids that pick one of so many rows, where JAX would pick another one for those outside.
+    """Check ids that pick rows, since JAX would pick another row for those outside.
 
     Args:
         argument: the name of the argument, as the caller wrote it.
         ids: integers, traced or not.
         count: how many rows there are.
-        from_end: whether -1 stands for the last row, as in `jnp.take`, or is refused.
+        from_end: whether -1 stands for the last row, which it does for `jnp.take`, or is refused.
 
     Returns:
         The ids from 0 to ``count - 1``. Where values are not known (under `jit`), those outside

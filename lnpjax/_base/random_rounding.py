@@ -37,7 +37,7 @@ _EXACT = frozenset(
         *("reshard", "pvary", "scatter-add"),
     )
 )
-"""What moves numbers, or chooses among them, and rounds none.
+"""What moves numbers, or chooses among them, and does not round.
 
 Additions by index are the transposes of look-ups, and mostly add to zeros.
 """
@@ -116,7 +116,7 @@ def _is_exact(equation: Any) -> bool:
 
 
 def _moved(value: Any, seed: int, eps: float | None = None) -> Any:
-    """Every entry one spacing further up or down; those at the end of the range stay."""
+    """Move every entry one spacing up or down; those at the end of the range stay."""
     dtype = jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
         return value
@@ -127,7 +127,7 @@ def _moved(value: Any, seed: int, eps: float | None = None) -> Any:
 
 
 def _coins(shape: tuple[int, ...], seed: int) -> Bool[Array, ...]:
-    """Random bits, the exclusive or of one for every place along every axis.
+    """Return random bits: the exclusive or of one for every place along every axis.
 
     Those of two places are independent, and an entry costs one operation: a hash of every entry
     took as long as the loss gradient itself.

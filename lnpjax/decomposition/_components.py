@@ -80,6 +80,14 @@ class GroupLNP(_WithIntervals):
         chi_net_sem: standard error of `chi_net`.
         chi_pos_sem: standard error of `chi_pos`.
         sem_df: effective degrees of freedom of both.
+
+    Example:
+        >>> import lnpjax
+        >>> measure = lnpjax.lnp(lambda w, x: x @ w["head"], lambda f, y: jnp.mean((f - y) ** 2))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> out = measure({"head": jnp.zeros((2, 1))}, batch, key=jax.random.key(0))
+        >>> out.groups["head"].chi_net == out.chi_net
+        Array(True, dtype=bool)
     """
 
     delta_loss: Float[Array, ""]
@@ -117,6 +125,16 @@ class LNP(_WithIntervals):
         nu: ``loss_change - linear_change``, what the linearisation misses (nu_t of equation 15).
         groups: the parts by parameter group.
         status: `lnpjax.Status` flags; nonzero where a component is undefined.
+
+    Example:
+        >>> import lnpjax
+        >>> measure = lnpjax.lnp(lambda w, x: x @ w, lambda f, y: jnp.mean((f - y) ** 2))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> out = measure(jnp.zeros((2, 1)), batch, key=jax.random.key(0))
+        >>> bool(jnp.isclose(out.delta_loss, out.chi_loss * out.chi_net * out.chi_pos))
+        True
+        >>> lnpjax.describe_status(out.status)
+        'ok'
     """
 
     loss_a: Float[Array, ""]

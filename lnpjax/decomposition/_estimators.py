@@ -315,7 +315,7 @@ def check_estimator_key(estimator: Estimator, key: Key[Array, ""] | None) -> Non
     """Refuse what is not a key, or a missing one for an estimator that draws.
 
     Raises:
-        ValueError: if there is none, or an array of several.
+        ValueError: if it is missing, or an array of several.
         TypeError: if it is something else, such as a seed.
     """
     drawn_by = type(estimator).__name__ if estimator.stochastic else None

@@ -147,13 +147,13 @@ class LNPMeasure:
             key: a `jax.random` key, for estimators that draw.
             mask_a: boolean, False for rows of A that only pad it. The loss is then the mean of
                 ``loss_fn`` over single valid samples.
-            mask_b: likewise for B.
+            mask_b: boolean, False for rows of B that only pad it.
             gradient_a: the gradient of the loss on A in `params`, if it is already known (the
                 training step's own, before clipping or weight decay): saves 2/3 gradient. One that
                 is longer than the loss and the network allow is flagged; others are taken as given.
                 Under `wrt`, frozen leaves may be there, be `None`, or be left out.
-            params_after: the parameters after the update, likewise; fills `loss_change`,
-                `linear_change` and `nu`, for a forward pass on B.
+            params_after: the parameters after the update, with or without frozen leaves; fills
+                `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
                 the components of ``J P J^T``, along which ``-P grad`` descends.
 
@@ -394,7 +394,7 @@ def lnp(
             their range are for it to refuse: JAX takes -1 for the last class, and what is measured
             is the loss as it is computed. Near zero, formulas of the usual losses cancel, and
             `status` says so; `lnpjax.precision` shows some that do not.
-        estimator: how ``|J|_F^2`` is found: `Exact`, `Hutchinson` (default), `GlobalHutchinson`.
+        estimator: how ``|J|_F^2`` is estimated: `Exact`, `Hutchinson` or `GlobalHutchinson`.
         normalization: ``"sample"`` multiplies chi_loss and divides chi_net by ``sqrt(|A| |B|)``;
             ``"token"`` does so with the number of loss terms (samples times positions: all axes of
             the outputs but the last); `None` leaves them raw. delta_loss and chi_pos do not change.
@@ -413,9 +413,9 @@ def lnp(
             samples interact (inside, `status` says so).
 
     Cost: with `Hutchinson(1)`, in gradients: 5/3 where A = B, 10/3 for a cross batch, 8/3 if A's
-    gradient is handed over; less where norms are had without gradients (`lnpjax.jacobian`), and a
-    forward pass more per batch under a preconditioner, which needs them. Memory: that of the larger
-    batch's pass, since A is done with before B begins.
+    gradient is handed over; less where norms are computed without gradients (`lnpjax.jacobian`),
+    and a forward pass more per batch under a preconditioner, which needs gradients. Memory: that of
+    the larger batch's pass, since A is done with before B begins.
 
     Example:
         >>> key = jax.random.key(0)

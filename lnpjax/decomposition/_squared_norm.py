@@ -70,7 +70,7 @@ class Estimate:
         least as often as stated. Where it is far too wide (`df` of one or two, as where one sample
         dominates), two probes or more give one that is not. It holds it less often than stated
         where hardly anything was drawn: one or two samples of two or three outputs, whose draws
-        agree by chance, or one sample of a single dominant mode beside which all others vanish.
+        agree by chance, or one sample of a single mode next to which all others vanish.
 
         Args:
             coverage: the probability.
@@ -93,10 +93,16 @@ class Estimate:
         return scale_interval(self.value, self.sem, self.df, coverage)
 
     def groups_interval(self, coverage: float = 0.95) -> dict[str, Interval]:
-        """Return such an interval for each of the `groups`, by itself.
+        """Return an `interval` for each of the `groups`, by itself.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            By the name of the group.
 
         Raises:
-            ValueError: as `interval`.
+            ValueError: if `coverage` does not lie between 0 and 1.
         """
         return {
             name: scale_interval(part, self.groups_sem[name], self.groups_df[name], coverage)
@@ -117,7 +123,7 @@ def squared_jacobian_norm(
     mask: Bool[Array, " batch"] | None = None,
     preconditioner: PyTree | None = None,
 ) -> Estimate:
-    """``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
+    """Estimate ``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
 
     Spectral Reach, equation 22; raw, as a sum over samples and outputs (no normalisation).
 
@@ -184,7 +190,7 @@ def estimate_squared_norm(
     mask: Bool[Array, " batch"],
     preconditioner: PyTree | None = None,
 ) -> Estimate:
-    """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
+    """Estimate the squared norm over a batch that ``estimator.linearize`` has linearised."""
     draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
     if estimator.per_sample:
         draws, rows = jnp.where(mask[:, None, None], draws, 0), mask
@@ -215,5 +221,8 @@ def estimate_squared_norm(
 
 
 def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:
-    """Of the sum of parts with this covariance; rounding must not make a variance negative."""
+    """Return the standard error of the sum of parts with this covariance.
+
+    Rounding must not make a variance negative.
+    """
     return jnp.sqrt(jnp.maximum(jnp.sum(covariance), 0))

@@ -43,7 +43,7 @@ GRAM_WORK = 2
 
 
 def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
-    """Which of the first inputs of a program can be tapped, and the shape of their norms.
+    """Return which of the first inputs of a program can be tapped, and the shapes of their norms.
 
     Args:
         jaxpr: of the program.
@@ -112,7 +112,7 @@ def _is_real(var: Any) -> bool:
 
 
 def _takes_rows(equation: Any) -> bool:
-    """Whether a gather takes whole rows of a table by their index."""
+    """Return whether a gather takes whole rows of a table by their index."""
     table, indices = (operand.aval for operand in equation.invars)
     numbers = equation.params["dimension_numbers"]
     row = table.shape[1:]
@@ -125,14 +125,14 @@ def _takes_rows(equation: Any) -> bool:
 
 
 def zero_taps(shapes: dict[int, tuple[int, ...]]) -> list[Array]:
-    """What goes into the taps of `add_taps`."""
+    """Return what goes into the taps of `add_taps`."""
     return [jnp.zeros(shape, accumulation_dtype()) for shape in shapes.values()]
 
 
 def add_taps(
     closed: core.ClosedJaxpr, places: Sequence[int]
 ) -> Callable[[Sequence[Array], Sequence[Array]], list[Array]]:
-    """The same program with a tap on some of its inputs.
+    """Return the same program with a tap on some of its inputs.
 
     Args:
         closed: the program.
@@ -272,7 +272,7 @@ def shared_rows_norm(
     ids: Int[Array, " positions"],
     weights: Float[Array, "ids d"] | None = None,
 ) -> Float[Array, ""]:
-    """``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of what u scatters into a table.
+    """Return ``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of u scattered into a table.
 
     Args:
         cotangents: u, of every position.
@@ -293,7 +293,7 @@ def _gram(left: Float[Array, "t d"], right: Float[Array, "s d"]) -> Float[Array,
 
 
 def _at_least_zero(terms: Float[Array, "t s"]) -> Float[Array, ""]:
-    """The sum of terms that may cancel, where it is known to be a square."""
+    """Return the sum of terms that may cancel, where it is known to be a square."""
     return jnp.maximum(accurate_sum(terms), 0)
 
 
@@ -315,7 +315,7 @@ def _read_with_norm(
     other: Any,
     norm: Float[Array, ""],
 ) -> Array:
-    """``function(weight, other)``; going back, `norm` collects that of the weight's gradient.
+    """Return ``function(weight, other)``; going back, `norm` collects that of the gradient.
 
     Without a `gram_norm`, the gradient of each sample is made for it.
     """
@@ -351,7 +351,7 @@ def _read_with_norm(
 def _summed_over_batch(
     gradient: Callable[..., Array], function: Callable[[Array, Any], Array]
 ) -> Callable[..., Array]:
-    """The gradient; under `jax.vmap` over samples that of all of them, without theirs."""
+    """Return the gradient; under `jax.vmap` over samples their sum, without making each."""
     of_one = jax.custom_batching.custom_vmap(gradient)
 
     @of_one.def_vmap

@@ -179,7 +179,7 @@ def _num_samples(inputs: PyTree) -> int:
 def _one_by_one(
     function: Callable[[PyTree, PyTree], PyTree], inputs: PyTree
 ) -> Callable[[PyTree], PyTree]:
-    """The function of parameters that passes every sample as a batch of one."""
+    """Return the function of parameters that passes every sample as a batch of one."""
 
     def alone(params: PyTree, sample: PyTree) -> PyTree:
         outputs = function(params, jax.tree.map(lambda leaf: leaf[None], sample))
@@ -205,7 +205,7 @@ def _values_differ(
 def _rows_differ(
     together: Float[Array, "batch ..."], alone: Float[Array, "batch ..."], *, eps: float
 ) -> Bool[Array, ""]:
-    """Whether outputs differ by more than rounding, each against outputs of its own kind.
+    """Return whether outputs differ by more than rounding, each against outputs of its kind.
 
     Outputs at one place of the last axis are of a kind: one logit masked with -1e9 says nothing of
     the precision of the others. Where all of a kind are small by chance, what is typical of the
@@ -219,7 +219,7 @@ def _rows_differ(
 
 
 def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool[Array, ""]:
-    """Whether the outputs differ, or what random signs pull back to any parameter."""
+    """Return whether the outputs differ, or what random signs pull back to any parameter."""
     eps = compute_precision(apply_fn, params, inputs)
     floating, rest = parameters.split_floating(params)
     one_by_one = _one_by_one(apply_fn, inputs)
@@ -238,7 +238,7 @@ def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool
 def _leaves_differ(
     together: Sequence[Array], alone: Sequence[Array], *, eps: float
 ) -> Bool[Array, ""]:
-    """Whether gradients differ by more than rounding, leaf by leaf, in the root mean square.
+    """Return whether gradients differ by more than rounding, in the mean square of a leaf.
 
     A leaf whose gradient vanishes in exact arithmetic (the bias of a key projection) holds nothing
     but rounding of what passed through its layer: it is compared with the largest leaf.

@@ -44,7 +44,7 @@ class BatchLinearization(Protocol):
         """The network outputs."""
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``J^T cotangents``, summed over the batch."""
+        """Return ``J^T cotangents``, summed over the batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -57,13 +57,13 @@ class Linearization:
     preconditioner: PyTree | None = None
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``J^T cotangents``, in the structure of the trainable parameters. Cost: 2/3 gradient."""
+        """Return ``J^T cotangents``, shaped as the trainable parameters. Cost: 2/3 gradient."""
         _check_like("cotangents", cotangents, self.outputs)
         cotangents = jnp.asarray(cotangents, self.outputs.dtype)
         return self.pullback(vary_alike((cotangents, self.outputs))[0])[0]
 
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
-        """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient.
+        """Return ``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient.
 
         Where the pullback cannot be transposed, a pullback for each output, and a warning.
         """
@@ -88,12 +88,12 @@ class Linearization:
         tangents = jax.eval_shape(self.vjp, self.outputs)
         try:
             jax.eval_shape(jax.linear_transpose(self.vjp, self.outputs), tangents)
-        except Exception:  # as in `jvp`
+        except Exception:  # whatever a rule of transposition, or its absence, raises
             return False
         return True
 
     def _jvp_by_rows(self, tangents: PyTree) -> Float[Array, "batch ..."]:
-        """``J tangents``, every entry as an inner product with its row of J."""
+        """Return ``J tangents``, every entry as an inner product with its row of J."""
         size, shape = self.outputs.size, self.outputs.shape
 
         def entry(index: Int[Array, ""]) -> Float[Array, ""]:
@@ -107,7 +107,7 @@ class Linearization:
         return entries.reshape(shape).astype(self.outputs.dtype)
 
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-        """``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
+        """Return ``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
 
         Theta is the empirical NTK of Spectral Reach, equation 5. Cost: about 4/3 gradients.
         """
@@ -286,7 +286,7 @@ def linearize_samples(
     influences (the weights), of which there stays one copy.
 
     Args:
-        apply_fn: as in `linearize`. Each sample is passed as a batch of one.
+        apply_fn: ``apply_fn(params, inputs) -> outputs``; samples are passed as batches of one.
         params: any pytree.
         inputs: any pytree whose leaves lead with B.
         wrt: the trainable subset.
@@ -347,7 +347,7 @@ def linearize_samples(
 def _partition(
     apply_fn: ApplyFn, params: PyTree, inputs: PyTree, wrt: parameters.Subset
 ) -> tuple[PyTree, PyTree]:
-    """`parameters.partition`, with floats of eight bits as float32 if the network takes them so."""
+    """Partition parameters, with floats of eight bits as float32 if the network takes them so."""
     trainable, frozen = parameters.partition(params, wrt)
     if not any(parameters.is_narrow(jnp.result_type(leaf)) for leaf in jax.tree.leaves(trainable)):
         return trainable, frozen

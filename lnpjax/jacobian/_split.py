@@ -48,8 +48,8 @@ class SplitModel:
             apart, as any model that is measured.
         embedding: the path of the table ``(ids, d)``; see `lnpjax.parameters.paths`.
         readout: the path of the kernel ``(h, outputs)``.
-        from_end: whether an id of -1 reads the last row, as in `jnp.take`; else it counts as one
-            outside of the table, which is refused where values are known and gives NaN elsewhere.
+        from_end: whether an id of -1 reads the last row, as `jnp.take` has it; else it counts as
+            one outside of the table, refused where values are known, and NaN elsewhere.
 
     Example:
         >>> params = {"table": jnp.eye(3), "kernel": jnp.ones((3, 2))}
@@ -64,7 +64,7 @@ class SplitModel:
     from_end: bool = True
 
     def __call__(self, params: PyTree, inputs: Int[Array, "batch ..."]) -> Array:
-        """The outputs, ``(B, ..., outputs)``.
+        """Return the outputs, ``(B, ..., outputs)``.
 
         Raises:
             TypeError: if the inputs are not integers.
@@ -78,7 +78,7 @@ class SplitModel:
     def ids(
         self, table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
     ) -> Int[Array, "batch ..."]:
-        """The rows that are read, each by its own number, from 0.
+        """Return the rows that are read, each by its own number, from 0.
 
         Raises:
             TypeError: if the inputs are not integers.
@@ -87,7 +87,7 @@ class SplitModel:
         return checked_ids("inputs", inputs, len(table), from_end=self.from_end)
 
     def outer(self, params: PyTree) -> tuple[Float[Array, "ids d"], Float[Array, "h outputs"]]:
-        """The table and the kernel.
+        """Return the table and the kernel.
 
         Raises:
             ValueError: if `params` has no matrices at the two paths.
@@ -104,7 +104,7 @@ class SplitModel:
 
 
 def read_out(hidden: Float[Array, "... h"], kernel: Float[Array, "h outputs"]) -> Array:
-    """``hidden @ kernel`` in the dtype of the hidden states."""
+    """Return ``hidden @ kernel`` in the dtype of the hidden states."""
     return hidden @ kernel.astype(hidden.dtype)
 
 
@@ -237,7 +237,7 @@ def _kernel_norm(
     kernel: Float[Array, "h outputs"],
     weights: Float[Array, "h outputs"] | None,
 ) -> Float[Array, ""]:
-    """``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
+    """Return ``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
     per_row = kernel.shape[1] if weights is None else jnp.sum(weights.astype(hidden.dtype), axis=1)
     return numerics.accurate_sum(jnp.square(hidden) * per_row)
 

@@ -16,7 +16,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from lnpjax._base.checks import require
-from lnpjax.adapters import snapshot, split_module
+from lnpjax.adapters import split_module, split_variables
 from lnpjax.jacobian._contract import checked_layers
 
 Captured: TypeAlias = dict[str, Array]
@@ -221,14 +221,7 @@ def nnx_hidden_states(
     """
     from flax import nnx
 
-    require(
-        isinstance(module, nnx.Module),
-        "module",
-        expected="a flax.nnx.Module (for flax.linen: linen_hidden_states)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
-    states, params = split_module(module)
+    states, params = split_module(module, for_linen="linen_hidden_states")
     embeddings = {
         "/".join(map(str, path))
         for path, part in nnx.iter_modules(module)
@@ -287,20 +280,7 @@ def linen_hidden_states(
     """
     import flax.linen
 
-    require(
-        isinstance(module, flax.linen.Module),
-        "module",
-        expected="a flax.linen.Module (for flax.nnx: nnx_hidden_states)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
-    require(
-        "params" in variables,
-        "variables",
-        expected="a collection 'params'",
-        got=f"the collections {sorted(variables)}",
-    )
-    frozen = snapshot({name: value for name, value in variables.items() if name != "params"})
+    frozen, own = split_variables(module, variables, for_nnx="nnx_hidden_states")
     parts: set[str] = set()
 
     def is_call(part: Any, name: str) -> bool:
@@ -319,7 +299,7 @@ def linen_hidden_states(
         )
         return outputs, dict(_named(captured.get("intermediates", {})))
 
-    return HiddenStates(capture, checked_layers(layers), _among(parts)), variables["params"]
+    return HiddenStates(capture, checked_layers(layers), _among(parts)), own
 
 
 def _among(parts: set[str]) -> Callable[[str], bool]:
