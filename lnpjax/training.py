@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
 from lnpjax._base.checks import check_count, check_functions, check_key, is_integer, require
-from lnpjax._base.entry_points import unknown
+from lnpjax._base.entry_points import has_status, unknown
 from lnpjax._base.ordering import after, floating_leaves
 from lnpjax._base.printing import result
 from lnpjax.jacobian import Batch
@@ -117,8 +117,8 @@ def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Wind
 
     ``int(per_decade * log10(max_steps)) + 1`` points evenly spaced in the logarithm from 1 to
     `max_steps`, cut to integers, with duplicates dropped and step 0 added; a window starts at each
-    point and is dropped where it would run past `max_steps`. This reproduces the counts of Spectral
-    Reach, appendix B.2: 24 windows and 801 measured steps of 66,116; 23 and 752 of 42,207.
+    point and is dropped where it would run past `max_steps`. This reproduces the counts of
+    *Spectral Reach*, app. B.2: 24 windows and 801 measured steps of 66,116; 23 and 752 of 42,207.
 
     Args:
         max_steps: the number of training steps.
@@ -281,7 +281,7 @@ class InstrumentedStep:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return jnp.full_like(leaf, unknown() if floating else 0)
 
-        return jax.tree.map(_not_measured, jax.tree.map(blank, shapes), is_leaf=_has_status)
+        return jax.tree.map(_not_measured, jax.tree.map(blank, shapes), is_leaf=has_status)
 
     def _record(self, step: Any, measured: Any, measurement: PyTree) -> Record:
         return Record(
@@ -292,13 +292,9 @@ class InstrumentedStep:
         )
 
 
-def _has_status(node: Any) -> bool:
-    return dataclasses.is_dataclass(node) and hasattr(node, "status")
-
-
 def _not_measured(node: Any) -> Any:
     """Return a result whose statuses, and those of results within it, say so."""
-    if not _has_status(node):
+    if not has_status(node):
         return node
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     inner = {name: _not_measured(value) for name, value in fields.items()}

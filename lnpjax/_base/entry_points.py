@@ -117,11 +117,13 @@ def _settings(refused: _Refused) -> Iterator[None]:
             _outside.reset(token)
 
 
+def has_status(node: Any) -> bool:
+    """Return whether a node of a pytree is a result that says what is wrong with it."""
+    return dataclasses.is_dataclass(node) and hasattr(node, "status")
+
+
 def _marked(results: Tree, mark: float) -> Tree:
     """Put `mark` in place of NaN, except where a status says that it is a failure."""
-
-    def has_status(node: Any) -> bool:
-        return dataclasses.is_dataclass(node) and hasattr(node, "status")
 
     def settle(node: Any) -> Any:
         if not has_status(node):

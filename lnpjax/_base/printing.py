@@ -86,7 +86,7 @@ def _meanings(cls: type) -> dict[str, str]:
 
 
 def _first_clause(text: str) -> str:
-    clause = re.split(r"(?<=\w)[.;:](?:\s|$)|\s\((?:equation|eq\.)", text.replace("`", ""))[0]
+    clause = re.split(r"(?<=\w)[.;:](?:\s|$)|\s\((?:\*|equation|eq\.)", text.replace("`", ""))[0]
     clause = clause.rstrip(".")
     return clause if len(clause) <= 70 else clause[:67].rsplit(" ", 1)[0] + " ..."
 

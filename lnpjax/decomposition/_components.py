@@ -1,6 +1,6 @@
 """The algebra of the LNP decomposition: from norms and inner products to the components.
 
-Spectral Reach, equations 24 to 29 and 49; nothing here touches a network.
+*Spectral Reach*, eqs. 24 to 29 and 49; nothing here touches a network.
 """
 
 from __future__ import annotations
@@ -111,18 +111,20 @@ class LNP(_WithIntervals):
         loss_a: loss on batch A (units of the loss, as all losses here).
         loss_b: loss on batch B; equal to `loss_a` where A = B.
         delta_loss: ``<grad_B, grad_A>``: the loss on B falls by this much per unit of learning rate
-            of a gradient step on A (equation 16).
-        chi_loss: scale of the loss gradient in output space (equations 24, 27).
-        chi_net: scale of the Jacobian, ``Tr(Theta)`` where A = B (equations 22, 24, 28).
-        chi_pos: spectral position (equations 9, 24, 49), in [0, 1] where A = B; negative where a
-            step on A harms B.
+            of a gradient step on A (*Spectral Reach*, eq. 16).
+        chi_loss: scale of the loss gradient in output space (*Spectral Reach*, eqs. 24, 27).
+        chi_net: scale of the Jacobian, ``Tr(Theta)`` where A = B (*Spectral Reach*, eqs. 22, 24,
+            28).
+        chi_pos: spectral position (*Spectral Reach*, eqs. 9, 24, 49), in [0, 1] where A = B;
+            negative where a step on A harms B.
         chi_net_sem: standard error of `chi_net`, from the probes.
         chi_pos_sem: standard error of `chi_pos`, from the probes.
         sem_df: effective degrees of freedom of both (`lnpjax.Estimate.df`).
         loss_change: actual change of the loss on B over the update, if the updated parameters were
             given; else NaN.
         linear_change: what linearisation predicts for that very update, ``<grad_B, d theta>``.
-        nu: ``loss_change - linear_change``, what the linearisation misses (nu_t of equation 15).
+        nu: ``loss_change - linear_change``, what the linearisation misses (*Spectral Reach*, eq.
+            15).
         groups: the parts by parameter group.
         status: `lnpjax.Status` flags; nonzero where a component is undefined.
 
@@ -187,7 +189,9 @@ class MeasuredBatch:
 
 
 class RealUpdate(NamedTuple):
-    """How the loss on B changes over an update; NaN where none was given (equation 15).
+    """How the loss on B changes over an update; NaN where none was given.
+
+    *Spectral Reach*, eq. 15.
 
     Attributes:
         loss_change: the change.
@@ -243,15 +247,15 @@ def components(
     on_b: MeasuredBatch | None,
     update: RealUpdate,
 ) -> LNP:
-    """Assemble the decomposition from its ingredients (equations 24, 29, 49).
+    """Assemble the decomposition from its ingredients.
 
-    Standard errors follow those of ``|J|_F^2`` to first order, with the covariances between groups;
-    and so do their degrees of freedom.
+    *Spectral Reach*, eqs. 24, 29, 49. Standard errors follow those of ``|J|_F^2`` to first order,
+    with the covariances between groups; and so do their degrees of freedom.
 
     Args:
         members: the parameter groups, in order.
         deltas: ``<grad_B, grad_A>`` within each group, in the units of both batches.
-        factor: what the normalisation takes from chi_net (equation 29).
+        factor: what the normalisation takes from chi_net (*Spectral Reach*, eq. 29).
         on_a: batch A.
         on_b: batch B, or `None` for A itself.
         update: what the real update did.
@@ -311,7 +315,7 @@ def _network_scales(
     def scales(
         norms_a: Float[Array, " group"], norms_b: Float[Array, " group"] | None = None
     ) -> Float[Array, " group"]:
-        """Return shares that add up to Tr(Theta) or |J_A| |J_B| (equation 24)."""
+        """Return shares that add up to Tr(Theta) or |J_A| |J_B| (*Spectral Reach*, eq. 24)."""
         if norms_b is None:
             return norms_a / factor
         ratio = jnp.sqrt(jnp.sum(norms_b) / jnp.sum(norms_a))

@@ -176,7 +176,7 @@ class Exact(_PerSampleEstimator):
 class Hutchinson(_PerSampleEstimator):
     """Random signs, independent from sample to sample, and per-sample norms.
 
-    Spectral Reach, equation 51, with one difference: there, all samples share their probes. The
+    *Spectral Reach*, eq. 51, with one difference: there, all samples share their probes. The
     errors of independent probes average out over the batch, so that the relative error falls like
     ``1/sqrt(batch)`` and one probe does the work of many shared ones.
 

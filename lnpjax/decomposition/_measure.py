@@ -1,4 +1,4 @@
-"""The LNP decomposition of the linearised loss change (Spectral Reach, section 3, appendix A).
+"""The LNP decomposition of the linearised loss change (*Spectral Reach*, sec. 3, app. A).
 
 ``delta_loss = chi_loss * chi_net * chi_pos``: the scale of the loss gradient, the scale of the
 network's Jacobian, and the spectral position, which says where in the spectrum of the empirical NTK
@@ -330,7 +330,7 @@ class LNPMeasure:
         return status | precision.rounding_flag(error)
 
     def _factor(self, on_a: MeasuredBatch, read: MeasuredBatch) -> Float[Array, ""]:
-        """Return what moves from chi_net to chi_loss (equation 29).
+        """Return what moves from chi_net to chi_loss (*Spectral Reach*, eq. 29).
 
         It makes both independent of the size of the batch.
         """
@@ -341,10 +341,10 @@ class LNPMeasure:
         return jnp.ones((), numerics.accumulation_dtype())
 
     def _real_update(self, point: _Point, rows: _Rows, batch: MeasuredBatch) -> RealUpdate:
-        """Return the change of the loss over the update, and its prediction (equation 15).
+        """Return the change of the loss over the update, and its prediction.
 
-        Both losses are taken on B: the paper's equation 14 subtracts the loss on A instead, which
-        would leave the difference between the batches in nu.
+        *Spectral Reach*, eq. 15. Both losses are taken on B: the paper's eq. 14 subtracts the loss
+        on A instead, which would leave the difference between the batches in nu.
         """
         dtype = numerics.accumulation_dtype()
         if point.params_after is None:
@@ -374,8 +374,8 @@ def lnp(
 ) -> LNPMeasure:
     """Make a measurement of the LNP components.
 
-    ``delta_loss = chi_loss * chi_net * chi_pos`` (Spectral Reach, equations 24 and 29; computed by
-    equations 49 to 51). With g the gradient of the loss in the outputs and J the Jacobian,
+    ``delta_loss = chi_loss * chi_net * chi_pos`` (*Spectral Reach*, eqs. 24 and 29; computed by
+    eqs. 49 to 51). With g the gradient of the loss in the outputs and J the Jacobian,
 
     - ``delta_loss = <J_B^T g_B, J_A^T g_A>``,
     - ``chi_loss = |g_A| |g_B|``, times the normalisation,

@@ -125,7 +125,7 @@ def squared_jacobian_norm(
 ) -> Estimate:
     """Estimate ``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
 
-    Spectral Reach, equation 22; raw, as a sum over samples and outputs (no normalisation).
+    *Spectral Reach*, eq. 22; raw, as a sum over samples and outputs (no normalisation).
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.

@@ -1,10 +1,10 @@
 """The Jacobian J = df/dtheta of a network on a batch, as a linear operator.
 
-Every quantity of the library is a property of J seen through a few vectors (Spectral Reach,
-equations 4 to 9), and this module is the only one that differentiates a network. `linearize` treats
-the batch as one function; `linearize_samples` keeps the samples apart, so that per-sample products
-cost one backward pass for the whole batch and no per-sample gradient outlives the reduction that
-consumes it.
+Every quantity of the library is a property of J seen through a few vectors (*Spectral Reach*, eqs.
+4 to 9), and this module is the only one that differentiates a network. `linearize` treats the batch
+as one function; `linearize_samples` keeps the samples apart, so that per-sample products cost one
+backward pass for the whole batch and no per-sample gradient outlives the reduction that consumes
+it.
 
 Only reverse mode is used: forward products come from transposing the pullback, which also works for
 code with a custom VJP and no JVP (fused attention). Where the pullback has no transpose (a fixed
@@ -109,7 +109,7 @@ class Linearization:
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
         """Return ``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
 
-        Theta is the empirical NTK of Spectral Reach, equation 5. Cost: about 4/3 gradients.
+        Theta is the empirical NTK of *Spectral Reach*, eq. 5. Cost: about 4/3 gradients.
         """
         gradient = self.vjp(vector)
         if self.preconditioner is not None:

@@ -1,7 +1,7 @@
 """A chosen part of a network's outputs, as a network of its own.
 
-Explicit kernels grow with the square of the number of outputs. Spectral Reach (D.5) therefore keeps
-K vocabulary entries at S positions of a language model, and nothing else.
+Explicit kernels grow with the square of the number of outputs. *Spectral Reach* (app. D.5)
+therefore keeps K vocabulary entries at S positions of a language model, and nothing else.
 """
 
 from __future__ import annotations
