@@ -84,8 +84,8 @@ class Estimator(Protocol):
         Args:
             linearization: from `linearize`.
             key: a `jax.random` key, for an estimator that draws.
-            mask: False for samples that only pad the batch. Rows of single samples need not look
-                at it: they are left out later.
+            mask: False for samples that only pad the batch. An estimator of single samples may
+                ignore it, since their rows are left out later.
             weights: what squares are weighted with (a preconditioner), in the structure of the
                 trainable parameters.
 

@@ -19,10 +19,9 @@ from lnpjax.jacobian._ghost_norms import add_taps, tap_shapes, zero_taps
 Pullback: TypeAlias = Callable[[Array], PyTree]
 """``vjp(cotangent) = J^T cotangent``, in the structure of the parameters."""
 Norms: TypeAlias = Callable[..., Float[Array, " leaf"]]
-"""``norms(cotangent, own=None)``: the squared norm of ``J^T cotangent`` in every leaf.
-
-`own` maps paths of leaves to functions of the gradient there, whose results stand for its norm.
-"""
+"""``norms(cotangent, own=None)``: the squared norm of ``J^T cotangent`` in every leaf."""
+OwnNorms: TypeAlias = Mapping[str, Callable[[Array], Float[Array, ""]]]
+"""By path, functions of the gradient in a leaf whose results stand for its squared norm."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,30 +87,41 @@ class StoredPullbacks:
                 knows nothing of them: no leaf may have one then.
         """
         assert weights is None or not self.tapped
-        names = parameters.paths(self.trainable)
-        leaf_weights = [None] * len(names) if weights is None else jax.tree.leaves(weights)
+        count = len(jax.tree.leaves(self.trainable))
+        leaf_weights = [None] * count if weights is None else jax.tree.leaves(weights)
 
         def with_norms(pullback: Pullback, *arguments: PyTree) -> PyTree:
-            def norms(
-                cotangent: Array, own: Mapping[str, Callable[[Array], Array]] | None = None
-            ) -> Float[Array, " leaf"]:
-                gradient, of_taps = pullback(cotangent)
-                tapped = dict(zip(self.tapped, of_taps, strict=True))
-                leaves = zip(names, jax.tree.leaves(gradient), leaf_weights, strict=True)
-                squares = []
-                for index, (name, leaf, weight) in enumerate(leaves):
-                    if own and name in own:
-                        squares.append(own[name](leaf))
-                    elif index in tapped:  # of every layer, where layers are stacked
-                        squares.append(jnp.sum(tapped[index]))
-                    else:
-                        factors = (leaf, leaf) if weight is None else (leaf, leaf, weight)
-                        squares.append(numerics.inner_product(*factors))
-                return jnp.stack(squares)
+            def norms(cotangent: Array, own: OwnNorms | None = None) -> Float[Array, " leaf"]:
+                gradient, tap_norms = pullback(cotangent)
+                return self._squared_norms(gradient, tap_norms, leaf_weights, own or {})
 
             return function(norms, *arguments)
 
         return self.map(with_norms, *arguments)
+
+    def _squared_norms(
+        self,
+        gradient: PyTree,
+        tap_norms: list[Array],
+        weights: list[Array | None],
+        own: OwnNorms,
+    ) -> Float[Array, " leaf"]:
+        tapped = dict(zip(self.tapped, tap_norms, strict=True))
+
+        def squared_norm(
+            index: int, path: str, leaf: Array, weight: Array | None
+        ) -> Float[Array, ""]:
+            if path in own:
+                return own[path](leaf)
+            if index in tapped:
+                return jnp.sum(tapped[index])  # over layers, where they are stacked
+            return numerics.inner_product(
+                *((leaf, leaf) if weight is None else (leaf, leaf, weight))
+            )
+
+        paths, leaves = parameters.paths(self.trainable), jax.tree.leaves(gradient)
+        rows = zip(range(len(leaves)), paths, leaves, weights, strict=True)
+        return jnp.stack([squared_norm(*row) for row in rows])
 
     def summed(
         self, cotangents: Float[Array, "batch ..."], *, apart: Callable[[str], bool] | None = None
