@@ -96,6 +96,14 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_module():
+    """Let go of what a module compiled: all modules together need several gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
+
+
 @pytest.fixture
 def x64():
     jax.config.update("jax_enable_x64", True)

@@ -82,9 +82,10 @@ class Estimate:
             ValueError: if `coverage` does not lie between 0 and 1.
 
         Example:
+            >>> from jax import random
             >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
             >>> norm = squared_jacobian_norm(
-            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=jax.random.key(0)
+            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=random.key(0)
             ... )
             >>> low, high = norm.interval(0.68)
             >>> bool(low < norm.value) and bool(norm.value < high)
