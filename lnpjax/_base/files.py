@@ -8,9 +8,14 @@ from pathlib import Path
 
 
 def write_atomically(file: Path, content: str | bytes) -> None:
-    """Write a file that never holds half of the content, not even after a power cut."""
+    """Write a file that never holds half of the content, not even after a power cut.
+
+    A link of either name is replaced, not followed.
+    """
     temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+    temporary.unlink(missing_ok=True)
+    with temporary.open("xb") as stream:
+        stream.write(content.encode() if isinstance(content, str) else content)
     sync(temporary)
     os.replace(temporary, file)
     sync(file.parent)
@@ -24,9 +29,22 @@ def sync(*paths: Path) -> None:
         os.close(descriptor)
 
 
+def append_synced(file: Path, content: bytes) -> None:
+    """Append to a file, which holds the content when this returns, even after a power cut."""
+    with file.open("ab") as stream:
+        stream.write(content)
+    sync(file, file.parent)
+
+
 def discard(folder: Path) -> None:
     """Remove a folder under another name, so that half of one never looks complete."""
     discarded = folder.with_name(".discarded")
-    shutil.rmtree(discarded, ignore_errors=True)
-    os.rename(folder, discarded)
+    set_aside(folder, discarded)
     shutil.rmtree(discarded)
+
+
+def set_aside(folder: Path, name: Path) -> None:
+    """Rename a folder; one that has the new name already is removed."""
+    shutil.rmtree(name, ignore_errors=True)
+    os.rename(folder, name)
+    sync(name.parent)
