@@ -104,7 +104,8 @@ def checksum(content: bytes | np.ndarray | jax.Array) -> str:
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
     digest = hashlib.sha256(f"{content.dtype}{content.shape}".encode())
-    digest.update(np.ascontiguousarray(content).reshape(-1).view(np.uint8))
+    octets = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+    digest.update(octets.data)
     return digest.hexdigest()
 
 

@@ -44,7 +44,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import require
-from lnpjax._base.files import append_synced, discard, set_aside, sync, write_atomically
+from lnpjax._base.files import (
+    append_synced,
+    discard,
+    load_arrays,
+    set_aside,
+    sync,
+    write_atomically,
+)
 from lnpjax.runs._checkpoints import (
     DamagedError,
     check_same_leaves,
@@ -369,8 +376,8 @@ class Run:
                 return self.read_checkpoint(abstract_state, step=step), kept, damaged
             except DamagedError as error:
                 damaged[step] = error
-        for error in damaged.values():  # the last checkpoint's
-            raise error
+        if damaged:
+            raise damaged[max(damaged)]
         return None, 0, {}
 
     def _check_rows(self, step: int, rows: bytes) -> int:
@@ -477,12 +484,12 @@ class Run:
 
         Raises:
             FileNotFoundError: if there is no such file; the message lists those there are.
+            ValueError: if the file is damaged.
         """
         names = self.spectra()
         expected = f"one of the run's spectra, {names}"
         require(name in names, "name", expected=expected, got=repr(name), error=FileNotFoundError)
-        with np.load(self.path / SPECTRA_FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+        return load_arrays(self.path / SPECTRA_FOLDER / f"{name}.npz")
 
     def spectra(self) -> list[str]:
         """List the names of the saved spectra, sorted."""
@@ -521,7 +528,7 @@ def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
         require(isinstance(value, dict), "top level", expected="an object", got=value)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: expected a JSON object, got: {error}") from error
     return value
 
