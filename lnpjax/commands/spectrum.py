@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import check_count, require
+from lnpjax.commands._files import refuse_unused
 from lnpjax.commands._show import console, shown, table
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.jacobian import ApplyFn, Batch
@@ -21,6 +22,7 @@ from lnpjax.models import split_llama
 from lnpjax.models.llama2c import PieceTokenizer, read_checkpoint
 from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
+from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
 from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
 from lnpjax.shells._profiles import Measured
@@ -89,6 +91,10 @@ class Spectrum:
             expected="either run folders or --llama2c FILE",
             got="both" if self.runs else "neither",
         )
+        in_range = 0 <= self.seed <= LARGEST_SEED
+        require(in_range, "--seed", expected=f"0 to {LARGEST_SEED}", got=self.seed)
+        if self.llama2c is None:
+            refuse_unused(self, "--llama2c FILE", "data", "tokenizer", "context_length")
         networks = self._networks()
         measured: dict[str, Measured] = {}
         for network in networks:
