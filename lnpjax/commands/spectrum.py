@@ -24,6 +24,7 @@ from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
 from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
+from lnpjax.runs._lock import refuse_links_in
 from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
 from lnpjax.shells._profiles import Measured
 
@@ -110,7 +111,10 @@ class Spectrum:
         profiles = profiles_of(measured, options)
         name = " and ".join(network.name for network in networks)
         folder = networks[0].folder if len(networks) == 1 else Path("spectrum") / "comparison"
-        folder = folder if self.out is None else Path(self.out)
+        if self.out is None:
+            refuse_links_in(folder)  # of a run, which may be a stranger's
+        else:
+            folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         _save(profiles, folder)
         plot_shell_profile(profiles[-1], folder / "profile.png", title=name)

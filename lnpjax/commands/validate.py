@@ -21,6 +21,7 @@ from lnpjax.kernel import Backend
 from lnpjax.kernel._neural_tangents import import_neural_tangents
 from lnpjax.plotting import plot_mode_steps, plot_modes
 from lnpjax.runs import Run, terminal_reporter
+from lnpjax.runs._lock import refuse_links_in
 from lnpjax.validation import (
     ModelName,
     OutputSpace,
@@ -146,6 +147,7 @@ class Validate:
             return folder
         if run is not None:
             folder = run.path / "validation"
+            refuse_links_in(folder)
             folder.mkdir(exist_ok=True)
             return folder
         for number in itertools.count(1):

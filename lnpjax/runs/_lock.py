@@ -84,12 +84,21 @@ def check_own_files(folder: Path) -> None:
     Raises:
         OSError: if one of the files or folders of a run is a link, or of a special kind.
     """
-    for name in (*FILES, *FOLDERS):
+    for name in FILES:
         refuse_link(folder / name)
     for name in FOLDERS:
-        if (folder / name).is_dir():
-            for entry in (folder / name).iterdir():
-                refuse_link(entry)
+        refuse_links_in(folder / name)
+
+
+def refuse_links_in(folder: Path) -> None:
+    """Refuse a folder of a run that is a link, or holds one; it need not be there.
+
+    Raises:
+        OSError: if there is a link, or something else that is neither a file nor a folder.
+    """
+    refuse_link(folder)
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        refuse_link(entry)
 
 
 def refuse_link(path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from toy_run import CONFIG, outcome, toy_loop, toy_state, toy_step
 
 from lnpjax.runs import Run, _checkpoints
+from lnpjax.runs._lock import refuse_links_in
 
 NUM_STEPS, SAVE_EVERY = 9, 3
 
@@ -280,3 +281,14 @@ def test_removing_the_lock_lets_nobody_in(tmp_path: Path) -> None:
         run.append({"kind": "train", "step": 0})
     with Run.open(tmp_path) as later:
         later.append({"kind": "train", "step": 1})
+
+
+@pytest.mark.parametrize("linked", ["shells", "shells/profile.png"])
+def test_what_commands_write_into_a_run_follows_no_link(linked: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "shells"
+    folder.parent.mkdir()
+    refuse_links_in(folder)  # not there yet
+    (tmp_path / "run" / linked).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / linked).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=f"{linked}: expected a file or folder of the run itself"):
+        refuse_links_in(folder)
