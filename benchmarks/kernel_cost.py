@@ -18,7 +18,7 @@ import lnpjax
 from benchmarks import tables, timing
 from lnpjax.jacobian._outputs import restrict
 from lnpjax.kernel._costs import matmul_flops
-from lnpjax.kernel._fill import Side, plan
+from lnpjax.kernel._fill import BatchJacobian, choose_plan
 from lnpjax.kernel._neural_tangents import import_neural_tangents
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
 
@@ -85,7 +85,7 @@ def run(name, *, rounds):
     def gradient(params, inputs):
         return jax.grad(lambda params: jnp.sum(work.apply_fn(params, inputs)))(params)
 
-    side = Side(restrict(work.apply_fn, work.outputs), work.params, work.inputs, None)
+    side = BatchJacobian(restrict(work.apply_fn, work.outputs), work.params, work.inputs, None)
     functions = {
         (backend, method): (functools.partial(kernel_of, work, backend, method), ())
         for backend in backends
@@ -100,7 +100,7 @@ def run(name, *, rounds):
     num_parameters = sum(leaf.size for leaf in jax.tree.leaves(work.params))
     one = jax.tree.map(lambda leaf: leaf[:1], work.inputs)
     forward = matmul_flops(side.apply_fn, work.params, one)
-    chosen = plan(side, side, method="auto", chunk_size=None, symmetric=True).method
+    chosen = choose_plan(side, side, method="auto", chunk_size=None, symmetric=True).method
     floors = {
         "contraction": side.num_rows * (side.num_rows + 1) * num_parameters,
         "products": side.num_rows * side.shape[0] * 2 * forward,

@@ -119,31 +119,8 @@ __all__ = [
     "__version__",
 ]
 
-_NAMESPACES = frozenset(
-    [
-        "adapters",
-        "comparison",
-        "data",
-        "decomposition",
-        "experiments",
-        "jacobian",
-        "kernel",
-        "lens",
-        "models",
-        "parameters",
-        "plotting",
-        "precision",
-        "pretraining",
-        "runs",
-        "sharding",
-        "shells",
-        "spectra",
-        "status",
-        "theory",
-        "training",
-        "validation",
-    ]
-)
+# The public names that nothing above has loaded.
+_NAMESPACES = frozenset(__all__) - frozenset(globals())
 
 # Where the names stand that were at top level before there were namespaces.
 _MOVED = {

@@ -88,7 +88,9 @@ class ModuleParts:
 
     @contextlib.contextmanager
     def run_with(self, params: PyTree) -> Iterator[Any]:
-        """The module with other values of its parameters, for one call; see `naming_misfits`.
+        """Give the module with other values of its parameters, for one call.
+
+        Failures name the parameter that does not fit, as `naming_misfits` does.
 
         Raises:
             ValueError: if `params` are of another model. Flax would hand out leaves in their order,
@@ -103,17 +105,21 @@ class ModuleParts:
             yield nnx.merge(self.graphdef, params, self.rest, copy=True)
 
 
-def split_module(module: Any) -> tuple[ModuleParts, PyTree]:
+def split_module(module: Any, *, for_linen: str = "from_linen") -> tuple[ModuleParts, PyTree]:
     """Take a Flax NNX module apart, and share nothing with it that it can change.
 
     `flax.nnx.split` hands out the module's own variables, which follow it as it trains.
 
     Args:
         module: the module.
+        for_linen: the function that takes Linen modules, for the message.
 
     Returns:
         Its parts, and its parameters (`nnx.Param`), whose arrays are the module's own; those of
         everything else are copies.
+
+    Raises:
+        TypeError: if `module` is not an NNX module.
 
     Example:
         >>> from flax import nnx
@@ -124,9 +130,57 @@ def split_module(module: Any) -> tuple[ModuleParts, PyTree]:
     """
     from flax import nnx
 
+    require(
+        isinstance(module, nnx.Module),
+        "module",
+        expected=f"a flax.nnx.Module (for flax.linen: {for_linen})",
+        got=type(module).__name__,
+        error=TypeError,
+    )
     graphdef, params, rest = nnx.split(nnx.clone(module), nnx.Param, ...)
     shapes = jax.eval_shape(lambda tree: tree, params)
     return ModuleParts(graphdef, snapshot(rest), shapes), _with_own_numpy(params)
+
+
+def split_variables(
+    module: Any, variables: Mapping[str, PyTree], *, for_nnx: str = "from_nnx"
+) -> tuple[dict[str, PyTree], PyTree]:
+    """Separate the parameters of a Flax Linen module from its other collections.
+
+    Args:
+        module: the module, which is only checked.
+        variables: what ``module.init`` returned, or a trained version of it.
+        for_nnx: the function that takes NNX modules, for the message.
+
+    Returns:
+        Copies of the other collections, by name, and the collection ``"params"``.
+
+    Raises:
+        TypeError: if `module` is not a Linen module.
+        ValueError: if `variables` holds no ``"params"``.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> split_variables(nn.Dense(2), {"params": 1, "batch_stats": 2})
+        ({'batch_stats': 2}, 1)
+    """
+    import flax.linen
+
+    require(
+        isinstance(module, flax.linen.Module),
+        "module",
+        expected=f"a flax.linen.Module (for flax.nnx: {for_nnx})",
+        got=type(module).__name__,
+        error=TypeError,
+    )
+    require(
+        "params" in variables,
+        "variables",
+        expected="a collection 'params'",
+        got=f"the collections {sorted(variables)}",
+    )
+    rest = {name: value for name, value in variables.items() if name != "params"}
+    return snapshot(rest), variables["params"]
 
 
 def _with_own_numpy(tree: PyTree) -> PyTree:
@@ -162,15 +216,6 @@ def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple
         >>> apply_fn(params, jnp.ones((4, 3))).shape
         (4, 2)
     """
-    from flax import nnx
-
-    require(
-        isinstance(module, nnx.Module),
-        "module",
-        expected="a flax.nnx.Module (for flax.linen: from_linen)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
     parts, params = split_module(module)
 
     def apply_fn(params: PyTree, inputs: PyTree) -> Array:
@@ -208,27 +253,11 @@ def from_linen(
         >>> apply_fn(params, jnp.ones((4, 3))).shape
         (4, 2)
     """
-    import flax.linen
-
-    require(
-        isinstance(module, flax.linen.Module),
-        "module",
-        expected="a flax.linen.Module (for flax.nnx: from_nnx)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
-    require(
-        "params" in variables,
-        "variables",
-        expected="a collection 'params'",
-        got=f"the collections {sorted(variables)}",
-    )
-    frozen = snapshot({name: value for name, value in variables.items() if name != "params"})
-
-    shapes = jax.eval_shape(lambda tree: tree, variables["params"])
+    frozen, params = split_variables(module, variables)
+    shapes = jax.eval_shape(lambda tree: tree, params)
 
     def apply_fn(params: PyTree, inputs: PyTree) -> Array:
         with naming_misfits(params, shapes):
             return module.apply({"params": params, **frozen}, inputs, **keywords)
 
-    return apply_fn, variables["params"]
+    return apply_fn, params

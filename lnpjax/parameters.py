@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 
 Subset: TypeAlias = Callable[[str], bool] | str | Sequence[str] | PyTree | None
 REST = "other"
@@ -24,7 +24,7 @@ Grouping: TypeAlias = Callable[[str], str] | Sequence[str] | None
 
 
 def path_of(key_path: tuple[Any, ...]) -> str:
-    """The path of a leaf as text: the names joined by slashes.
+    """Return the path of a leaf as text: the names joined by slashes.
 
     Args:
         key_path: a key path as `jax.tree_util.tree_flatten_with_path` gives it.
@@ -44,7 +44,7 @@ def path_of(key_path: tuple[Any, ...]) -> str:
 
 
 def paths(params: PyTree) -> list[str]:
-    """The path of every leaf, in the order of `jax.tree.leaves`.
+    """Return the path of every leaf, in the order of `jax.tree.leaves`.
 
     The array inside a Flax NNX variable goes by the path of the variable.
 
@@ -52,8 +52,8 @@ def paths(params: PyTree) -> list[str]:
         >>> paths({"a": 1.0, "b": {"w": 2.0}})
         ['a', 'b/w']
     """
-    found = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_nnx_variable)[0]
-    return [path_of(key_path) for key_path, node in found for _ in jax.tree.leaves(node)]
+    nodes = jax.tree_util.tree_flatten_with_path(params, is_leaf=_is_nnx_variable)[0]
+    return [path_of(key_path) for key_path, node in nodes for _ in jax.tree.leaves(node)]
 
 
 def _is_nnx_variable(node: Any) -> bool:
@@ -77,8 +77,7 @@ def by_depth(depth: int) -> Callable[[str], str]:
         >>> by_depth(2)("layers/0/attention/query/kernel")
         'layers/0'
     """
-    whole = isinstance(depth, int | np.integer) and not isinstance(depth, bool)
-    require(whole and depth >= 1, "depth", expected="an integer >= 1", got=depth)
+    check_count("depth", depth)
     return lambda path: "/".join(path.split("/")[:depth])
 
 
@@ -126,7 +125,7 @@ def _selected(params: PyTree, wrt: Subset) -> list[bool]:
 
 
 def _is_container(tree: PyTree) -> bool:
-    """Whether a pytree holds leaves, as a model does that can also be called."""
+    """Return whether a pytree holds leaves, as a model does that can also be called."""
     return (
         not isinstance(tree, jax.tree_util.Partial)
         and not jax.tree_util.all_leaves([tree])
@@ -178,7 +177,7 @@ def partition(params: PyTree, wrt: Subset) -> tuple[PyTree, PyTree]:
 
 
 def check_leaves(params: PyTree, *, argument: str = "params") -> None:
-    """Refuse parameters that hold something else than arrays and numbers.
+    """Refuse parameters that hold anything but arrays and numbers.
 
     Args:
         params: any pytree.
@@ -211,7 +210,7 @@ def _as_array(leaf: Any) -> Any:
 
 
 def _remedy(name: str) -> str:
-    """What to do about a leaf that cannot be trained."""
+    """Say what to do about a leaf that is not trainable."""
     return f"leave {name!r} out with wrt=" if name else "params.astype('float32')"
 
 
@@ -231,7 +230,15 @@ def widened(params: PyTree) -> PyTree:
 
 
 def is_narrow(dtype: Any) -> bool:
-    """Whether a dtype holds floating-point numbers of eight bits or less."""
+    """Return whether a dtype holds floating-point numbers of eight bits or less.
+
+    Args:
+        dtype: anything that names a dtype.
+
+    Example:
+        >>> is_narrow("float8_e4m3fn"), is_narrow("bfloat16"), is_narrow("int8")
+        (True, False, False)
+    """
     return jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize == 1
 
 
@@ -267,10 +274,10 @@ def _split_leaves(params: PyTree, flags: list[bool]) -> tuple[PyTree, PyTree]:
 def fit(
     argument: str, tree: PyTree, like: PyTree, *, of: str = "the trainable parameters"
 ) -> PyTree:
-    """Bring a pytree that goes with another into the very structure of that.
+    """Bring a pytree that goes with another into the structure of that.
 
-    Leaves are told by their paths, so that containers may differ (a dictionary for a Flax state)
-    and entries without leaves may be left out.
+    Leaves are identified by their paths, so that containers may differ (a dictionary for a Flax
+    state) and entries without leaves may be left out.
 
     Args:
         argument: its name, for the message.
@@ -324,12 +331,12 @@ def fit_parts(
     Args:
         argument: its name, for the message.
         tree: a pytree with a leaf for each trainable parameter, and for all frozen ones or none.
-        trainable: from `partition`.
-        frozen: likewise.
+        trainable: the trainable part, from `partition`.
+        frozen: the frozen part, from `partition`.
 
     Returns:
         ``(trainable part, frozen part)``, in the structures of `trainable` and `frozen`; `None` in
-        place of the second where there is none.
+        place of the second where `tree` has no frozen leaves.
 
     Raises:
         TypeError, ValueError: as `fit`.
@@ -411,7 +418,7 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
 
 
 def _check_prefixes(names: list[str], prefixes: Sequence[str]) -> None:
-    """Refuse groups by prefix that would swallow others without a word."""
+    """Refuse groups by prefix that would silently swallow others."""
     rest = [name for name in names if not any(_under(name, prefix) for prefix in prefixes)]
     require(
         REST not in prefixes or not rest,

@@ -41,8 +41,8 @@ Near zero, the usual losses cancel. Where one example of the softmax cross-entro
 probability of 1 - d, the entry of g at its label is (1 - d) - 1, known to ``u / d`` of itself; in
 float32, with a linear model of logits that lead by 17 (a mean loss of 4e-8), g was off by 4 %, and
 chi_pos by up to 20 % more or less from 17 to 20; float64 does the same from 36 to 40. A squared
-error at an offset of 1e7, or with residuals of 1e-7 of the outputs, is no better known. All of
-these are flagged (`tests/test_losses_near_zero.py`), from errors of g of one or two percent on. The
+error at an offset of 1e7, or with residuals of 1e-7 of the outputs, is known no better. All of
+these are flagged (`tests/decomposition/test_losses_near_zero.py`), from errors of g of one or two percent on. The
 rule runs the loss gradient again with every step rounded at random
 (`lnpjax._base.random_rounding`): it says 4 to 6 times the actual error of g, and half of that
 enters the noise.
@@ -145,7 +145,7 @@ def gradient_noise(
     eps: float,
     sensitivity: Float[ArrayLike, ""] = 0.0,
 ) -> Float[Array, ""]:
-    """The norm of the rounding error in a loss gradient ``J^T g``, as an order of magnitude.
+    """Return the norm of the rounding error in a loss gradient ``J^T g``, to order of magnitude.
 
     ``u sqrt(1 + s^2) sqrt(|J^T g|^2 + |J|_F^2 |g|^2 / M)``, with ``u = eps / 2``.
 
@@ -180,7 +180,7 @@ def relative_error(
     noise_a: Float[ArrayLike, ""],
     noise_b: Float[ArrayLike, ""],
 ) -> Float[Array, ""]:
-    """The rounding error of delta_loss, and so of chi_pos, relative to what was measured.
+    """Return the rounding error of delta_loss, and so of chi_pos, relative to what was measured.
 
     With the relative noise ``r = sqrt(noise_a^2 / |G_A|^2 + noise_b^2 / |G_B|^2)`` it is
     ``(r (|delta_loss| + |G_A| |G_B| / 2) + noise_a noise_b) / |delta_loss|``: noise along a
@@ -212,7 +212,7 @@ def relative_error(
 
 
 def rounding_flag(error: Float[ArrayLike, ""]) -> Int[Array, ""]:
-    """`Status.LOST_IN_ROUNDING` where chi_pos has an error above `LARGEST_ERROR`.
+    """Return `Status.LOST_IN_ROUNDING` where chi_pos has an error above `LARGEST_ERROR`.
 
     Args:
         error: from `relative_error`. NaN is not flagged: whatever made it has a flag of its own.

@@ -59,8 +59,8 @@ class MeshShape(NamedTuple):
             MeshShape(data=8, model=1)
         """
         parts = [part.strip() for part in text.split(",")]
-        found = [re.fullmatch(r"(data|model)=0*([1-9]\d*)", part) for part in parts]
-        sizes = {match[1]: int(match[2]) for match in found if match}
+        matches = [re.fullmatch(r"(data|model)=0*([1-9]\d*)", part) for part in parts]
+        sizes = {match[1]: int(match[2]) for match in matches if match}
         require(
             len(sizes) == len(parts),
             "mesh",
@@ -87,7 +87,7 @@ def make_mesh(shape: MeshShape | str, *, devices: Sequence[jax.Device] | None = 
         The mesh.
 
     Raises:
-        ValueError: if the shape is none, or does not need as many devices as there are.
+        ValueError: if the shape is invalid, or does not need as many devices as there are.
 
     Example:
         >>> make_mesh("data=1,model=1", devices=jax.devices()[:1]).axis_names
@@ -107,7 +107,7 @@ def make_mesh(shape: MeshShape | str, *, devices: Sequence[jax.Device] | None = 
 
 
 def parameter_shardings(params: PyTree, mesh: Mesh) -> PyTree:
-    """How parameters, or an optimizer's state, are spread over a mesh: fully, without copies.
+    """Return how parameters, or an optimizer's state, are spread over a mesh, without copies.
 
     Each leaf is split over ``model`` along the longest of its axes that this divides, and over
     ``data`` along the longest of the others that this divides; where no other does, along the same
@@ -135,7 +135,7 @@ def parameter_shardings(params: PyTree, mesh: Mesh) -> PyTree:
 
 
 def gather_over_data(params: PyTree, mesh: Mesh) -> PyTree:
-    """Parameters as a step computes with them: whole along ``data``, still split over ``model``.
+    """Gather parameters for a step: whole along ``data``, still split over ``model``.
 
     Without this, XLA lets the parameters decide how activations are spread, and moves those. To be
     called under `jit`, where parameters are used; the gradient is spread as they are.
@@ -163,7 +163,9 @@ def gather_over_data(params: PyTree, mesh: Mesh) -> PyTree:
 
 
 def parameter_spec(shape: tuple[int, ...], sizes: MeshShape) -> PartitionSpec:
-    """Over which axes of a mesh each axis of a parameter is split; see `parameter_shardings`.
+    """Return over which axes of a mesh each axis of a parameter is split.
+
+    The rule is that of `parameter_shardings`.
 
     Args:
         shape: of the parameter.
@@ -196,7 +198,7 @@ def parameter_spec(shape: tuple[int, ...], sizes: MeshShape) -> PartitionSpec:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """How a batch is spread: its leading axis over ``data``; copied along ``model``.
+    """Return how a batch is spread: its leading axis over ``data``; copied along ``model``.
 
     Args:
         mesh: the mesh, from `make_mesh`.
@@ -209,7 +211,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device of the mesh holds the whole array.
+    """Return the sharding by which every device of the mesh holds the whole array.
 
     Args:
         mesh: the mesh, from `make_mesh`.

@@ -95,7 +95,16 @@ _EXPLANATIONS = {
 
 
 def flag(condition: Bool[Array, ""], status: Status) -> Int[Array, ""]:
-    """`status` where `condition` holds, else `Status.OK`, as an int32 array."""
+    """Return `status` where `condition` holds, else `Status.OK`, as an int32 array.
+
+    Args:
+        condition: a boolean, traced or not.
+        status: the flags.
+
+    Example:
+        >>> int(flag(jnp.array(1.0) < 0, Status.NON_FINITE) | flag(True, Status.ZERO_JACOBIAN))
+        2
+    """
     return jnp.where(condition, jnp.int32(status), jnp.int32(0))
 
 

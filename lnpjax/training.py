@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._base.checks import check_functions, check_key, require
-from lnpjax._base.entry_points import unknown
+from lnpjax._base.checks import check_count, check_functions, check_key, is_integer, require
+from lnpjax._base.entry_points import has_status, unknown
 from lnpjax._base.ordering import after, floating_leaves
 from lnpjax._base.printing import result
 from lnpjax.jacobian import Batch
@@ -40,8 +40,13 @@ class Windows:
         object.__setattr__(self, "starts", tuple(self.starts))
         for argument, values in (("starts", self.starts), ("width", (self.width,))):
             for value in values:
-                whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-                require(whole, argument, expected="integers", got=repr(value), error=TypeError)
+                require(
+                    is_integer(value),
+                    argument,
+                    expected="integers",
+                    got=repr(value),
+                    error=TypeError,
+                )
         require(
             all(left < right for left, right in zip(self.starts, self.starts[1:], strict=False))
             and all(start >= 0 for start in self.starts),
@@ -49,7 +54,7 @@ class Windows:
             expected="strictly increasing steps >= 0",
             got=self.starts,
         )
-        require(self.width >= 1, "width", expected="an integer >= 1", got=self.width)
+        check_count("width", self.width)
 
     @functools.cached_property
     def steps(self) -> Int[np.ndarray, " measured"]:
@@ -58,11 +63,11 @@ class Windows:
         return np.unique(np.add.outer(np.array(self.starts, np.int64), offsets))
 
     def active(self, step: int | Int[Array, ""]) -> bool | Bool[Array, ""]:
-        """Whether a step is measured: a Python bool for a concrete step, else an array."""
+        """Return whether a step is measured: a Python bool for a concrete step, else an array."""
         return self.window(step) >= 0
 
     def window(self, step: int | Int[Array, ""]) -> int | Int[Array, ""]:
-        """The index of the window that a step belongs to, or -1."""
+        """Return the index of the window that a step belongs to, or -1."""
         step = step_number(step)
         if not isinstance(step, jax.core.Tracer):
             latest = int(np.searchsorted(self.starts, int(step), side="right")) - 1
@@ -76,7 +81,7 @@ class Windows:
 
 
 def step_number(step: Any) -> Any:
-    """The number of a step as it is now, taken out of the variable that may hold it.
+    """Return the number of a step as it is now, taken out of a variable that may hold it.
 
     Args:
         step: an integer, an array of shape (), or a Flax NNX variable of one, as an
@@ -108,12 +113,12 @@ def step_number(step: Any) -> Any:
 
 
 def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Windows:
-    """Windows that start at logarithmically spaced steps.
+    """Make windows that start at logarithmically spaced steps.
 
     ``int(per_decade * log10(max_steps)) + 1`` points evenly spaced in the logarithm from 1 to
     `max_steps`, cut to integers, with duplicates dropped and step 0 added; a window starts at each
-    point and is dropped where it would run past `max_steps`. This reproduces the counts of Spectral
-    Reach, appendix B.2: 24 windows and 801 measured steps of 66,116; 23 and 752 of 42,207.
+    point and is dropped where it would run past `max_steps`. This reproduces the counts of
+    *Spectral Reach*, app. B.2: 24 windows and 801 measured steps of 66,116; 23 and 752 of 42,207.
 
     Args:
         max_steps: the number of training steps.
@@ -134,12 +139,7 @@ def log_windows(max_steps: int, *, per_decade: int = 5, width: int = 50) -> Wind
         (True, False)
     """
     for argument, value in (("max_steps", max_steps), ("per_decade", per_decade), ("width", width)):
-        require(
-            isinstance(value, int | np.integer) and value >= 1,
-            argument,
-            expected="an integer >= 1",
-            got=value,
-        )
+        check_count(argument, value)
     require(
         width <= max_steps,
         "width",
@@ -161,7 +161,7 @@ Measure: TypeAlias = Callable[..., PyTree]
 @result
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What an instrumented step found out. A pytree whose structure never changes.
+    """What an instrumented step has measured. A pytree whose structure never changes.
 
     Attributes:
         measured: whether this step was measured.
@@ -170,6 +170,11 @@ class Record:
         measurement: what the measure returned. Where the step was not measured: NaN for floating
             numbers (infinity under `jax_debug_nans`, which refuses NaN), zero for others, and
             `Status.NOT_MEASURED` in the fields `status`, if any.
+
+    Example:
+        >>> record = Record(jnp.array(True), jnp.int32(70), jnp.int32(3), {"loss": jnp.ones(())})
+        >>> int(record.step), bool(record.measured), float(record.measurement["loss"])
+        (70, True, 1.0)
     """
 
     measured: Bool[Array, ""]
@@ -264,10 +269,10 @@ class InstrumentedStep:
         batch_a, batch_b = after((batch_a, batch_b), trained)
         extras = {"gradient_a": gradient, "params_after": updated}
         accepted = inspect.signature(self.measure).parameters
-        known = {
+        given = {
             name: value for name, value in extras.items() if value is not None and name in accepted
         }
-        return self.measure(params, batch_a, batch_b, key=key, **known)
+        return self.measure(params, batch_a, batch_b, key=key, **given)
 
     def _blank(self, *arguments: PyTree) -> PyTree:
         shapes = jax.eval_shape(self._measure, *arguments)
@@ -276,7 +281,7 @@ class InstrumentedStep:
             floating = jnp.issubdtype(leaf.dtype, jnp.floating)
             return jnp.full_like(leaf, unknown() if floating else 0)
 
-        return jax.tree.map(_not_measured, jax.tree.map(blank, shapes), is_leaf=_has_status)
+        return jax.tree.map(_not_measured, jax.tree.map(blank, shapes), is_leaf=has_status)
 
     def _record(self, step: Any, measured: Any, measurement: PyTree) -> Record:
         return Record(
@@ -287,13 +292,9 @@ class InstrumentedStep:
         )
 
 
-def _has_status(node: Any) -> bool:
-    return dataclasses.is_dataclass(node) and hasattr(node, "status")
-
-
 def _not_measured(node: Any) -> Any:
-    """A result whose statuses, and those of the results within it, say so."""
-    if not _has_status(node):
+    """Return a result whose statuses, and those of results within it, say so."""
+    if not has_status(node):
         return node
     fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
     inner = {name: _not_measured(value) for name, value in fields.items()}
@@ -350,12 +351,12 @@ def instrument(
         decision to the caller (see `InstrumentedStep`).
 
     Raises:
-        TypeError: if `windows` has not the methods of `Windows`, or what should be a function
+        TypeError: if `windows` lacks the methods of `Windows`, or what should be a function
             cannot be called; when called, if the state has no ``step`` and `step_of` is not given,
             if what `step_of` gives is not one integer, or `key` not a key.
         ValueError: when called, if `key` is an array of several.
 
-    Cost of a measured step, in gradients beside the training step's: that of `measure` (with
+    Cost of a measured step, in gradients on top of the training step's: that of `measure` (with
     `lnpjax.lnp` and one probe: 10/3, or 8/3 with `take_gradient`), and 1/3 for `real_update`.
 
     Example:

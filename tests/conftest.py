@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+import gc
 import importlib.metadata
 import os
 import shutil
@@ -24,6 +26,38 @@ import jax
 import pytest
 
 from lnpjax import cli
+
+EXHAUSTIVE = Path(__file__).parent / "exhaustive.txt"
+# Tracing makes millions of small objects, hardly any of them in cycles: a tenth of the time of the
+# suite went into looking for those at Python's own pace.
+gc.set_threshold(50_000, 20, 50)
+
+
+def exhaustive_patterns() -> list[str]:
+    """The patterns of `exhaustive.txt`, in order."""
+    lines = EXHAUSTIVE.read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def is_exhaustive(name: str, patterns: list[str]) -> bool:
+    """Whether the last pattern that matches the test's name takes it out of the first command."""
+    for pattern in reversed(patterns):
+        if fnmatch.fnmatchcase(name, pattern.removeprefix("!")):
+            return not pattern.startswith("!")
+    return False
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark what `exhaustive.txt` names; a pattern that names no test of the suite is an error."""
+    patterns = exhaustive_patterns()
+    for item in items:
+        if is_exhaustive(item.nodeid, patterns):
+            item.add_marker(pytest.mark.exhaustive)
+    if config.args == config.getini("testpaths"):
+        names = [item.nodeid for item in items]
+        for pattern in patterns:
+            if not fnmatch.filter(names, pattern.removeprefix("!")):
+                raise pytest.UsageError(f"{EXHAUSTIVE}: {pattern!r} matches no test")
 
 
 def pytest_configure(config):
@@ -60,6 +94,14 @@ def pytest_pyfunc_call(pyfuncitem):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return True
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_the_module():
+    """Let go of what a module compiled: all modules together need several gigabytes."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

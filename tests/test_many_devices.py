@@ -12,17 +12,15 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import measures
 import numpy as np
-import zoo
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lnpjax
 
 EVERYWHERE = P(("data", "model"))
-if __name__ == "__main__":
-    jax.config.update("jax_enable_x64", True)
-CASE = zoo.mlp(sizes=(16, 64, 32), batch_sizes=(16, 16))
+CASE = measures.CASE
 LAYERS = jnp.stack([jnp.eye(16), jnp.full((16, 16), 0.1)])
 
 
@@ -41,48 +39,25 @@ LAYOUTS = {  # how a parameter lies on the mesh, and the samples of a batch
 }
 
 
-def hidden_states(params, inputs):
-    return {"first": jnp.tanh(inputs @ params["layer0"]["kernel"])}
-
-
 def looped(layers, inputs):
     return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), inputs, layers)[0]
 
 
-def lnp(estimator):
-    return lnpjax.lnp(CASE.apply_fn, CASE.loss_fn, estimator=estimator)
-
-
-def measures():
-    position = lnpjax.spectra.position_distribution(CASE.apply_fn, CASE.loss_fn, num_matvecs=4)
-    window = {"head": (1, 4), "tail": (2, 8)}
-    activations = lnpjax.lens.activation_spectra(hidden_states, microbatch_size=8, **window)
-    gradients = lnpjax.lens.gradient_spectra(
-        CASE.apply_fn, CASE.loss_fn, weights="layer0/kernel", microbatch_size=8, block_size=8
-    )
-    estimators = {
-        "exact": lnpjax.Exact(),
-        "hutchinson": lnpjax.Hutchinson(2),
-        "microbatches": lnpjax.Hutchinson(1, microbatch_size=8),
-    }
+def everything():
+    """One function that measures all that there is: one program for each layout."""
+    every = {name: measures.measure_of(name) for name in measures.FACTORIES}
 
     def run(params, batch_a, batch_b, key):
         kernels = {
             method: lnpjax.entk(CASE.apply_fn, params, batch_a[0], method=method, chunk_size=128)
             for method in ("contraction", "products")
         }
-        inputs, targets = batch_a
-        lanczos = lnpjax.spectral_measure(CASE.apply_fn, params, inputs, targets, num_matvecs=4)
-        loop = lnpjax.squared_jacobian_norm(looped, LAYERS, inputs, key=key)
-        drawn = position(params, batch_a, batch_b, key=key)
+        lanczos = lnpjax.spectral_measure(CASE.apply_fn, params, *batch_a, num_matvecs=4)
         return {
-            "lnp": {n: lnp(e)(params, batch_a, batch_b, key=key) for n, e in estimators.items()},
-            "loop": loop.groups,
+            "measures": {n: m(params, batch_a, batch_b, key=key) for n, m in every.items()},
+            "loop": lnpjax.squared_jacobian_norm(looped, LAYERS, batch_a[0], key=key).groups,
             "kernels": kernels,
             "lanczos": (lanczos.nodes, lanczos.weights, lanczos.total),
-            "position": drawn,
-            "activations": activations(params, batch_a)["first"].eigenvalues,
-            "gradients": gradients(params, batch_a)["layer0/kernel"].eigenvalues,
         }
 
     return run
@@ -111,9 +86,9 @@ def communicated(compiled):
 
 
 def check_numbers(meshes):
-    key, run = jax.random.key(0), jax.jit(measures())
+    key, run = jax.random.key(0), jax.jit(everything())
     expected = run(CASE.params, CASE.batch_a, CASE.batch_b, key)
-    assert expected["lnp"]["exact"].chi_net > 0
+    assert expected["measures"]["lnp, exact"].chi_net > 0
     for name, mesh in meshes.items():
         for layout in LAYOUTS if name == "automatic" else ["by both"]:
             actual = run(*placed(mesh, layout), key)
@@ -129,7 +104,9 @@ def assert_equal(where, path, left, right):
 def check_work(mesh):
     """No device does the work of another, and no gradient travels but in the sum of all."""
     key = jax.random.key(0)
-    measure = jax.jit(lambda params, *batches: lnp(lnpjax.Hutchinson(1))(params, *batches, key=key))
+    estimator = lnpjax.Hutchinson(1)
+    lnp = measures.lnp(CASE.apply_fn, CASE.loss_fn, estimator=estimator)
+    measure = jax.jit(functools.partial(lnp, key=key))
     batches = jax.tree.map(lambda rows: jnp.tile(rows, (64, 1)), (CASE.batch_a, CASE.batch_b))
     alone = measure.lower(CASE.params, *batches).compile()
     leaves = jax.tree.leaves(CASE.params)
@@ -165,8 +142,8 @@ def test_eight_devices_agree_with_one():
     done = subprocess.run(
         [sys.executable, __file__],
         env=os.environ
-        | {"PYTHONPATH": os.pathsep.join([os.path.dirname(zoo.__file__), *sys.path])}
-        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        | {"PYTHONPATH": os.pathsep.join([os.path.dirname(measures.__file__), *sys.path])}
+        | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from types import ModuleType
 from typing import Any
 
@@ -103,7 +104,7 @@ def check_key(argument: str, key: Any, *, drawn_by: str | None = None) -> None:
         drawn_by: who draws with it; `None` if it may also be `None`, since nobody does.
 
     Raises:
-        ValueError: if there is none, or an array of several.
+        ValueError: if it is missing, or an array of several.
         TypeError: if it is something else, such as a seed.
 
     Example:
@@ -167,13 +168,13 @@ def check_functions(**functions: Any) -> None:
 
 
 def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:
-    """Check ids that pick one of so many rows, where JAX would pick another one for those outside.
+    """Check ids that pick rows, since JAX would pick another row for those outside.
 
     Args:
         argument: the name of the argument, as the caller wrote it.
         ids: integers, traced or not.
         count: how many rows there are.
-        from_end: whether -1 stands for the last row, as in `jnp.take`, or is refused.
+        from_end: whether -1 stands for the last row, which it does for `jnp.take`, or is refused.
 
     Returns:
         The ids from 0 to ``count - 1``. Where values are not known (under `jit`), those outside
@@ -247,6 +248,80 @@ def check_floating(argument: str, array: Any) -> None:
     )
 
 
+def check_values(
+    argument: str,
+    array: Any,
+    *,
+    expected: str,
+    least: float = -math.inf,
+    above: float = -math.inf,
+) -> None:
+    """Refuse values, where they are known, that are infinite, NaN or out of range.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        array: a number or an array, traced or not.
+        expected: what the values have to be, for the message.
+        least: the smallest value that is accepted.
+        above: what every value has to exceed.
+
+    Raises:
+        ValueError: if a value is refused; the message shows the first three.
+
+    Example:
+        >>> check_values("times", jnp.array([0.0, jnp.nan]), expected="finite numbers")
+        Traceback (most recent call last):
+            ...
+        ValueError: times: expected finite numbers, got [nan]
+    """
+    values = concrete(array)
+    if values is not None:
+        refused = values[~(np.isfinite(values) & (values >= least) & (values > above))]
+        require(refused.size == 0, argument, expected=expected, got=refused[:3].tolist())
+
+
+def check_ascending(
+    argument: str, vector: Any, *, of: str, count: int = 2, positive: bool = False
+) -> None:
+    """Refuse what is not a vector of finite, strictly ascending numbers.
+
+    Args:
+        argument: the name of the argument, as the caller wrote it.
+        vector: an array, traced or not.
+        of: what its entries are, in the plural, for the message.
+        count: how many there must be at least.
+        positive: whether all of them must be above zero.
+
+    Raises:
+        ValueError: if it is not a vector, or too short; where its values are known, if they are
+            not finite or do not ascend.
+
+    Example:
+        >>> check_ascending("times", jnp.array([2.0, 1.0]), of="times")
+        Traceback (most recent call last):
+            ...
+        ValueError: times: expected finite, strictly ascending numbers, got [2. 1.]
+    """
+    require(
+        vector.ndim == 1 and len(vector) >= count,
+        argument,
+        expected=f"a vector of at least {count} {of}",
+        got=f"shape {vector.shape}",
+    )
+    values = concrete(vector)
+    require(
+        values is None
+        or bool(
+            np.all(np.isfinite(values))
+            and np.all(np.diff(values) > 0)
+            and (values[0] > 0 or not positive)
+        ),
+        argument,
+        expected=f"{'positive, ' if positive else ''}finite, strictly ascending numbers",
+        got=values,
+    )
+
+
 def check_kernel(argument: str, kernel: Any, *, symmetric: bool = True) -> None:
     """Refuse what is not a kernel matrix.
 
@@ -278,12 +353,7 @@ def check_kernel(argument: str, kernel: Any, *, symmetric: bool = True) -> None:
     values = concrete(kernel)
     if values is None or not values.size:
         return
-    require(
-        bool(np.all(np.isfinite(values))),
-        argument,
-        expected="finite entries",
-        got=f"{np.sum(~np.isfinite(values))} that are infinite or NaN",
-    )
+    check_values(argument, kernel, expected="finite entries")
     if symmetric:
         difference = float(np.max(np.abs(values - values.T)))
         tolerance = float(jnp.finfo(kernel.dtype).eps) ** 0.5 * float(np.max(np.abs(values)))

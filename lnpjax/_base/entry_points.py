@@ -1,6 +1,6 @@
 """What holds within the library, whatever JAX has been set to around it.
 
-JAX can be told to refuse what the library does on purpose, and inside `jax.shard_map` it tells
+JAX can be set to refuse what the library does on purpose, and inside `jax.shard_map` it tells
 arrays apart by the devices they differ between. `entry_point` makes a function one operation in all
 of these surroundings, as JAX's own are:
 
@@ -56,7 +56,7 @@ def unknown() -> float:
 
     NaN; where `jax_debug_nans` refuses that, infinity, which no measured number is; where
     `jax_debug_infs` refuses that too, ``2**127``. Either flag has to be set before a function is
-    compiled: it is no part of what JAX keys its compiled programs by.
+    compiled: JAX does not key its compiled programs by it.
 
     Example:
         >>> with jax.debug_nans(True):
@@ -117,11 +117,13 @@ def _settings(refused: _Refused) -> Iterator[None]:
             _outside.reset(token)
 
 
-def _marked(results: Tree, mark: float) -> Tree:
-    """The results with `mark` for NaN wherever a status does not say that it is a failure."""
+def has_status(node: Any) -> bool:
+    """Return whether a node of a pytree is a result that says what is wrong with it."""
+    return dataclasses.is_dataclass(node) and hasattr(node, "status")
 
-    def has_status(node: Any) -> bool:
-        return dataclasses.is_dataclass(node) and hasattr(node, "status")
+
+def _marked(results: Tree, mark: float) -> Tree:
+    """Put `mark` in place of NaN, except where a status says that it is a failure."""
 
     def settle(node: Any) -> Any:
         if not has_status(node):

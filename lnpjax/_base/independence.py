@@ -28,7 +28,7 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import PyTree
 
-from lnpjax._base.jaxprs import consts_and_carry, subprograms
+from lnpjax._base.jaxprs import called_program, every_program, scan_operands
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _same_for_two_samples(
     params: PyTree,
     inputs: PyTree,
 ) -> bool:
-    """Whether the program of a batch is that of two samples, but for shapes."""
+    """Return whether the program of a batch is that of two samples, except in shapes."""
     pair = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:2], inputs)
     try:
         program = jax.make_jaxpr(function)(params, pair)
@@ -117,20 +117,20 @@ def _same_for_two_samples(
 
 
 def _numbers(closed: core.ClosedJaxpr) -> list[Any]:
-    """What a program is made of besides shapes: operations, and the numbers written into them.
+    """Return what a program is made of besides shapes: operations, and the numbers in them.
 
     They are the same for every size of batch, unless the function looks at the size in Python.
     """
-    numbers: list[Any] = [_fingerprint(const) for const in closed.consts]
-    for equation in closed.jaxpr.eqns:
-        numbers.append(equation.primitive.name)
-        literals = [one.val for one in equation.invars if isinstance(one, core.Literal)]
-        options = [
-            one for _, one in sorted(equation.params.items()) if isinstance(one, int | float)
-        ]
-        numbers += [_fingerprint(number) for number in (*literals, *options)]
-        for part in subprograms(equation):
-            numbers += _numbers(part)
+    numbers: list[Any] = []
+    for program in every_program(closed):
+        numbers += [_fingerprint(const) for const in program.consts]
+        for equation in program.jaxpr.eqns:
+            numbers.append(equation.primitive.name)
+            literals = [one.val for one in equation.invars if isinstance(one, core.Literal)]
+            options = [
+                one for _, one in sorted(equation.params.items()) if isinstance(one, int | float)
+            ]
+            numbers += [_fingerprint(number) for number in (*literals, *options)]
     return numbers
 
 
@@ -144,7 +144,7 @@ def _fingerprint(number: Any) -> Any:
 
 
 def _follow(jaxpr: Any, given: Sequence[State], num_samples: int) -> list[State]:
-    """The states of a program's outputs, from those of its inputs."""
+    """Return the states of a program's outputs, from those of its inputs."""
     states: dict[Any, State] = dict.fromkeys(jaxpr.constvars, Shared())
     states.update(zip(jaxpr.invars, given, strict=True))
 
@@ -171,7 +171,7 @@ def _unknown(equation: Any, operands: list[State], _: int) -> list[State]:
 
 
 def _join(states: Sequence[State], ndim: int) -> State:
-    """What arrays of one shape have in common, entry by entry."""
+    """Return what arrays of one shape have in common, entry by entry."""
     if None in states:
         return None
     batched = {state for state in states if isinstance(state, PerSample)}
@@ -185,7 +185,7 @@ def _join(states: Sequence[State], ndim: int) -> State:
 
 
 def _join_operands(equation: Any, operands: Sequence[State]) -> State:
-    """`_join` of an operation's operands; scalars and axes of one entry go with everything."""
+    """Join an operation's operands; scalars and axes of one entry go with everything."""
     arrays: list[State] = []
     shapes = [variable.aval.shape for variable in equation.invars]
     for state, shape in zip(operands, shapes, strict=True):
@@ -215,7 +215,7 @@ def _bitcast(equation: Any, operands: list[State], num_samples: int) -> list[Sta
 
 
 def _moved(state: State, place_of: Callable[[int], int | None]) -> State:
-    """The state of an array whose axes have moved; axes that went away have no place."""
+    """Return the state of an array whose axes have moved; axes that went away have no place."""
     if isinstance(state, PerSample):
         place = place_of(state.axis)
         return None if place is None else PerSample(place, state.inner)
@@ -226,13 +226,13 @@ def _moved(state: State, place_of: Callable[[int], int | None]) -> State:
 
 
 def _without(axes: Sequence[int]) -> Callable[[int], int | None]:
-    """Where an axis is once others are gone."""
+    """Return where an axis is once others are gone."""
     gone = set(axes)
     return lambda axis: None if axis in gone else axis - sum(other < axis for other in gone)
 
 
 def _untouched(axes: Sequence[int]) -> Callable[[int], int | None]:
-    """Axes stay where they are, but for some along which entries move or meet."""
+    """Leave axes where they are, except for some along which entries move or meet."""
     return lambda axis: None if axis in axes else axis
 
 
@@ -249,7 +249,7 @@ def _transpose(equation: Any, operands: list[State], _: int) -> list[State]:
 
 
 def _along(option: str) -> Rule:
-    """Operations that run along one axis and leave shapes alone but for it."""
+    """Return the rule of operations that run along one axis and keep the shape of the others."""
 
     def rule(equation: Any, operands: list[State], _: int) -> list[State]:
         axis = equation.params[option]
@@ -326,7 +326,7 @@ def _slice(equation: Any, operands: list[State], _: int) -> list[State]:
 
 
 def _cut(state: State, axes: Sequence[int]) -> State:
-    """What is left of an array that keeps only some entries along some axes."""
+    """Return what is left of an array that keeps only some entries along some axes."""
     return state if isinstance(state, Shared) else _moved(state, _untouched(axes))
 
 
@@ -377,7 +377,7 @@ def _dot_general(equation: Any, operands: list[State], _: int) -> list[State]:
 
 
 def _product(factors: Sequence[tuple[State, dict[int, int]]], out_ndim: int) -> State:
-    """The state of a product; an axis of the result belongs to one factor or to both."""
+    """Return the state of a product; an axis of it belongs to one factor or to both."""
     widened: list[State] = []
     for factor, places in factors:
         state = _moved(factor, places.get)
@@ -443,7 +443,7 @@ def _gather(equation: Any, operands: list[State], _: int) -> list[State]:
 
 
 def _leading(num_last: int) -> Rule:
-    """Operations on the last axes, which treat every entry of the leading ones alike."""
+    """Return the rule of operations on the last axes, alike for all entries of leading ones."""
 
     def rule(equation: Any, operands: list[State], _: int) -> list[State]:
         ndims = _ndims(equation.invars)
@@ -461,8 +461,7 @@ def _fft(equation: Any, operands: list[State], num_samples: int) -> list[State]:
 
 
 def _call(equation: Any, operands: list[State], num_samples: int) -> list[State]:
-    inner = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    return _follow(getattr(inner, "jaxpr", inner), operands, num_samples)
+    return _follow(called_program(equation).jaxpr, operands, num_samples)
 
 
 def _cond(equation: Any, operands: list[State], num_samples: int) -> list[State]:
@@ -480,7 +479,7 @@ def _cond(equation: Any, operands: list[State], num_samples: int) -> list[State]
 def _settle(
     step: Callable[[list[State]], list[State]], carry: list[State], variables: Sequence[Any]
 ) -> list[State]:
-    """What a loop carries in every round: joined with what a round makes of it, to the end."""
+    """Return what a loop carries in every round: joined with what rounds make of it."""
     ndims = _ndims(variables)
     while True:
         rounds = zip(carry, step(carry), ndims, strict=True)
@@ -492,9 +491,9 @@ def _settle(
 
 def _scan(equation: Any, operands: list[State], num_samples: int) -> list[State]:
     body = equation.params["jaxpr"].jaxpr
-    num_consts, num_carry = consts_and_carry(equation)
-    consts, carry = operands[:num_consts], operands[num_consts:][:num_carry]
-    slices = [_moved(state, _without((0,))) for state in operands[num_consts + num_carry :]]
+    consts, carry, stacks = scan_operands(equation, operands)
+    num_carry = len(carry)
+    slices = [_moved(state, _without((0,))) for state in stacks]
 
     def step(carry: list[State]) -> list[State]:
         return _follow(body, [*consts, *carry, *slices], num_samples)

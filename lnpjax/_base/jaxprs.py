@@ -1,8 +1,8 @@
-"""Parts of traced programs."""
+"""Walks through traced programs, and parts of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,49 @@ from jax.extend import core
 
 
 def variables(operands: Iterable[Any]) -> list[Any]:
-    """The operands that are no literals."""
+    """Return the operands that are not literals."""
     return [var for var in operands if not isinstance(var, core.Literal)]
+
+
+def read_variables(jaxpr: Any) -> set[Any]:
+    """Return the variables that a program reads or returns."""
+    operands = [operand for equation in jaxpr.eqns for operand in equation.invars]
+    return set(variables([*jaxpr.outvars, *operands]))
+
+
+def every_program(closed: core.ClosedJaxpr) -> Iterator[core.ClosedJaxpr]:
+    """Yield a program and all that run within it: bodies of loops, branches, calls.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> closed = jax.make_jaxpr(lambda x: jax.lax.map(jnp.sin, x))(jnp.ones(3))
+        >>> [program.jaxpr.eqns[0].primitive.name for program in every_program(closed)]
+        ['scan', 'sin']
+    """
+    yield closed
+    for equation in closed.jaxpr.eqns:
+        for part in subprograms(equation):
+            yield from every_program(part)
+
+
+def subprograms(equation: Any) -> list[core.ClosedJaxpr]:
+    """Return the programs that an operation runs: the bodies of loops, branches and calls."""
+    options = jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_program)
+    return [_closed(option) for option in options if is_program(option)]
+
+
+def called_program(equation: Any) -> core.ClosedJaxpr:
+    """Return the program that a call runs; releases of JAX differ in what they name it."""
+    return _closed(equation.params.get("jaxpr", equation.params.get("call_jaxpr")))
+
+
+def is_program(value: Any) -> bool:
+    """Return whether a value is a traced program, closed or not."""
+    return hasattr(value, "eqns")
+
+
+def _closed(program: Any) -> core.ClosedJaxpr:
+    return program if hasattr(program, "jaxpr") else core.ClosedJaxpr(program, [])
 
 
 def program_part(
@@ -20,7 +61,7 @@ def program_part(
     outvars: Sequence[Any],
     equations: Iterable[int],
 ) -> core.ClosedJaxpr:
-    """The program of some equations of a program.
+    """Return the program of some equations of a program.
 
     Args:
         closed: the whole program.
@@ -38,11 +79,20 @@ def program_part(
     return core.ClosedJaxpr(part, closed.consts)
 
 
-def consts_and_carry(equation: Any) -> tuple[int, int]:
-    """How many of a loop's operands are constants, and how many are carried; the rest are sliced.
+def dependents(jaxpr: core.Jaxpr, roots: Iterable[Any]) -> set[Any]:
+    """Every variable of a program that depends on one of `roots`, themselves included."""
+    reached = set(roots)
+    for equation in jaxpr.eqns:
+        if not reached.isdisjoint(variables(equation.invars)):
+            reached |= set(equation.outvars)
+    return reached
 
-    Told by shapes, since releases of JAX differ in how they write it down: what is sliced or
-    stacked has one axis more outside the loop than inside.
+
+def consts_and_carry(equation: Any) -> tuple[int, int]:
+    """Return how many of a loop's operands are constants, and how many it carries.
+
+    The rest are sliced. Told by shapes, since releases of JAX differ in how they write it down:
+    what is sliced or stacked has one axis more outside the loop than inside.
     """
     body = equation.params["jaxpr"].jaxpr
 
@@ -56,16 +106,38 @@ def consts_and_carry(equation: Any) -> tuple[int, int]:
     return whole(equation.invars, body.invars) - num_carry, num_carry
 
 
-def subprograms(equation: Any) -> list[core.ClosedJaxpr]:
-    """The programs that an operation runs: the bodies of loops, branches and calls."""
-    options = jax.tree.leaves(tuple(equation.params.values()), is_leaf=is_program)
-    return [
-        option if hasattr(option, "jaxpr") else core.ClosedJaxpr(option, [])
-        for option in options
-        if is_program(option)
-    ]
+def scan_operands(equation: Any, operands: list[Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Return the operands of a loop, or anything else there is of each, by their role.
+
+    Returns:
+        ``(constants, carried, sliced)``.
+    """
+    num_consts, num_carry = consts_and_carry(equation)
+    first = num_consts + num_carry
+    return operands[:num_consts], operands[num_consts:first], operands[first:]
 
 
-def is_program(value: Any) -> bool:
-    """Whether a value is a traced program, closed or not."""
-    return hasattr(value, "eqns")
+def scan_again(
+    equation: Any,
+    step: Callable[[list[Any], Any], tuple[list[Any], list[Any]]],
+    carry: list[Any],
+    slices: Any,
+) -> list[Any]:
+    """Return the results of a traced `jax.lax.scan` with another step in place of its body.
+
+    Args:
+        equation: the loop.
+        step: ``step(carry, slices) -> (carry, stacked)``.
+        carry: what the first round is given.
+        slices: arrays, cut along their first axes.
+    """
+    options = equation.params
+    carry, stacked = jax.lax.scan(
+        step,
+        carry,
+        slices,
+        length=options["length"],
+        reverse=options["reverse"],
+        unroll=options["unroll"],
+    )
+    return [*carry, *stacked]

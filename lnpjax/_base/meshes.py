@@ -62,7 +62,7 @@ def on_any_mesh(function: Function) -> Function:
 
 
 def _explicit_mesh(arrays: list[jax.Array]) -> Any:
-    """The mesh of the first array with an explicit axis, or `None`."""
+    """Return the mesh of the first array with an explicit axis, or `None`."""
     for array in arrays:
         mesh = jax.typeof(array).sharding.mesh
         if AxisType.Explicit in mesh.axis_types:

@@ -17,10 +17,10 @@ Tree = TypeVar("Tree")
 
 
 def after(tree: Tree, *done: PyTree) -> Tree:
-    """The same arrays, which can only be had once others have been computed.
+    """Return the same arrays, which exist only once others have been computed.
 
     Args:
-        tree: what the later computation reads, its smallest part for choice: it is copied.
+        tree: what the later computation reads; best its smallest part, since it is copied.
         *done: what is to be complete. Only floating-point arrays count; each is read once.
 
     Returns:
@@ -30,15 +30,15 @@ def after(tree: Tree, *done: PyTree) -> Tree:
         >>> after(jnp.arange(3), jnp.full(2, jnp.nan))
         Array([0, 1, 2], dtype=int32)
     """
-    known = [jnp.sum(leaf.astype(jnp.float32)) for leaf in floating_leaves(done)]
-    if not known:
+    sums = [jnp.sum(leaf.astype(jnp.float32)) for leaf in floating_leaves(done)]
+    if not sums:
         return tree
-    never = _never(jax.lax.stop_gradient(sum(known[1:], known[0])))
+    never = _never(jax.lax.stop_gradient(sum(sums[1:], sums[0])))
     return jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), tree)
 
 
 def floating_leaves(tree: PyTree) -> list[Array]:
-    """The floating-point arrays among the leaves, whatever else there is."""
+    """Return the floating-point arrays among the leaves, whatever else there is."""
     return [
         leaf
         for leaf in jax.tree.leaves(tree)
@@ -48,7 +48,7 @@ def floating_leaves(tree: PyTree) -> list[Array]:
 
 @jax.custom_batching.custom_vmap
 def _never(total: Float[Array, ""]) -> Bool[Array, ""]:
-    """False, but no compiler knows."""
+    """Return False, which no compiler can tell."""
     return jnp.isnan(total) & (total == 0)
 
 

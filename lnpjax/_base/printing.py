@@ -79,21 +79,21 @@ def _rows(node: Any, prefix: str = "") -> Iterator[_Row]:
 
 
 def _meanings(cls: type) -> dict[str, str]:
-    """What the fields of a class mean, from the section on its attributes."""
+    """Return what the fields of a class mean, from the section on its attributes."""
     _, _, section = (inspect.getdoc(cls) or "").partition("Attributes:\n")
     entries = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", section, flags=re.MULTILINE)
     return {name: _first_clause(" ".join(text.split())) for name, text in entries}
 
 
 def _first_clause(text: str) -> str:
-    clause = re.split(r"(?<=\w)[.;:](?:\s|$)|\s\((?:equation|eq\.)", text.replace("`", ""))[0]
+    clause = re.split(r"(?<=\w)[.;:](?:\s|$)|\s\((?:\*|equation|eq\.)", text.replace("`", ""))[0]
     clause = clause.rstrip(".")
     return clause if len(clause) <= 70 else clause[:67].rsplit(" ", 1)[0] + " ..."
 
 
 def _status(value: Any) -> str:
-    known = concrete(value)
-    return "?" if known is None else describe_status(known)
+    status = concrete(value)
+    return "?" if status is None else describe_status(status)
 
 
 def _shown(value: Any, error: Any = None) -> str:
@@ -103,19 +103,19 @@ def _shown(value: Any, error: Any = None) -> str:
         return type(value).__name__
     if not hasattr(value, "dtype"):
         return str(value) if value is None or isinstance(value, int | float | str) else "a pytree"
-    known = concrete(value)
-    if known is None or known.size != 1 or known.ndim:
-        return _summary(value, known)
-    text = f"{known:.5g}" if known.dtype.kind == "f" or known.dtype.kind == "V" else str(known)
-    known_error = None if error is None else concrete(error)
-    return text if known_error is None else f"{text} +- {float(known_error):.2g}"
+    number = concrete(value)
+    if number is None or number.size != 1 or number.ndim:
+        return _summary(value, number)
+    text = f"{number:.5g}" if number.dtype.kind in "fV" else str(number)
+    error = None if error is None else concrete(error)
+    return text if error is None else f"{text} +- {float(error):.2g}"
 
 
-def _summary(value: Any, known: np.ndarray | None) -> str:
+def _summary(value: Any, numbers: np.ndarray | None) -> str:
     text = f"{jnp.dtype(value.dtype).name}{list(value.shape)}"
-    if known is None or known.dtype.kind not in "fiu":
+    if numbers is None or numbers.dtype.kind not in "fiu":
         return text
-    finite = known[np.isfinite(known)]
+    finite = numbers[np.isfinite(numbers)]
     return f"{text}, {finite.min():.4g} to {finite.max():.4g}" if finite.size else text
 
 

@@ -18,7 +18,13 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.jaxprs import consts_and_carry, program_part, variables
+from lnpjax._base.jaxprs import (
+    called_program,
+    program_part,
+    scan_again,
+    scan_operands,
+    variables,
+)
 
 _CALLS = ("jit", "pjit", "closed_call", "remat", "remat2", "checkpoint", "custom_jvp_call")
 _EXACT = frozenset(
@@ -31,7 +37,7 @@ _EXACT = frozenset(
         *("reshard", "pvary", "scatter-add"),
     )
 )
-"""What moves numbers, or chooses among them, and rounds none.
+"""What moves numbers, or chooses among them, and does not round.
 
 Additions by index are the transposes of look-ups, and mostly add to zeros.
 """
@@ -81,7 +87,7 @@ def _run(closed: Any, inputs: Sequence[Any], seeds: Iterator[int]) -> list[Any]:
         if equation.primitive.name == "scan":
             results = _scan(equation, operands, seeds)
         elif equation.primitive.name in _CALLS:
-            results = _run(_called(equation), operands, seeds)
+            results = _run(called_program(equation), operands, seeds)
         else:
             read = list(dict.fromkeys(variables(equation.invars)))
             step = core.jaxpr_as_fun(program_part(closed, read, equation.outvars, [index]))
@@ -92,29 +98,14 @@ def _run(closed: Any, inputs: Sequence[Any], seeds: Iterator[int]) -> list[Any]:
     return [value_of(operand) for operand in jaxpr.outvars]
 
 
-def _called(equation: Any) -> Any:
-    program = equation.params.get("jaxpr", equation.params.get("call_jaxpr"))
-    return program if hasattr(program, "consts") else core.ClosedJaxpr(program, ())
-
-
 def _scan(equation: Any, operands: list[Any], seeds: Iterator[int]) -> list[Any]:
-    options, body = equation.params, equation.params["jaxpr"]
-    num_consts, num_carry = consts_and_carry(equation)
-    consts, first = operands[:num_consts], num_consts + num_carry
+    consts, first, slices = scan_operands(equation, operands)
 
-    def step(carry: list[Any], slices: list[Any]) -> Any:
-        results = _run(body, [*consts, *carry, *slices], seeds)
-        return results[:num_carry], results[num_carry:]
+    def step(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
+        results = _run(equation.params["jaxpr"], [*consts, *carry, *slices], seeds)
+        return results[: len(first)], results[len(first) :]
 
-    carry, stacked = jax.lax.scan(
-        step,
-        operands[num_consts:first],
-        operands[first:],
-        length=options["length"],
-        reverse=options["reverse"],
-        unroll=options["unroll"],
-    )
-    return [*carry, *stacked]
+    return scan_again(equation, step, first, slices)
 
 
 def _is_exact(equation: Any) -> bool:
@@ -125,7 +116,7 @@ def _is_exact(equation: Any) -> bool:
 
 
 def _moved(value: Any, seed: int, eps: float | None = None) -> Any:
-    """Every entry one spacing further up or down; those at the end of the range stay."""
+    """Move every entry one spacing up or down; those at the end of the range stay."""
     dtype = jnp.result_type(value)
     if not jnp.issubdtype(dtype, jnp.floating):
         return value
@@ -136,7 +127,7 @@ def _moved(value: Any, seed: int, eps: float | None = None) -> Any:
 
 
 def _coins(shape: tuple[int, ...], seed: int) -> Bool[Array, ...]:
-    """Random bits, the exclusive or of one for every place along every axis.
+    """Return random bits: the exclusive or of one for every place along every axis.
 
     Those of two places are independent, and an entry costs one operation: a hash of every entry
     took as long as the loss gradient itself.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Reporter:
-    """Is told how a run goes; this one keeps it to itself.
+    """Receives the progress events of a run; this one ignores them.
 
     Example:
         >>> reporter = Reporter()
@@ -14,13 +14,13 @@ class Reporter:
     """
 
     def note(self, text: str) -> None:
-        """Something worth knowing."""
+        """Report something worth knowing."""
 
     def warn(self, text: str) -> None:
-        """Something that may be wrong."""
+        """Report something that may be wrong."""
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
-        """Training begins.
+        """Report that training begins.
 
         Args:
             step: steps done before.
@@ -29,7 +29,7 @@ class Reporter:
         """
 
     def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
-        """A step is done.
+        """Report that a step is done.
 
         Args:
             step: steps done.
@@ -38,4 +38,4 @@ class Reporter:
         """
 
     def stop(self) -> None:
-        """Training has ended."""
+        """Report that training has ended."""

@@ -10,7 +10,7 @@ def unit_of(array: Float[Array, ...]) -> Float[Array, ""]:
     """Return a power of two by which to divide before squaring; dividing by it rounds nothing.
 
     It is 1 unless the largest entry is beyond a third of the range of exponents, where its square,
-    or those of entries that still count beside it, would overflow or be lost: below 2^-42 or above
+    or those of entries that still count next to it, would overflow or be lost: below 2^-42 or above
     2^42 in float32. So numbers of an ordinary size stay as they are, to the last bit.
 
     Args:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, PyTree
 
 
 def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:
-    """Slices ``(num_slices, size, ...)`` of arrays; the last sample is repeated to fill them up.
+    """Cut arrays into slices ``(num_slices, size, ...)``, filled up with the last sample.
 
     Args:
         tree: arrays with the samples along their first axis, at most ``num_slices * size``.
@@ -37,7 +37,7 @@ def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:
 
 
 def filled(num_samples: int, num_slices: int, size: int) -> Bool[Array, "slices size"]:
-    """Which places of `sliced` hold a sample, and not a repetition.
+    """Return which places of `sliced` hold a sample, and not a repetition.
 
     Example:
         >>> filled(5, 2, 3)

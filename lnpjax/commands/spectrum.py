@@ -26,7 +26,7 @@ from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
 from lnpjax.runs._lock import refuse_links_in
 from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
-from lnpjax.shells._profiles import Measured
+from lnpjax.shells._profiles import StateSpectra
 
 
 class _Network(NamedTuple):
@@ -97,7 +97,7 @@ class Spectrum:
         if self.llama2c is None:
             refuse_unused(self, "--llama2c FILE", "data", "tokenizer", "context_length")
         networks = self._networks()
-        measured: dict[str, Measured] = {}
+        measured: dict[str, StateSpectra] = {}
         for network in networks:
             measured |= measure_states(
                 network.apply_fn,

@@ -1,11 +1,13 @@
 """The algebra of the LNP decomposition: from norms and inner products to the components.
 
-Spectral Reach, equations 24 to 29 and 49; nothing here touches a network.
+*Spectral Reach*, eqs. 24 to 29 and 49; nothing here touches a network.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.printing import result
 from lnpjax.decomposition._squared_norm import Estimate, standard_error
+from lnpjax.jacobian._interaction import void_where_interacting
 from lnpjax.jacobian._probe_noise import degrees_of_freedom
 from lnpjax.status import Status, flag
 
@@ -77,6 +80,14 @@ class GroupLNP(_WithIntervals):
         chi_net_sem: standard error of `chi_net`.
         chi_pos_sem: standard error of `chi_pos`.
         sem_df: effective degrees of freedom of both.
+
+    Example:
+        >>> import lnpjax
+        >>> measure = lnpjax.lnp(lambda w, x: x @ w["head"], lambda f, y: jnp.mean((f - y) ** 2))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> out = measure({"head": jnp.zeros((2, 1))}, batch, key=jax.random.key(0))
+        >>> out.groups["head"].chi_net == out.chi_net
+        Array(True, dtype=bool)
     """
 
     delta_loss: Float[Array, ""]
@@ -100,20 +111,32 @@ class LNP(_WithIntervals):
         loss_a: loss on batch A (units of the loss, as all losses here).
         loss_b: loss on batch B; equal to `loss_a` where A = B.
         delta_loss: ``<grad_B, grad_A>``: the loss on B falls by this much per unit of learning rate
-            of a gradient step on A (equation 16).
-        chi_loss: scale of the loss gradient in output space (equations 24, 27).
-        chi_net: scale of the Jacobian, ``Tr(Theta)`` where A = B (equations 22, 24, 28).
-        chi_pos: spectral position (equations 9, 24, 49), in [0, 1] where A = B; negative where a
-            step on A harms B.
+            of a gradient step on A (*Spectral Reach*, eq. 16).
+        chi_loss: scale of the loss gradient in output space (*Spectral Reach*, eqs. 24, 27).
+        chi_net: scale of the Jacobian, ``Tr(Theta)`` where A = B (*Spectral Reach*, eqs. 22, 24,
+            28).
+        chi_pos: spectral position (*Spectral Reach*, eqs. 9, 24, 49), in [0, 1] where A = B;
+            negative where a step on A harms B.
         chi_net_sem: standard error of `chi_net`, from the probes.
         chi_pos_sem: standard error of `chi_pos`, from the probes.
         sem_df: effective degrees of freedom of both (`lnpjax.Estimate.df`).
         loss_change: actual change of the loss on B over the update, if the updated parameters were
             given; else NaN.
         linear_change: what linearisation predicts for that very update, ``<grad_B, d theta>``.
-        nu: ``loss_change - linear_change``, what the linearisation misses (nu_t of equation 15).
+        nu: ``loss_change - linear_change``, what the linearisation misses (*Spectral Reach*, eq.
+            15).
         groups: the parts by parameter group.
         status: `lnpjax.Status` flags; nonzero where a component is undefined.
+
+    Example:
+        >>> import lnpjax
+        >>> measure = lnpjax.lnp(lambda w, x: x @ w, lambda f, y: jnp.mean((f - y) ** 2))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> out = measure(jnp.zeros((2, 1)), batch, key=jax.random.key(0))
+        >>> bool(jnp.isclose(out.delta_loss, out.chi_loss * out.chi_net * out.chi_pos))
+        True
+        >>> lnpjax.describe_status(out.status)
+        'ok'
     """
 
     loss_a: Float[Array, ""]
@@ -133,48 +156,78 @@ class LNP(_WithIntervals):
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """What one batch contributes."""
+class MeasuredBatch:
+    """What one batch contributes.
 
+    Attributes:
+        outputs: of the network.
+        loss: the loss.
+        unit: a power of two near the largest entry of the loss gradient g, by which g and all that
+            scales with it is divided (`lnpjax._base.scaling`).
+        loss_scale: ``|g|``, in this unit.
+        gradient: ``J^T g``, in this unit.
+        sensitivity: how much g loses to rounding (`lnpjax.precision.loss_sensitivity`).
+        jacobian: ``|J|_F^2``.
+        num_samples: how many samples count.
+        num_terms: how many loss terms: all axes of the outputs but the last.
+    """
+
+    outputs: Float[Array, "batch ..."]
     loss: Float[Array, ""]
+    unit: Float[Array, ""]
     loss_scale: Float[Array, ""]
-    """``|g|``, in units of `unit`, as the gradient is."""
     gradient: PyTree
+    sensitivity: Float[Array, ""]
     jacobian: Estimate
     num_samples: Float[Array, ""]
     num_terms: Float[Array, ""]
-    outputs: Float[Array, "batch ..."]
-    sensitivity: Float[Array, ""]
-    status: Int[Array, ""]
-    unit: Float[Array, ""]
+
+    @property
+    def done(self) -> PyTree:
+        """What is computed last; see `lnpjax._base.ordering`."""
+        return self.gradient, self.jacobian.value
+
+
+class RealUpdate(NamedTuple):
+    """How the loss on B changes over an update; NaN where none was given.
+
+    *Spectral Reach*, eq. 15.
+
+    Attributes:
+        loss_change: the change.
+        linear_change: what linearisation predicts, ``<grad_B, d theta>``.
+    """
+
+    loss_change: Float[Array, ""]
+    linear_change: Float[Array, ""]
 
 
 POSITION_ERRORS = 10
-"""So many standard errors of a squared Jacobian norm must a gradient exceed to be impossible..."""
+"""How many standard errors of ``|J|_F^2`` an impossible gradient lies beyond what it allows..."""
 POSITION_DRAWS = 10
-"""...that are known with so many degrees of freedom: by chance, once in 600,000 times."""
+"""...where these errors have so many degrees of freedom: by chance, once in 600,000 times."""
 POSITION_ROUNDING = 16
-"""And so many roundings, relative to its square."""
+"""And how many roundings, relative to its square."""
 
 
 def impossible_position(
-    side: Side, squares: Float[Array, " group"], eps: float, *, per_sample: bool
+    batch: MeasuredBatch, squares: Float[Array, " group"], eps: float, *, per_sample: bool
 ) -> Int[Array, ""]:
-    """`Status.IMPOSSIBLE_POSITION` where a gradient is longer than loss and network allow.
+    """Return `Status.IMPOSSIBLE_POSITION` where a gradient is longer than loss and network allow.
 
     ``|J^T g|^2 <= |J|_F^2 |g|^2``, of the whole and of every group. With it, and the inequality of
     Cauchy and Schwarz, every chi_pos lies within [-1, 1].
 
     Args:
-        side: the batch.
+        batch: the batch.
         squares: the squared norms of its gradient in each group.
         eps: the spacing of numbers in the network.
         per_sample: whether norms of single samples were added up; else the whole batch was drawn.
     """
-    groups = side.jacobian.groups
-    norms = jnp.stack([side.jacobian.value, *groups.values()])
-    sems = jnp.stack([side.jacobian.sem, *side.jacobian.groups_sem.values()])
-    dfs = jnp.stack([side.jacobian.df, *side.jacobian.groups_df.values()])
+    groups = batch.jacobian.groups
+    norms = jnp.stack([batch.jacobian.value, *groups.values()])
+    sems = jnp.stack([batch.jacobian.sem, *batch.jacobian.groups_sem.values()])
+    dfs = jnp.stack([batch.jacobian.df, *batch.jacobian.groups_df.values()])
     gradient = jnp.concatenate([jnp.sum(squares)[None], squares])
     most = norms * (1 + POSITION_ROUNDING * eps) + POSITION_ERRORS * sems
     # A group that nothing depends on (a bias in front of a normalisation) holds only rounding.
@@ -183,53 +236,37 @@ def impossible_position(
     if not per_sample:  # two draws that agree by chance have no error either
         most = jnp.where((dfs >= POSITION_DRAWS) & (sems > 0), most, jnp.inf)
     # A comparison with an unknown error is false.
-    return flag(jnp.any(gradient > most * side.loss_scale**2), Status.IMPOSSIBLE_POSITION)
+    return flag(jnp.any(gradient > most * batch.loss_scale**2), Status.IMPOSSIBLE_POSITION)
 
 
 def components(
     members: dict[str, tuple[int, ...]],
     deltas: Float[Array, " group"],
     factor: Float[Array, ""],
-    side_a: Side,
-    side_b: Side | None,
+    on_a: MeasuredBatch,
+    on_b: MeasuredBatch | None,
+    update: RealUpdate,
 ) -> LNP:
-    """Assemble the decomposition from its ingredients (equations 24, 29, 49).
+    """Assemble the decomposition from its ingredients.
 
-    Standard errors follow those of ``|J|_F^2`` to first order, with the covariances between groups;
-    and so do their degrees of freedom.
+    *Spectral Reach*, eqs. 24, 29, 49. Standard errors follow those of ``|J|_F^2`` to first order,
+    with the covariances between groups; and so do their degrees of freedom.
 
     Args:
         members: the parameter groups, in order.
-        deltas: ``<grad_B, grad_A>`` within each group, in the units of both sides.
-        factor: what the normalisation takes from chi_net (equation 29).
-        side_a: batch A.
-        side_b: batch B, or `None` for A itself.
+        deltas: ``<grad_B, grad_A>`` within each group, in the units of both batches.
+        factor: what the normalisation takes from chi_net (*Spectral Reach*, eq. 29).
+        on_a: batch A.
+        on_b: batch B, or `None` for A itself.
+        update: what the real update did.
 
     Returns:
-        An `LNP` without the record of the real update, and without status.
+        An `LNP` without status; see `with_status`.
     """
-
-    def network_scales(
-        norms_a: Float[Array, " group"], norms_b: Float[Array, " group"] | None = None
-    ) -> Float[Array, " group"]:
-        """chi_net per group; adds up to Tr(Theta) or |J_A| |J_B| (equation 24)."""
-        if norms_b is None:
-            return norms_a / factor
-        ratio = jnp.sqrt(jnp.sum(norms_b) / jnp.sum(norms_a))
-        return (norms_a * ratio + norms_b / ratio) / (2 * factor)
-
-    chi_loss = factor * side_a.loss_scale * (side_b or side_a).loss_scale
-    estimates = [side.jacobian for side in (side_a, side_b) if side is not None]
-    norms = [jnp.stack(list(estimate.groups.values())) for estimate in estimates]
-    chi_nets = network_scales(*norms)
-    slopes = jax.jacfwd(network_scales, argnums=tuple(range(len(norms))))(*norms)
-    covariance = sum(
-        (
-            slope @ estimate.covariance @ slope.T
-            for slope, estimate in zip(slopes, estimates, strict=True)
-        ),
-        jnp.zeros_like(estimates[0].covariance),
-    )
+    read = on_b or on_a
+    estimates = [batch.jacobian for batch in (on_a, on_b) if batch is not None]
+    chi_nets, covariance, dfs = _network_scales(estimates, factor)
+    chi_loss = factor * on_a.loss_scale * read.loss_scale
 
     def position(
         delta: Array, chi_net: Array, chi_net_sem: Array
@@ -237,25 +274,18 @@ def components(
         chi_pos = delta / (chi_loss * chi_net)
         return chi_pos, jnp.abs(chi_pos) * chi_net_sem / chi_net
 
-    dfs = degrees_of_freedom(
-        [estimate.noise for estimate in estimates],
-        [jnp.concatenate([slope, jnp.sum(slope, axis=0, keepdims=True)]) for slope in slopes],
-    )
+    def in_units(number: Array) -> Array:
+        # One unit after the other: their product may be beyond the range of floats.
+        return number * on_a.unit * read.unit
+
     sems = jnp.sqrt(jnp.diagonal(covariance))
     delta_loss, chi_net = jnp.sum(deltas), jnp.sum(chi_nets)
     chi_net_sem = standard_error(covariance)
     chi_pos, chi_pos_sem = position(delta_loss, chi_net, chi_net_sem)
-
-    def in_units(number: Array) -> Array:
-        # One unit after the other: their product may be beyond the range of floats.
-        return number * side_a.unit * (side_b or side_a).unit
-
-    positions = position(deltas, chi_nets, sems)
-    group_columns = (in_units(deltas), chi_nets, *positions, sems, dfs[:-1])
-    unknown = jnp.full_like(delta_loss, jnp.nan)
+    columns = (in_units(deltas), chi_nets, *position(deltas, chi_nets, sems), sems, dfs[:-1])
     return LNP(
-        loss_a=side_a.loss,
-        loss_b=(side_b or side_a).loss,
+        loss_a=on_a.loss,
+        loss_b=read.loss,
         delta_loss=in_units(delta_loss),
         chi_loss=in_units(chi_loss),
         chi_net=chi_net,
@@ -263,17 +293,48 @@ def components(
         chi_net_sem=chi_net_sem,
         chi_pos_sem=chi_pos_sem,
         sem_df=dfs[-1],
-        loss_change=unknown,
-        linear_change=unknown,
-        nu=unknown,
+        loss_change=update.loss_change,
+        linear_change=update.linear_change,
+        nu=update.loss_change - update.linear_change,
         groups={
             name: GroupLNP(delta, net, pos, chi_net_sem=net_sem, chi_pos_sem=pos_sem, sem_df=df)
-            for name, delta, net, pos, pos_sem, net_sem, df in zip(
-                members, *group_columns, strict=True
-            )
+            for name, delta, net, pos, pos_sem, net_sem, df in zip(members, *columns, strict=True)
         },
         status=jnp.int32(Status.OK),
     )
+
+
+def _network_scales(
+    estimates: Sequence[Estimate], factor: Float[Array, ""]
+) -> tuple[Float[Array, " group"], Float[Array, "group group"], Float[Array, " number"]]:
+    """Return chi_net of each group, their covariance, and degrees of freedom.
+
+    The degrees of freedom are those of the groups and, last, of the whole.
+    """
+
+    def scales(
+        norms_a: Float[Array, " group"], norms_b: Float[Array, " group"] | None = None
+    ) -> Float[Array, " group"]:
+        """Return shares that add up to Tr(Theta) or |J_A| |J_B| (*Spectral Reach*, eq. 24)."""
+        if norms_b is None:
+            return norms_a / factor
+        ratio = jnp.sqrt(jnp.sum(norms_b) / jnp.sum(norms_a))
+        return (norms_a * ratio + norms_b / ratio) / (2 * factor)
+
+    norms = [jnp.stack(list(estimate.groups.values())) for estimate in estimates]
+    slopes = jax.jacfwd(scales, argnums=tuple(range(len(norms))))(*norms)
+    covariance = sum(
+        (
+            slope @ estimate.covariance @ slope.T
+            for slope, estimate in zip(slopes, estimates, strict=True)
+        ),
+        jnp.zeros_like(estimates[0].covariance),
+    )
+    dfs = degrees_of_freedom(
+        [estimate.noise for estimate in estimates],
+        [jnp.concatenate([slope, jnp.sum(slope, axis=0, keepdims=True)]) for slope in slopes],
+    )
+    return scales(*norms), covariance, dfs
 
 
 def with_status(result: LNP, status: Int[Array, ""]) -> LNP:
@@ -286,9 +347,4 @@ def with_status(result: LNP, status: Int[Array, ""]) -> LNP:
         | flag(result.chi_loss == 0, Status.ZERO_LOSS_GRADIENT)
         | flag(~jnp.all(jnp.isfinite(main)), Status.NON_FINITE)
     )
-    meaningful = (status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
-    voided = jax.tree.map(
-        lambda leaf: jnp.where(meaningful, leaf, jnp.nan).astype(leaf.dtype),
-        dataclasses.replace(result, status=jnp.zeros(())),
-    )
-    return dataclasses.replace(voided, status=status)
+    return void_where_interacting(dataclasses.replace(result, status=status), status)

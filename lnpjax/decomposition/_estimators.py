@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters
-from lnpjax._base.checks import check_key, require
+from lnpjax._base import numerics
+from lnpjax._base.checks import check_count, check_key, require
 from lnpjax.jacobian import ApplyFn, Linearization, SplitModel, linearize
 from lnpjax.jacobian._contract import by_row
 from lnpjax.jacobian._linearize import (
@@ -25,15 +25,32 @@ from lnpjax.jacobian._linearize import (
     SampleLinearization,
     linearize_samples,
 )
-from lnpjax.jacobian._probes import for_each_probe, map_norms, rademacher, sample_keys, squares
-from lnpjax.jacobian._pullbacks import Pullback
+from lnpjax.jacobian._probes import for_each_probe, rademacher, sample_keys
+from lnpjax.jacobian._pullbacks import Norms
 from lnpjax.jacobian._split import SplitLinearization, linearize_split
 
 PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization | SplitLinearization
 
 
 class Estimator(Protocol):
-    """How a batch is linearised and its squared Jacobian norm drawn."""
+    """How a batch is linearised and its squared Jacobian norm drawn.
+
+    What `lnpjax.lnp` and `lnpjax.squared_jacobian_norm` take as `estimator`: `Exact`, `Hutchinson`,
+    `GlobalHutchinson`, or one of your own.
+
+    Attributes:
+        stochastic: whether it draws, and so needs a key.
+        per_sample: whether it gives the norms of single samples, or that of the batch as one.
+
+    Example:
+        >>> import lnpjax
+        >>> lnpjax.Exact.stochastic, lnpjax.Hutchinson.per_sample
+        (False, True)
+        >>> weights, inputs = jnp.ones((3, 2)), jnp.ones((4, 3))
+        >>> rows = lnpjax.Exact().linearize(lambda w, x: x @ w, weights, inputs)
+        >>> lnpjax.Exact().draw(rows, key=None, mask=jnp.ones(4, bool)).shape
+        (4, 1, 1)
+    """
 
     stochastic: ClassVar[bool]
     per_sample: ClassVar[bool]
@@ -41,7 +58,18 @@ class Estimator(Protocol):
     def linearize(
         self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
     ) -> Any:
-        """Linearise (see `BatchLinearization`) in the form that `draw` needs."""
+        """Linearise a network at a batch in the form that `draw` needs.
+
+        Args:
+            apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+            params: any pytree.
+            inputs: any pytree whose leaves lead with B.
+            wrt: the trainable subset (`lnpjax.parameters.partition`).
+
+        Returns:
+            Anything with ``outputs (B, ...)`` and ``vjp(cotangents)``, the gradient summed over the
+            batch.
+        """
 
     def draw(
         self,
@@ -51,26 +79,48 @@ class Estimator(Protocol):
         mask: Bool[Array, " batch"],
         weights: PyTree | None = None,
     ) -> Float[Array, "rows probes leaf"]:
-        """Weighted squared norms per parameter leaf; rows are samples, or the batch as one."""
+        """Draw the squared norm of every parameter leaf.
+
+        Args:
+            linearization: from `linearize`.
+            key: a `jax.random` key, for an estimator that draws.
+            mask: False for samples that only pad the batch. An estimator of single samples may
+                ignore it, since their rows are left out later.
+            weights: what squares are weighted with (a preconditioner), in the structure of the
+                trainable parameters.
+
+        Returns:
+            A row for each sample, or one for the batch as a whole.
+        """
 
 
-class _PerSampleEstimator:
+class _Counts:
+    """Settings that are all numbers of something."""
+
+    def __post_init__(self) -> None:
+        settings: Any = self  # a dataclass
+        for field in dataclasses.fields(settings):
+            optional = field.default is None
+            check_count(field.name, getattr(self, field.name), optional=optional)
+
+
+class _PerSampleEstimator(_Counts):
     """Linearises every sample on its own."""
 
     microbatch_size: int | None
+    closed_forms: ClassVar[bool]
+    """Whether it draws a `SplitModel` by its closed forms; not where slices bound memory."""
     per_sample: ClassVar[bool] = True
 
     def linearize(
         self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
     ) -> PerSample:
-        """See `Estimator`."""
+        """Linearise every sample on its own; see `Estimator.linearize`."""
+        size = self.microbatch_size
+        if self.closed_forms and size is None and isinstance(apply_fn, SplitModel):
+            return linearize_split(apply_fn, params, inputs, wrt=wrt)
         return linearize_samples(
-            apply_fn,
-            params,
-            inputs,
-            wrt=wrt,
-            microbatch_size=self.microbatch_size,
-            norms_only=True,
+            apply_fn, params, inputs, wrt=wrt, microbatch_size=size, norms_only=True
         )
 
 
@@ -94,10 +144,7 @@ class Exact(_PerSampleEstimator):
     chunk_size: int = 16
     microbatch_size: int | None = None
     stochastic: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        _require_count("chunk_size", self.chunk_size)
-        _require_count("microbatch_size", self.microbatch_size, optional=True)
+    closed_forms: ClassVar[bool] = False
 
     def draw(
         self,
@@ -107,30 +154,29 @@ class Exact(_PerSampleEstimator):
         mask: Bool[Array, " batch"],
         weights: PyTree | None = None,
     ) -> Float[Array, "rows probes leaf"]:
-        """See `Estimator`."""
+        """Take the norm of every output's gradient and sum; see `Estimator.draw`."""
         del key, mask
         shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
         num_outputs = math.prod(shape)
         chunk_size = min(self.chunk_size, num_outputs)
         starts = jnp.arange(0, num_outputs, chunk_size)
 
-        def one_sample(vjp: Pullback) -> Float[Array, "one leaf"]:
+        def one_sample(norms: Norms) -> Float[Array, "one leaf"]:
             def chunk_norms(start: Int[Array, ""]) -> Float[Array, " leaf"]:
                 # An index past the last output gives a row of zeros, which adds nothing.
                 basis = jax.nn.one_hot(start + jnp.arange(chunk_size), num_outputs, dtype=dtype)
-                rows = basis.reshape((chunk_size, *shape))
-                return jnp.sum(jax.vmap(lambda row: squares(vjp(row), weights))(rows), axis=0)
+                return jnp.sum(jax.vmap(norms)(basis.reshape((chunk_size, *shape))), axis=0)
 
             return jnp.sum(jax.lax.map(chunk_norms, starts), axis=0)[None]
 
-        return map_norms(linearization, weights)(one_sample)
+        return linearization.map_norms(one_sample, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
 class Hutchinson(_PerSampleEstimator):
     """Random signs, independent from sample to sample, and per-sample norms.
 
-    Spectral Reach, equation 51, with one difference: there, all samples share their probes. The
+    *Spectral Reach*, eq. 51, with one difference: there, all samples share their probes. The
     errors of independent probes average out over the batch, so that the relative error falls like
     ``1/sqrt(batch)`` and one probe does the work of many shared ones.
 
@@ -157,18 +203,7 @@ class Hutchinson(_PerSampleEstimator):
     num_probes: int = 1
     microbatch_size: int | None = None
     stochastic: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        _require_count("num_probes", self.num_probes)
-        _require_count("microbatch_size", self.microbatch_size, optional=True)
-
-    def linearize(
-        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
-    ) -> PerSample:
-        """See `Estimator`; closed forms are not used where memory is bounded by slices."""
-        if isinstance(apply_fn, SplitModel) and self.microbatch_size is None:
-            return linearize_split(apply_fn, params, inputs, wrt=wrt)
-        return super().linearize(apply_fn, params, inputs, wrt=wrt)
+    closed_forms: ClassVar[bool] = True
 
     def draw(
         self,
@@ -178,27 +213,23 @@ class Hutchinson(_PerSampleEstimator):
         mask: Bool[Array, " batch"],
         weights: PyTree | None = None,
     ) -> Float[Array, "rows probes leaf"]:
-        """See `Estimator`."""
+        """Draw signs for every sample from a key of its own; see `Estimator.draw`."""
         del mask
-        if isinstance(linearization, SplitLinearization):
-            return linearization.draw(
-                key=required_key(self, key), num_probes=self.num_probes, weights=weights
-            )
-        keys = sample_keys(required_key(self, key), len(linearization.outputs))
-        shape, dtype = linearization.outputs.shape[1:], linearization.outputs.dtype
+        shape, dtype = linearization.probed.shape, linearization.probed.dtype
+        keys = sample_keys(required_key(self, key), shape[0])
 
-        def one_sample(vjp: Pullback, sample_key: Key[Array, ""]) -> Float[Array, "probes leaf"]:
+        def one_sample(norms: Norms, sample_key: Key[Array, ""]) -> Float[Array, "probes leaf"]:
             return for_each_probe(
-                lambda probe_key: squares(vjp(rademacher(probe_key, shape, dtype)), weights),
+                lambda probe_key: norms(rademacher(probe_key, shape[1:], dtype)),
                 sample_key,
                 self.num_probes,
             )
 
-        return map_norms(linearization, weights)(one_sample, keys)
+        return linearization.map_norms(one_sample, keys, weights=weights)
 
 
 @dataclasses.dataclass(frozen=True)
-class GlobalHutchinson:
+class GlobalHutchinson(_Counts):
     """Random signs over the whole batch: plain backward passes, least memory, most noise.
 
     Needs no per-sample Jacobians, so that it also serves models whose samples interact.
@@ -219,13 +250,10 @@ class GlobalHutchinson:
     stochastic: ClassVar[bool] = True
     per_sample: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        _require_count("num_probes", self.num_probes)
-
     def linearize(
         self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
     ) -> Linearization:
-        """See `Estimator`."""
+        """Linearise the batch as one function; see `Estimator.linearize`."""
         return linearize(apply_fn, params, inputs, wrt=wrt)
 
     def draw(
@@ -236,13 +264,14 @@ class GlobalHutchinson:
         mask: Bool[Array, " batch"],
         weights: PyTree | None = None,
     ) -> Float[Array, "rows probes leaf"]:
-        """See `Estimator`."""
+        """Draw signs for the batch as one vector; see `Estimator.draw`."""
         shape, dtype = linearization.outputs.shape, linearization.outputs.dtype
         keep = by_row(mask, linearization.outputs)
 
         def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
             signs = jnp.where(keep, rademacher(probe_key, shape, dtype), 0)
-            return squares(linearization.vjp(signs), weights)
+            gradient = linearization.vjp(signs)
+            return numerics.leaf_inner_products(gradient, gradient, weights=weights)
 
         return for_each_probe(one_probe, required_key(self, key), self.num_probes)[None]
 
@@ -271,16 +300,8 @@ def check_estimator(estimator: Any) -> None:
     )
 
 
-def _require_count(argument: str, count: int | None, *, optional: bool = False) -> None:
-    if count is None and optional:
-        return
-    whole = isinstance(count, int | np.integer) and not isinstance(count, bool)
-    positive = whole and count is not None and count >= 1
-    require(positive, argument, expected="an integer >= 1", got=count)
-
-
 def required_key(estimator: Estimator, key: Key[Array, ""] | None) -> Key[Array, ""]:
-    """The key, for an estimator that draws.
+    """Return the key, for an estimator that draws.
 
     Raises:
         TypeError, ValueError: as `check_estimator_key`.
@@ -291,10 +312,10 @@ def required_key(estimator: Estimator, key: Key[Array, ""] | None) -> Key[Array,
 
 
 def check_estimator_key(estimator: Estimator, key: Key[Array, ""] | None) -> None:
-    """Refuse what is not a key, or that there is none for an estimator that draws.
+    """Refuse what is not a key, or a missing one for an estimator that draws.
 
     Raises:
-        ValueError: if there is none, or an array of several.
+        ValueError: if it is missing, or an array of several.
         TypeError: if it is something else, such as a seed.
     """
     drawn_by = type(estimator).__name__ if estimator.stochastic else None

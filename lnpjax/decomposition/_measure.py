@@ -1,4 +1,4 @@
-"""The LNP decomposition of the linearised loss change (Spectral Reach, section 3, appendix A).
+"""The LNP decomposition of the linearised loss change (*Spectral Reach*, sec. 3, app. A).
 
 ``delta_loss = chi_loss * chi_net * chi_pos``: the scale of the loss gradient, the scale of the
 network's Jacobian, and the spectral position, which says where in the spectrum of the empirical NTK
@@ -8,9 +8,8 @@ the loss gradient lies. All three come from gradients; no kernel is formed.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,14 @@ from lnpjax._base.checks import check_functions, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.ordering import after
 from lnpjax._base.scaling import unit_of
-from lnpjax.decomposition._components import LNP, Side, components, impossible_position, with_status
+from lnpjax.decomposition._components import (
+    LNP,
+    MeasuredBatch,
+    RealUpdate,
+    components,
+    impossible_position,
+    with_status,
+)
 from lnpjax.decomposition._estimators import (
     Estimator,
     Hutchinson,
@@ -41,11 +47,70 @@ from lnpjax.jacobian._contract import (
     loss_status,
     sample_losses,
 )
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.status import Status, flag
 
 Normalization: TypeAlias = Literal["sample", "token"] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Point:
+    """Where in parameter space is measured, and how on every batch.
+
+    Attributes:
+        params: the parameters.
+        params_after: those after the update, or `None`.
+        members: the parameter groups.
+        preconditioner: diagonal P, or `None`.
+        eps: the spacing of numbers in the network.
+    """
+
+    params: PyTree
+    params_after: PyTree | None
+    members: dict[str, tuple[int, ...]]
+    preconditioner: PyTree | None
+    eps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """A batch that has been checked.
+
+    Attributes:
+        inputs: of the network; rows that only pad the batch hold copies of a valid one.
+        targets: of the loss, filled in the same way.
+        mask: False for rows that only pad the batch; `None` where all are valid.
+        key: for what is drawn on it.
+        gradient: of its loss in the parameters, where that has been computed before.
+    """
+
+    inputs: PyTree
+    targets: PyTree
+    mask: Bool[Array, " batch"] | None
+    key: Key[Array, ""] | None
+    gradient: PyTree | None = None
+
+    def after(self, batch: MeasuredBatch) -> _Rows:
+        """Return the same rows, with which nothing is computed until another batch is done."""
+        inputs, targets = after((self.inputs, self.targets), batch.done)
+        return dataclasses.replace(self, inputs=inputs, targets=targets)
+
+
+class _LossGradient(NamedTuple):
+    """The loss, and its gradient g in the outputs.
+
+    Attributes:
+        loss: the loss.
+        values: g, over `unit`.
+        unit: a power of two, by which g is divided before it is squared.
+        scale: ``|g|``, over `unit`.
+    """
+
+    loss: Float[Array, ""]
+    values: Float[Array, "batch ..."]
+    unit: Float[Array, ""]
+    scale: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashable: jit takes it whatever `wrt` holds
@@ -82,13 +147,13 @@ class LNPMeasure:
             key: a `jax.random` key, for estimators that draw.
             mask_a: boolean, False for rows of A that only pad it. The loss is then the mean of
                 ``loss_fn`` over single valid samples.
-            mask_b: likewise for B.
+            mask_b: boolean, False for rows of B that only pad it.
             gradient_a: the gradient of the loss on A in `params`, if it is already known (the
                 training step's own, before clipping or weight decay): saves 2/3 gradient. One that
                 is longer than the loss and the network allow is flagged; others are taken as given.
                 Under `wrt`, frozen leaves may be there, be `None`, or be left out.
-            params_after: the parameters after the update, likewise; fills `loss_change`,
-                `linear_change` and `nu`, for a forward pass on B.
+            params_after: the parameters after the update, with or without frozen leaves; fills
+                `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
                 the components of ``J P J^T``, along which ``-P grad`` descends.
 
@@ -98,144 +163,125 @@ class LNPMeasure:
         Raises:
             TypeError, ValueError: as `lnp`.
         """
-        mask_a, mask_b = as_mask(mask_a), as_mask(mask_b)
         trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
         check_estimator_key(self.estimator, key)
-        batch_a = self._checked(params, batch_a, "a", mask_a)
+        keys = (None, None) if key is None else jax.random.split(key)
+        rows_a = self._checked(params, batch_a, "a", mask_a, keys[0])
+        rows_b = None
         if batch_b is None:
             require(mask_b is None, "mask_b", expected="None where batch_b is None", got="a mask")
         else:
-            batch_b = self._checked(params, batch_b, "b", mask_b)
+            rows_b = self._checked(params, batch_b, "b", mask_b, keys[1])
         if gradient_a is not None:
             gradient_a, _ = parameters.fit_parts("gradient_a", gradient_a, trainable, frozen)
+            rows_a = dataclasses.replace(rows_a, gradient=gradient_a)
         if params_after is not None:
             moved, still = parameters.fit_parts("params_after", params_after, trainable, frozen)
             params_after = parameters.combine(moved, frozen if still is None else still)
         preconditioner, negative = fit_preconditioner(preconditioner, trainable)
-
-        keys = (None, None) if key is None else jax.random.split(key)
-        eps = compute_precision(self.apply_fn, params, batch_a[0])
-        measured = functools.partial(self._side, params, members, preconditioner, eps)
-        side_a = measured(batch_a, keys[0], mask_a, gradient_a)
-        side_b = side_a
-        if batch_b is not None:
-            batch_b = after(batch_b, side_a.gradient, side_a.jacobian.value)
-            side_b = measured(batch_b, keys[1], mask_b, None)
-
-        watched = [batch[0] for batch in (batch_a, batch_b) if batch is not None]
-        interact = self._interaction(params, after(watched, side_b.gradient, side_b.jacobian.value))
-
-        products = numerics.leaf_inner_products(
-            side_b.gradient, side_a.gradient, weights=preconditioner
-        )
-        factor = self._factor(side_a, side_b)
-        loss_change, linear_change = self._real_update(
-            params, params_after, batch_b or batch_a, mask_a if batch_b is None else mask_b, side_b
-        )
-        result = components(
-            members,
-            numerics.sum_groups(products, members),
-            factor,
-            side_a,
-            None if batch_b is None else side_b,
-        )
-        return with_status(
-            dataclasses.replace(
-                result,
-                loss_change=loss_change,
-                linear_change=linear_change,
-                nu=loss_change - linear_change,
-            ),
-            side_a.status
-            | side_b.status
-            | interact
-            | loss_status(self.loss_fn, side_a.outputs, batch_a[1])
-            | negative
-            | self._gradient_flags(jnp.sum(products), side_a, side_b, members, eps, preconditioner)
-            | flag(
-                (params_after is not None) & ~jnp.isfinite(loss_change + linear_change),
-                Status.NON_FINITE,
-            ),
-        )
+        eps = compute_precision(self.apply_fn, params, rows_a.inputs)
+        point = _Point(params, params_after, members, preconditioner, eps)
+        result, status = self._decompose(point, rows_a, rows_b)
+        return with_status(result, status | negative)
 
     def _checked(
-        self, params: PyTree, batch: Batch, side: str, mask: Bool[Array, " batch"] | None
-    ) -> Batch:
-        """The batch, with valid rows where it was only padded."""
-        num_samples = check_training_batch(
-            self.apply_fn, self.loss_fn, params, batch, argument=f"batch_{side}"
-        )
-        valid = check_mask(f"mask_{side}", mask, num_samples)
-        return batch if mask is None else fill_masked(tuple(batch), valid)
-
-    def _interaction(self, params: PyTree, inputs: list[PyTree]) -> Int[Array, ""]:
-        if not self.estimator.per_sample:
-            return jnp.int32(Status.OK)
-        return interaction_status("apply_fn", samples_interact(self.apply_fn, params, *inputs))
-
-    def _side(
         self,
         params: PyTree,
-        members: dict[str, tuple[int, ...]],
-        preconditioner: PyTree | None,
-        eps: float,
         batch: Batch,
-        key: Key[Array, ""] | None,
+        name: str,
         mask: Bool[Array, " batch"] | None,
-        gradient: PyTree | None,
-    ) -> Side:
-        inputs, targets = batch
-        dtype = numerics.accumulation_dtype()
-        linearization = self.estimator.linearize(self.apply_fn, params, inputs, wrt=self.wrt)
+        key: Key[Array, ""] | None,
+    ) -> _Rows:
+        """Check a batch, and put valid rows where it was only padded."""
+        mask = as_mask(mask)
+        num_samples = check_training_batch(
+            self.apply_fn, self.loss_fn, params, batch, argument=f"batch_{name}"
+        )
+        valid = check_mask(f"mask_{name}", mask, num_samples)
+        inputs, targets = batch if mask is None else fill_masked(tuple(batch), valid)
+        return _Rows(inputs, targets, mask, key)
+
+    def _decompose(
+        self, point: _Point, rows_a: _Rows, rows_b: _Rows | None
+    ) -> tuple[LNP, Int[Array, ""]]:
+        """Measure one batch after the other, and put the components together."""
+        on_a = self._measured(point, rows_a)
+        on_b = None
+        if rows_b is not None:
+            rows_b = rows_b.after(on_a)
+            on_b = self._measured(point, rows_b)
+        read, read_rows = on_b or on_a, rows_b or rows_a
+        status = on_a.jacobian.status | read.jacobian.status
+        if self.estimator.per_sample:
+            watched = [rows.inputs for rows in (rows_a, rows_b) if rows is not None]
+            status |= check_interaction(self.apply_fn, point.params, *after(watched, read.done))
+
+        products = numerics.leaf_inner_products(
+            read.gradient, on_a.gradient, weights=point.preconditioner
+        )
+        deltas = numerics.sum_groups(products, point.members)
+        update = self._real_update(point, read_rows, read)
+        result = components(point.members, deltas, self._factor(on_a, read), on_a, on_b, update)
+        status |= loss_status(self.loss_fn, on_a.outputs, rows_a.targets)
+        status |= self._gradient_status(point, jnp.sum(products), on_a, read)
+        if point.params_after is not None:
+            predicted = update.loss_change + update.linear_change
+            status |= flag(~jnp.isfinite(predicted), Status.NON_FINITE)
+        return result, status
+
+    def _measured(self, point: _Point, rows: _Rows) -> MeasuredBatch:
+        linearization = self.estimator.linearize(
+            self.apply_fn, point.params, rows.inputs, wrt=self.wrt
+        )
         outputs = linearization.outputs
-
-        def loss_of(outputs: Array) -> Float[Array, ""]:
-            return _masked_loss(self.loss_fn, outputs, targets, mask)
-
-        loss, cotangents = jax.value_and_grad(loss_of)(outputs)
-        # Everything scales with the loss gradient; a very small or large one is scaled to about 1.
-        unit = unit_of(cotangents.astype(dtype))
-
-        def scaled(array: Array) -> Array:
-            return (array.astype(dtype) / unit).astype(array.dtype)
-
-        cotangents = scaled(cotangents)
-        loss_scale = jnp.sqrt(numerics.accurate_sum(jnp.square(cotangents.astype(dtype))))
-        if gradient is None:
-            gradient = linearization.vjp(cotangents)
+        g = self._loss_gradient(outputs, rows)
+        if rows.gradient is None:
+            gradient = linearization.vjp(g.values)
         else:
-            gradient = jax.tree.map(scaled, gradient)
-        valid = check_mask("mask", mask, len(outputs))
+            gradient = jax.tree.map(lambda leaf: _divided(leaf, g.unit), rows.gradient)
+        valid = check_mask("mask", rows.mask, len(outputs))
         jacobian = estimate_squared_norm(
             linearization,
             self.estimator,
-            members,
-            key=after(key, loss_scale, gradient),
+            point.members,
+            key=after(rows.key, g.scale, gradient),
             mask=valid,
-            preconditioner=preconditioner,
+            preconditioner=point.preconditioner,
         )
-        num_samples = jnp.sum(valid).astype(dtype)
+        num_samples = jnp.sum(valid).astype(numerics.accumulation_dtype())
         # The noise of single samples is independent: over n times as many, each of which weighs
         # 1/n in the mean, it falls by sqrt(n). An eighth of the batch tells how large it is.
-        few = evenly_spread((outputs, targets, mask), max(4, len(outputs) // 8))
-        return Side(
-            loss=loss.astype(dtype),
-            loss_scale=loss_scale,
+        few = evenly_spread((outputs, rows.targets, rows.mask), max(4, len(outputs) // 8))
+        return MeasuredBatch(
+            outputs=outputs,
+            loss=g.loss.astype(numerics.accumulation_dtype()),
+            unit=g.unit,
+            loss_scale=g.scale,
             gradient=gradient,
+            sensitivity=self._sensitivity(
+                *after(few, gradient, jacobian.value),
+                unit=g.unit,
+                gradient_norm=g.scale * math.sqrt(len(outputs) / len(few[0])),
+                eps=point.eps,
+            ),
             jacobian=jacobian,
             num_samples=num_samples,
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
-            status=jacobian.status,
-            outputs=outputs,
-            sensitivity=self._sensitivity(
-                *after(few, gradient, jacobian.value),
-                unit=unit,
-                gradient_norm=loss_scale * math.sqrt(len(outputs) / len(few[0])),
-                eps=eps,
-            ),
-            unit=unit,
         )
+
+    def _loss_gradient(self, outputs: Float[Array, "batch ..."], rows: _Rows) -> _LossGradient:
+        dtype = numerics.accumulation_dtype()
+
+        def loss_of(outputs: Array) -> Float[Array, ""]:
+            return _masked_loss(self.loss_fn, outputs, rows.targets, rows.mask)
+
+        loss, gradient = jax.value_and_grad(loss_of)(outputs)
+        # Everything scales with the loss gradient; a very small or large one is scaled to about 1.
+        unit = unit_of(gradient.astype(dtype))
+        gradient = _divided(gradient, unit)
+        scale = jnp.sqrt(numerics.accurate_sum(jnp.square(gradient.astype(dtype))))
+        return _LossGradient(loss, gradient, unit, scale)
 
     def _sensitivity(
         self,
@@ -247,90 +293,74 @@ class LNPMeasure:
         gradient_norm: Float[Array, ""],
         eps: float,
     ) -> Float[Array, ""]:
-        """How much the loss gradient of these samples loses to rounding."""
+        """Return how much the loss gradient of these samples loses to rounding."""
 
         def gradient_of(outputs: Array) -> Float[Array, "batch ..."]:
             gradient = jax.grad(lambda f: _masked_loss(self.loss_fn, f, targets, mask))(outputs)
-            return (gradient.astype(unit.dtype) / unit).astype(gradient.dtype)
+            return _divided(gradient, unit)
 
         return precision.loss_sensitivity(
             gradient_of, outputs, gradient_of(outputs), gradient_norm=gradient_norm, eps=eps
         )
 
-    def _gradient_flags(
-        self,
-        delta_loss: Float[Array, ""],
-        side_a: Side,
-        side_b: Side,
-        members: dict[str, tuple[int, ...]],
-        eps: float,
-        preconditioner: PyTree | None,
+    def _gradient_status(
+        self, point: _Point, delta_loss: Float[Array, ""], on_a: MeasuredBatch, read: MeasuredBatch
     ) -> Int[Array, ""]:
-        """Flags where rounding is an appreciable part of chi_pos, and where it is impossible."""
-
-        def squares_of(side: Side) -> Float[Array, " group"]:
-            gradient = side.gradient
-            squares = numerics.leaf_inner_products(gradient, gradient, weights=preconditioner)
-            return numerics.sum_groups(squares, members)
-
-        def noise(
-            side: Side, squares: Float[Array, " group"]
-        ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-            norm = jnp.sqrt(jnp.sum(squares))
-            return norm, precision.gradient_noise(
-                norm,
-                side.loss_scale,
-                side.jacobian.value,
-                side.num_samples * math.prod(side.outputs.shape[1:]),
-                eps=eps,
-                sensitivity=side.sensitivity,
+        """Flag where rounding is an appreciable part of chi_pos, and where it is impossible."""
+        norms, noises, status = [], [], jnp.int32(Status.OK)
+        for batch in (on_a, read):
+            products = numerics.leaf_inner_products(
+                batch.gradient, batch.gradient, weights=point.preconditioner
             )
+            squares = numerics.sum_groups(products, point.members)
+            norm = jnp.sqrt(jnp.sum(squares))
+            noise = precision.gradient_noise(
+                norm,
+                batch.loss_scale,
+                batch.jacobian.value,
+                batch.num_samples * math.prod(batch.outputs.shape[1:]),
+                eps=point.eps,
+                sensitivity=batch.sensitivity,
+            )
+            norms.append(norm)
+            noises.append(noise)
+            per_sample = self.estimator.per_sample
+            status |= impossible_position(batch, squares, point.eps, per_sample=per_sample)
+        error = precision.relative_error(delta_loss, *norms, *noises)
+        return status | precision.rounding_flag(error)
 
-        squares_a, squares_b = squares_of(side_a), squares_of(side_b)
-        (norm_a, noise_a), (norm_b, noise_b) = noise(side_a, squares_a), noise(side_b, squares_b)
-        error = precision.relative_error(delta_loss, norm_a, norm_b, noise_a, noise_b)
-        return (
-            precision.rounding_flag(error)
-            | impossible_position(side_a, squares_a, eps, per_sample=self.estimator.per_sample)
-            | impossible_position(side_b, squares_b, eps, per_sample=self.estimator.per_sample)
-        )
+    def _factor(self, on_a: MeasuredBatch, read: MeasuredBatch) -> Float[Array, ""]:
+        """Return what moves from chi_net to chi_loss (*Spectral Reach*, eq. 29).
 
-    def _factor(self, side_a: Side, side_b: Side) -> Float[Array, ""]:
-        """What moves from chi_net to chi_loss to make both independent of batch size (eq. 29)."""
+        It makes both independent of the size of the batch.
+        """
         if self.normalization == "sample":
-            return jnp.sqrt(side_a.num_samples * side_b.num_samples)
+            return jnp.sqrt(on_a.num_samples * read.num_samples)
         if self.normalization == "token":
-            return jnp.sqrt(side_a.num_terms * side_b.num_terms)
+            return jnp.sqrt(on_a.num_terms * read.num_terms)
         return jnp.ones((), numerics.accumulation_dtype())
 
-    def _real_update(
-        self,
-        params: PyTree,
-        params_after: PyTree | None,
-        batch: Batch,
-        mask: Bool[Array, " batch"] | None,
-        side: Side,
-    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The change of the loss over the update, and its prediction (equation 15).
+    def _real_update(self, point: _Point, rows: _Rows, batch: MeasuredBatch) -> RealUpdate:
+        """Return the change of the loss over the update, and its prediction.
 
-        Both losses are taken on B: the paper's equation 14 subtracts the loss on A instead, which
-        would leave the difference between the batches in nu.
+        *Spectral Reach*, eq. 15. Both losses are taken on B: the paper's eq. 14 subtracts the loss
+        on A instead, which would leave the difference between the batches in nu.
         """
         dtype = numerics.accumulation_dtype()
-        if params_after is None:
-            return jnp.full((), jnp.nan, dtype), jnp.full((), jnp.nan, dtype)
-        inputs, targets = after(batch, side.gradient, side.jacobian.value)
-        updated = self.estimator.linearize(self.apply_fn, params_after, inputs, wrt=self.wrt)
-        loss_after = _masked_loss(self.loss_fn, updated.outputs, targets, mask)
-        update = jax.tree.map(
-            jnp.subtract,
-            *(
-                parameters.widened(parameters.partition(point, self.wrt)[0])
-                for point in (params_after, params)
-            ),
+        if point.params_after is None:
+            return RealUpdate(jnp.full((), jnp.nan, dtype), jnp.full((), jnp.nan, dtype))
+        rows = rows.after(batch)
+        updated = self.estimator.linearize(
+            self.apply_fn, point.params_after, rows.inputs, wrt=self.wrt
         )
-        linear = jnp.sum(numerics.leaf_inner_products(side.gradient, update)) * side.unit
-        return loss_after.astype(dtype) - side.loss, linear
+        loss_after = _masked_loss(self.loss_fn, updated.outputs, rows.targets, rows.mask)
+        new, old = (
+            parameters.widened(parameters.partition(params, self.wrt)[0])
+            for params in (point.params_after, point.params)
+        )
+        difference = jax.tree.map(jnp.subtract, new, old)
+        linear = jnp.sum(numerics.leaf_inner_products(batch.gradient, difference)) * batch.unit
+        return RealUpdate(loss_after.astype(dtype) - batch.loss, linear)
 
 
 def lnp(
@@ -344,8 +374,8 @@ def lnp(
 ) -> LNPMeasure:
     """Make a measurement of the LNP components.
 
-    ``delta_loss = chi_loss * chi_net * chi_pos`` (Spectral Reach, equations 24 and 29; computed by
-    equations 49 to 51). With g the gradient of the loss in the outputs and J the Jacobian,
+    ``delta_loss = chi_loss * chi_net * chi_pos`` (*Spectral Reach*, eqs. 24 and 29; computed by
+    eqs. 49 to 51). With g the gradient of the loss in the outputs and J the Jacobian,
 
     - ``delta_loss = <J_B^T g_B, J_A^T g_A>``,
     - ``chi_loss = |g_A| |g_B|``, times the normalisation,
@@ -364,7 +394,7 @@ def lnp(
             their range are for it to refuse: JAX takes -1 for the last class, and what is measured
             is the loss as it is computed. Near zero, formulas of the usual losses cancel, and
             `status` says so; `lnpjax.precision` shows some that do not.
-        estimator: how ``|J|_F^2`` is found: `Exact`, `Hutchinson` (default), `GlobalHutchinson`.
+        estimator: how ``|J|_F^2`` is estimated: `Exact`, `Hutchinson` or `GlobalHutchinson`.
         normalization: ``"sample"`` multiplies chi_loss and divides chi_net by ``sqrt(|A| |B|)``;
             ``"token"`` does so with the number of loss terms (samples times positions: all axes of
             the outputs but the last); `None` leaves them raw. delta_loss and chi_pos do not change.
@@ -383,9 +413,9 @@ def lnp(
             samples interact (inside, `status` says so).
 
     Cost: with `Hutchinson(1)`, in gradients: 5/3 where A = B, 10/3 for a cross batch, 8/3 if A's
-    gradient is handed over; less where norms are had without gradients (`lnpjax.jacobian`), and a
-    forward pass more per batch under a preconditioner, which needs them. Memory: that of the larger
-    batch's pass, since A is done with before B begins.
+    gradient is handed over; less where norms are computed without gradients (`lnpjax.jacobian`),
+    and a forward pass more per batch under a preconditioner, which needs gradients. Memory: that of
+    the larger batch's pass, since A is done with before B begins.
 
     Example:
         >>> key = jax.random.key(0)
@@ -407,6 +437,11 @@ def lnp(
     check_estimator(estimator)
     check_functions(apply_fn=apply_fn, loss_fn=loss_fn)
     return LNPMeasure(apply_fn, loss_fn, estimator, normalization, groups, wrt)
+
+
+def _divided(array: Array, unit: Float[Array, ""]) -> Array:
+    """Return the array over a unit, divided in the dtype of the unit."""
+    return (array.astype(unit.dtype) / unit).astype(array.dtype)
 
 
 def _masked_loss(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
@@ -22,7 +21,7 @@ from lnpjax.decomposition._estimators import (
 )
 from lnpjax.jacobian import ApplyFn
 from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import BatchLinearization
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.jacobian._probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
@@ -71,7 +70,7 @@ class Estimate:
         least as often as stated. Where it is far too wide (`df` of one or two, as where one sample
         dominates), two probes or more give one that is not. It holds it less often than stated
         where hardly anything was drawn: one or two samples of two or three outputs, whose draws
-        agree by chance, or one sample of a single dominant mode beside which all others vanish.
+        agree by chance, or one sample of a single mode next to which all others vanish.
 
         Args:
             coverage: the probability.
@@ -83,9 +82,10 @@ class Estimate:
             ValueError: if `coverage` does not lie between 0 and 1.
 
         Example:
+            >>> from jax import random
             >>> weights, inputs = jnp.ones((3, 2)), jnp.arange(12.0).reshape(4, 3)
             >>> norm = squared_jacobian_norm(
-            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=jax.random.key(0)
+            ...     lambda w, x: jnp.tanh(x @ w) @ w.T, weights, inputs, key=random.key(0)
             ... )
             >>> low, high = norm.interval(0.68)
             >>> bool(low < norm.value) and bool(norm.value < high)
@@ -94,10 +94,16 @@ class Estimate:
         return scale_interval(self.value, self.sem, self.df, coverage)
 
     def groups_interval(self, coverage: float = 0.95) -> dict[str, Interval]:
-        """Return such an interval for each of the `groups`, by itself.
+        """Return an `interval` for each of the `groups`, by itself.
+
+        Args:
+            coverage: the probability.
+
+        Returns:
+            By the name of the group.
 
         Raises:
-            ValueError: as `interval`.
+            ValueError: if `coverage` does not lie between 0 and 1.
         """
         return {
             name: scale_interval(part, self.groups_sem[name], self.groups_df[name], coverage)
@@ -118,9 +124,9 @@ def squared_jacobian_norm(
     mask: Bool[Array, " batch"] | None = None,
     preconditioner: PyTree | None = None,
 ) -> Estimate:
-    """``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
+    """Estimate ``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
 
-    Spectral Reach, equation 22; raw, as a sum over samples and outputs (no normalisation).
+    *Spectral Reach*, eq. 22; raw, as a sum over samples and outputs (no normalisation).
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
@@ -162,7 +168,7 @@ def squared_jacobian_norm(
     outputs = linearization.outputs
     interact = jnp.int32(Status.OK)
     if estimator.per_sample:
-        interact = interaction_status("apply_fn", samples_interact(apply_fn, params, inputs))
+        interact = check_interaction(apply_fn, params, inputs)
     estimate = estimate_squared_norm(
         linearization,
         estimator,
@@ -173,7 +179,7 @@ def squared_jacobian_norm(
     )
     finite = jnp.all(jnp.isfinite(outputs))
     status = estimate.status | interact | negative | flag(~finite, Status.NON_FINITE)
-    return _void_where_interacting(dataclasses.replace(estimate, status=status))
+    return void_where_interacting(dataclasses.replace(estimate, status=status), status)
 
 
 def estimate_squared_norm(
@@ -185,7 +191,7 @@ def estimate_squared_norm(
     mask: Bool[Array, " batch"],
     preconditioner: PyTree | None = None,
 ) -> Estimate:
-    """`squared_jacobian_norm` of a batch that ``estimator.linearize`` has already linearised."""
+    """Estimate the squared norm over a batch that ``estimator.linearize`` has linearised."""
     draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
     if estimator.per_sample:
         draws, rows = jnp.where(mask[:, None, None], draws, 0), mask
@@ -216,14 +222,8 @@ def estimate_squared_norm(
 
 
 def standard_error(covariance: Float[Array, "part part"]) -> Float[Array, ""]:
-    """Of the sum of parts with this covariance; rounding must not make a variance negative."""
+    """Return the standard error of the sum of parts with this covariance.
+
+    Rounding must not make a variance negative.
+    """
     return jnp.sqrt(jnp.maximum(jnp.sum(covariance), 0))
-
-
-def _void_where_interacting(estimate: Estimate) -> Estimate:
-    meaningful = (estimate.status & jnp.int32(Status.SAMPLES_INTERACT)) == 0
-    numbers = jax.tree.map(
-        lambda leaf: jnp.where(meaningful, leaf, jnp.nan),
-        dataclasses.replace(estimate, status=jnp.zeros(())),
-    )
-    return dataclasses.replace(numbers, status=estimate.status)

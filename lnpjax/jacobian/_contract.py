@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from lnpjax import parameters
 from lnpjax._base.checks import concrete, require
-from lnpjax._base.jaxprs import subprograms
+from lnpjax._base.jaxprs import every_program
 from lnpjax.status import Status, describe_status, flag
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
@@ -28,7 +28,7 @@ Batch: TypeAlias = tuple[PyTree, PyTree]
 
 
 def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
-    """The spacing of numbers next to one, in the coarsest dtype that a network passes through.
+    """Return the spacing of numbers next to one in the coarsest dtype of a network.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs``.
@@ -49,18 +49,14 @@ def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> floa
 
 
 def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
-    """The floating-point dtypes that a computation passes through."""
-
-    def variables(jaxpr: Any) -> Iterator[Any]:
+    """Return the floating-point dtypes that a computation passes through."""
+    dtypes: set[jnp.dtype] = set()
+    for program in every_program(jax.make_jaxpr(function)(*arguments)):
+        jaxpr = program.jaxpr
         # What is only stored in eight bits is widened before anything is differentiated.
-        given = (*jaxpr.invars, *jaxpr.constvars)
-        yield from (v for v in given if not parameters.is_narrow(v.aval.dtype))
-        for equation in jaxpr.eqns:
-            yield from equation.outvars
-            for part in subprograms(equation):
-                yield from variables(part.jaxpr)
-
-    dtypes = (v.aval.dtype for v in variables(jax.make_jaxpr(function)(*arguments).jaxpr))
+        given = {var.aval.dtype for var in (*jaxpr.invars, *jaxpr.constvars)}
+        dtypes |= {dtype for dtype in given if not parameters.is_narrow(dtype)}
+        dtypes |= {var.aval.dtype for equation in jaxpr.eqns for var in equation.outvars}
     return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
 
 
@@ -72,9 +68,9 @@ def check_batch(
     Works on shapes alone: nothing is computed.
 
     Args:
-        apply_fn: as in `lnpjax.linearize`.
-        params: likewise.
-        inputs: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: any pytree whose leaves lead with B.
         argument: what to call the inputs in messages.
 
     Returns:
@@ -136,7 +132,7 @@ def check_batch(
 
 
 def result_shapes(argument: str, function: Callable[..., Any], **given: PyTree) -> PyTree:
-    """The shapes that a function returns; where it fails, the error says what it was given.
+    """Return the shapes that a function returns; if it fails, say what it was given.
 
     Args:
         argument: what the function is called in messages.
@@ -175,7 +171,7 @@ _OWN_ERROR = re.compile(r"[\w/.\[\]]+: expected ")
 
 
 def _listed_shapes(tree: PyTree, most: int = 24) -> str:
-    """The shapes of the leaves by path, of so many at most."""
+    """Write out the shapes of the leaves by path, of so many at most."""
     shapes = [
         f"{name}: {jnp.result_type(leaf)}[{','.join(map(str, jnp.shape(leaf)))}]"
         for name, leaf in zip(parameters.paths(tree), jax.tree.leaves(tree), strict=True)
@@ -218,14 +214,18 @@ def one_sample_at_a_time() -> Iterator[None]:
         ) from error
 
 
-def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> Batch:
-    """The batch that a measurement looks at: the pool, without one B, without B A.
+def measured_batch(pool: Batch | None, batch_a: Batch, batch_b: Batch | None) -> tuple[str, Batch]:
+    """Return what a measurement looks at: the pool if there is one, else B, else A.
+
+    Returns:
+        What the batch is called in messages, and the batch.
 
     Example:
         >>> measured_batch(None, ("a", None), ("b", None))
-        ('b', None)
+        ('batch_b', ('b', None))
     """
-    return next(batch for batch in (pool, batch_b, batch_a) if batch is not None)
+    named = (("pool", pool), ("batch_b", batch_b), ("batch_a", batch_a))
+    return next((name, batch) for name, batch in named if batch is not None)
 
 
 def check_pair(argument: str, batch: Any) -> Batch:
@@ -239,7 +239,7 @@ def check_pair(argument: str, batch: Any) -> Batch:
         The pair.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not a pair.
 
     Example:
         >>> check_pair("pool", jnp.ones(3))
@@ -258,7 +258,7 @@ def check_pair(argument: str, batch: Any) -> Batch:
 
 
 def checked_layers(layers: Sequence[str] | None) -> tuple[str, ...] | None:
-    """The names of layers as a tuple, `None` as it is.
+    """Return the names of layers as a tuple, and `None` as it is.
 
     Raises:
         ValueError: if it is one name, which would count as a sequence of letters.
@@ -288,7 +288,7 @@ def check_training_batch(
 
     Raises:
         TypeError: if the loss is not a floating-point scalar; as `check_batch`.
-        ValueError: if `batch` is no pair, or not all targets have a row per sample; as
+        ValueError: if `batch` is not a pair, or not all targets have a row per sample; as
             `check_batch`.
 
     Example:
@@ -327,7 +327,7 @@ def check_training_batch(
 
 
 def _is_model(function: Callable[..., Any], params: PyTree, inputs: PyTree) -> bool:
-    """Whether a function of parameters and inputs gives a row for each sample."""
+    """Return whether a function of parameters and inputs gives a row for each sample."""
     try:
         check_batch(function, params, inputs)
     except Exception:  # whatever it is, it is not a model
@@ -336,14 +336,14 @@ def _is_model(function: Callable[..., Any], params: PyTree, inputs: PyTree) -> b
 
 
 def as_mask(mask: Any) -> Any:
-    """A mask written as a Python list, as an array; anything else as it is."""
+    """Return a mask written as a Python list as an array, and anything else as it is."""
     return np.asarray(mask) if isinstance(mask, list | tuple) else mask
 
 
 def check_mask(
     argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
 ) -> Bool[Array, " batch"]:
-    """A padding mask of the right shape, or all True for None.
+    """Return a padding mask of the right shape, all True for `None`.
 
     Raises:
         ValueError: if its shape is not ``(num_samples,)``.

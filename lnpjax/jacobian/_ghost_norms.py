@@ -25,7 +25,14 @@ import jax.numpy as jnp
 from jax.extend import core
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.jaxprs import consts_and_carry, program_part, variables
+from lnpjax._base.jaxprs import (
+    consts_and_carry,
+    program_part,
+    read_variables,
+    scan_again,
+    scan_operands,
+    variables,
+)
 from lnpjax._base.numerics import accumulation_dtype, accurate_sum
 
 _CALLS = ("jit", "pjit")
@@ -36,7 +43,7 @@ GRAM_WORK = 2
 
 
 def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
-    """Which of the first inputs of a program can be tapped, and the shape of their norms.
+    """Return which of the first inputs of a program can be tapped, and the shapes of their norms.
 
     Args:
         jaxpr: of the program.
@@ -55,11 +62,11 @@ def tap_shapes(jaxpr: Any, num_leaves: int) -> dict[int, tuple[int, ...]]:
     """
     shapes, taken = {}, set()
     for index, var in enumerate(jaxpr.invars[:num_leaves]):
-        found = _only_read(jaxpr, var)
+        read = _only_read(jaxpr, var)
         # One of two weights that are multiplied with each other is enough for their product.
-        if found is not None and found.place not in taken:
-            shapes[index] = found.layers
-            taken.add(found.place)
+        if read is not None and read.place not in taken:
+            shapes[index] = read.layers
+            taken.add(read.place)
     return shapes
 
 
@@ -105,7 +112,7 @@ def _is_real(var: Any) -> bool:
 
 
 def _takes_rows(equation: Any) -> bool:
-    """Whether a gather takes whole rows of a table by their index."""
+    """Return whether a gather takes whole rows of a table by their index."""
     table, indices = (operand.aval for operand in equation.invars)
     numbers = equation.params["dimension_numbers"]
     row = table.shape[1:]
@@ -118,14 +125,14 @@ def _takes_rows(equation: Any) -> bool:
 
 
 def zero_taps(shapes: dict[int, tuple[int, ...]]) -> list[Array]:
-    """What goes into the taps of `add_taps`."""
+    """Return what goes into the taps of `add_taps`."""
     return [jnp.zeros(shape, accumulation_dtype()) for shape in shapes.values()]
 
 
 def add_taps(
     closed: core.ClosedJaxpr, places: Sequence[int]
 ) -> Callable[[Sequence[Array], Sequence[Array]], list[Array]]:
-    """The same program with a tap on some of its inputs.
+    """Return the same program with a tap on some of its inputs.
 
     Args:
         closed: the program.
@@ -149,7 +156,7 @@ def _evaluate(closed: Any, inputs: Sequence[Array], taps: dict[Any, Array]) -> l
     jaxpr, taps = closed.jaxpr, dict(taps)
     values = dict(zip(jaxpr.invars, inputs, strict=True))
     constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    needed = set(variables([*jaxpr.outvars, *(v for eqn in jaxpr.eqns for v in eqn.invars)]))
+    needed = read_variables(jaxpr)
 
     def value_of(operand: Any) -> Any:
         if isinstance(operand, core.Literal):
@@ -190,13 +197,12 @@ def _call_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
 
 
 def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
-    options = equation.params
-    num_consts, num_carry = consts_and_carry(equation)
-    consts, initial = operands[:num_consts], operands[num_consts:][:num_carry]
-    first = num_consts + num_carry
-    body = options["jaxpr"]
+    consts, first, stacks = scan_operands(equation, operands)
+    body = equation.params["jaxpr"]
 
-    def step(carry: list[Array], slices: tuple[list[Array], dict[int, Array]]) -> Any:
+    def step(
+        carry: list[Array], slices: tuple[list[Array], dict[int, Array]]
+    ) -> tuple[list[Array], list[Array]]:
         inputs, norms = [*consts, *carry, *slices[0]], slices[1]
         deeper = {}
         for place, norm in norms.items():
@@ -206,17 +212,9 @@ def _scan_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]
             else:
                 deeper[var] = norm
         results = _evaluate(body, inputs, deeper)
-        return results[:num_carry], results[num_carry:]
+        return results[: len(first)], results[len(first) :]
 
-    carry, stacked = jax.lax.scan(
-        step,
-        initial,
-        (operands[first:], taps),
-        length=options["length"],
-        reverse=options["reverse"],
-        unroll=options["unroll"],
-    )
-    return [*carry, *stacked]
+    return scan_again(equation, step, first, (stacks, taps))
 
 
 def _product_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
@@ -274,7 +272,7 @@ def shared_rows_norm(
     ids: Int[Array, " positions"],
     weights: Float[Array, "ids d"] | None = None,
 ) -> Float[Array, ""]:
-    """``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of what u scatters into a table.
+    """Return ``sum_{t,s} [id_t = id_s] u_t . u_s``: the squared norm of u scattered into a table.
 
     Args:
         cotangents: u, of every position.
@@ -295,7 +293,7 @@ def _gram(left: Float[Array, "t d"], right: Float[Array, "s d"]) -> Float[Array,
 
 
 def _at_least_zero(terms: Float[Array, "t s"]) -> Float[Array, ""]:
-    """The sum of terms that may cancel, where it is known to be a square."""
+    """Return the sum of terms that may cancel, where it is known to be a square."""
     return jnp.maximum(accurate_sum(terms), 0)
 
 
@@ -317,7 +315,7 @@ def _read_with_norm(
     other: Any,
     norm: Float[Array, ""],
 ) -> Array:
-    """``function(weight, other)``; going back, `norm` collects that of the weight's gradient.
+    """Return ``function(weight, other)``; going back, `norm` collects that of the gradient.
 
     Without a `gram_norm`, the gradient of each sample is made for it.
     """
@@ -353,7 +351,7 @@ def _read_with_norm(
 def _summed_over_batch(
     gradient: Callable[..., Array], function: Callable[[Array, Any], Array]
 ) -> Callable[..., Array]:
-    """The gradient; under `jax.vmap` over samples that of all of them, without theirs."""
+    """Return the gradient; under `jax.vmap` over samples their sum, without making each."""
     of_one = jax.custom_batching.custom_vmap(gradient)
 
     @of_one.def_vmap

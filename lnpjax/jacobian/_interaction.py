@@ -17,6 +17,7 @@ decide, anything below rounding, ``sqrt(eps)`` of what it is compared with.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,53 @@ from lnpjax.status import Status, describe_status, flag
 
 NUM_COMPARED = 2
 """How many samples are passed together and alone where the program shows that they do not meet."""
+
+
+Tree = TypeVar("Tree")
+
+
+def check_interaction(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> Int[Array, ""]:
+    """Flag a network whose samples interact, or refuse it where that is known.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        *batches: inputs of each batch that is measured.
+
+    Returns:
+        `Status.SAMPLES_INTERACT` or zero; see `void_where_interacting`.
+
+    Raises:
+        ValueError: outside of `jit`, if they do.
+
+    Cost: that of `samples_interact`.
+
+    Example:
+        >>> centred = lambda w, x: w * (x - x.mean(0))
+        >>> int(jax.jit(lambda x: check_interaction(centred, 0.0, x))(jnp.arange(4.0)[:, None]))
+        8
+    """
+    return interaction_status("apply_fn", samples_interact(apply_fn, params, *batches))
+
+
+def void_where_interacting(numbers: Tree, status: Int[Array, ""]) -> Tree:
+    """Return a result with NaN in place of all its numbers where samples interact.
+
+    Args:
+        numbers: any pytree; what is not floating-point (statuses) stays.
+        status: from `check_interaction`, perhaps with other flags.
+
+    Example:
+        >>> void_where_interacting({"norm": jnp.ones(2)}, jnp.int32(Status.SAMPLES_INTERACT))
+        {'norm': Array([nan, nan], dtype=float32)}
+    """
+    interact = (status & jnp.int32(Status.SAMPLES_INTERACT)) != 0
+
+    def void(leaf: Array) -> Array:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return jnp.where(interact, jnp.asarray(jnp.nan, leaf.dtype), leaf) if floating else leaf
+
+    return jax.tree.map(void, numbers)
 
 
 def samples_interact(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> Bool[Array, ""]:
@@ -89,8 +137,8 @@ def values_interact(
 
     Example:
         >>> both = lambda w, x: {"centred": x - x.mean(0), "scaled": w * x}
-        >>> found = values_interact(both, 2.0, jnp.arange(8.0)[:, None])
-        >>> {name: bool(differ) for name, differ in found.items()}
+        >>> interact = values_interact(both, 2.0, jnp.arange(8.0)[:, None])
+        >>> {name: bool(differ) for name, differ in interact.items()}
         {'centred': True, 'scaled': False}
     """
     if all(jax.tree.leaves(keeps_samples_apart(function, params, inputs))):
@@ -131,7 +179,7 @@ def _num_samples(inputs: PyTree) -> int:
 def _one_by_one(
     function: Callable[[PyTree, PyTree], PyTree], inputs: PyTree
 ) -> Callable[[PyTree], PyTree]:
-    """The function of parameters that passes every sample as a batch of one."""
+    """Return the function of parameters that passes every sample as a batch of one."""
 
     def alone(params: PyTree, sample: PyTree) -> PyTree:
         outputs = function(params, jax.tree.map(lambda leaf: leaf[None], sample))
@@ -157,21 +205,21 @@ def _values_differ(
 def _rows_differ(
     together: Float[Array, "batch ..."], alone: Float[Array, "batch ..."], *, eps: float
 ) -> Bool[Array, ""]:
-    """Whether outputs differ by more than rounding, each against outputs of its own kind.
+    """Return whether outputs differ by more than rounding, each against outputs of its kind.
 
     Outputs at one place of the last axis are of a kind: one logit masked with -1e9 says nothing of
     the precision of the others. Where all of a kind are small by chance, what is typical of the
     outputs tells how far rounding goes.
     """
-    known = jnp.isfinite(alone)
-    sizes = jnp.where(known, jnp.abs(alone), 0).astype(numerics.accumulation_dtype())
+    finite = jnp.isfinite(alone)
+    sizes = jnp.where(finite, jnp.abs(alone), 0).astype(numerics.accumulation_dtype())
     scale = jnp.max(sizes.reshape(-1, sizes.shape[-1] if sizes.ndim > 1 else 1), axis=0)
     tolerance = np.sqrt(eps) * scale + 16 * eps * typical_size(scale)
-    return jnp.any(known & ~(jnp.abs(together - alone) <= tolerance))
+    return jnp.any(finite & ~(jnp.abs(together - alone) <= tolerance))
 
 
 def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool[Array, ""]:
-    """Whether the outputs differ, or what random signs pull back to any parameter."""
+    """Return whether the outputs differ, or what random signs pull back to any parameter."""
     eps = compute_precision(apply_fn, params, inputs)
     floating, rest = parameters.split_floating(params)
     one_by_one = _one_by_one(apply_fn, inputs)
@@ -190,7 +238,7 @@ def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool
 def _leaves_differ(
     together: Sequence[Array], alone: Sequence[Array], *, eps: float
 ) -> Bool[Array, ""]:
-    """Whether gradients differ by more than rounding, leaf by leaf, in the root mean square.
+    """Return whether gradients differ by more than rounding, in the mean square of a leaf.
 
     A leaf whose gradient vanishes in exact arithmetic (the bias of a key projection) holds nothing
     but rounding of what passed through its layer: it is compared with the largest leaf.
@@ -208,5 +256,4 @@ def _leaves_differ(
     ]
     own = size(alone)
     tolerance = np.sqrt(eps) * own + 64 * eps * jnp.max(own)
-    known = jnp.isfinite(own)
-    return jnp.any(known & ~(size(difference) <= tolerance))
+    return jnp.any(jnp.isfinite(own) & ~(size(difference) <= tolerance))

@@ -1,10 +1,10 @@
 """The Jacobian J = df/dtheta of a network on a batch, as a linear operator.
 
-Every quantity of the library is a property of J seen through a few vectors (Spectral Reach,
-equations 4 to 9), and this module is the only one that differentiates a network. `linearize` treats
-the batch as one function; `linearize_samples` keeps the samples apart, so that per-sample products
-cost one backward pass for the whole batch and no per-sample gradient outlives the reduction that
-consumes it.
+Every quantity of the library is a property of J seen through a few vectors (*Spectral Reach*, eqs.
+4 to 9), and this module is the only one that differentiates a network. `linearize` treats the batch
+as one function; `linearize_samples` keeps the samples apart, so that per-sample products cost one
+backward pass for the whole batch and no per-sample gradient outlives the reduction that consumes
+it.
 
 Only reverse mode is used: forward products come from transposing the pullback, which also works for
 code with a custom VJP and no JVP (fused attention). Where the pullback has no transpose (a fixed
@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.entry_points import vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian._contract import ApplyFn, check_batch, one_sample_at_a_time
@@ -44,7 +44,7 @@ class BatchLinearization(Protocol):
         """The network outputs."""
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``J^T cotangents``, summed over the batch."""
+        """Return ``J^T cotangents``, summed over the batch."""
 
 
 @jax.tree_util.register_dataclass
@@ -57,13 +57,13 @@ class Linearization:
     preconditioner: PyTree | None = None
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``J^T cotangents``, in the structure of the trainable parameters. Cost: 2/3 gradient."""
+        """Return ``J^T cotangents``, shaped as the trainable parameters. Cost: 2/3 gradient."""
         _check_like("cotangents", cotangents, self.outputs)
         cotangents = jnp.asarray(cotangents, self.outputs.dtype)
         return self.pullback(vary_alike((cotangents, self.outputs))[0])[0]
 
     def jvp(self, tangents: PyTree) -> Float[Array, "batch ..."]:
-        """``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient.
+        """Return ``J tangents``, in the shape of the outputs. Cost: about 2/3 gradient.
 
         Where the pullback cannot be transposed, a pullback for each output, and a warning.
         """
@@ -88,12 +88,12 @@ class Linearization:
         tangents = jax.eval_shape(self.vjp, self.outputs)
         try:
             jax.eval_shape(jax.linear_transpose(self.vjp, self.outputs), tangents)
-        except Exception:  # as in `jvp`
+        except Exception:  # whatever a rule of transposition, or its absence, raises
             return False
         return True
 
     def _jvp_by_rows(self, tangents: PyTree) -> Float[Array, "batch ..."]:
-        """``J tangents``, every entry as an inner product with its row of J."""
+        """Return ``J tangents``, every entry as an inner product with its row of J."""
         size, shape = self.outputs.size, self.outputs.shape
 
         def entry(index: Int[Array, ""]) -> Float[Array, ""]:
@@ -107,9 +107,9 @@ class Linearization:
         return entries.reshape(shape).astype(self.outputs.dtype)
 
     def ntk_vp(self, vector: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
-        """``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
+        """Return ``Theta vector`` with Theta = J J^T, or J P J^T under a preconditioner P.
 
-        Theta is the empirical NTK of Spectral Reach, equation 5. Cost: about 4/3 gradients.
+        Theta is the empirical NTK of *Spectral Reach*, eq. 5. Cost: about 4/3 gradients.
         """
         gradient = self.vjp(vector)
         if self.preconditioner is not None:
@@ -174,8 +174,13 @@ class SampleLinearization:
     pullbacks: StoredPullbacks
     whole: Callable[[], StoredPullbacks]
 
+    @property
+    def probed(self) -> Float[Array, "batch ..."]:
+        """What random signs are drawn in the shape of: the outputs."""
+        return self.outputs
+
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """``function(vjp_i, *arguments_i)`` for every sample i, vectorised.
+        """Return ``function(vjp_i, *arguments_i)`` for every sample i, vectorised.
 
         Args:
             function: takes the sample's own pullback, ``vjp_i(cotangent) = J_i^T cotangent``, and
@@ -184,17 +189,25 @@ class SampleLinearization:
         """
         return self.whole().map_gradients(function, *arguments)
 
-    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """`map_vjp` of a function that takes no more than norms of gradients (`squares`).
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return ``function(norms_i, *arguments_i)`` for every sample i, vectorised.
 
-        In place of some gradients, the pullback it is given returns `SquaredNorms`.
+        Args:
+            function: takes the sample's own norms, ``norms_i(cotangent)``: the squared norm of
+                ``J_i^T cotangent`` in every parameter leaf; and its slice of each argument.
+            *arguments: pytrees whose leaves lead with the batch.
+            weights: what the squares are weighted with (a preconditioner); it needs whole
+                gradients, and one more pass.
         """
-        return self.pullbacks.map_norms(function, *arguments)
+        pullbacks = self.pullbacks if weights is None else self.whole()
+        return pullbacks.map_norms(function, *arguments, weights=weights)
 
     def vjp(
         self, cotangents: Float[Array, "batch ..."], *, apart: Callable[[str], bool] | None = None
     ) -> PyTree:
-        """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient.
+        """Return ``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient.
 
         The compiler contracts the sum over samples into the matrix products, so that dense layers
         form no per-sample gradient here.
@@ -215,13 +228,20 @@ class MicrobatchedLinearization:
     slices: PyTree
     slice_shape: tuple[int, int]
 
+    @property
+    def probed(self) -> Float[Array, "batch ..."]:
+        """What random signs are drawn in the shape of: the outputs."""
+        return self.outputs
+
     def map_vjp(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """As `SampleLinearization.map_vjp`, one slice alive at a time."""
+        """Return `SampleLinearization.map_vjp`, one slice alive at a time."""
         return self._map(lambda rows, xs: rows.map_vjp(function, *xs), arguments)
 
-    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """As `SampleLinearization.map_norms`, one slice alive at a time."""
-        return self._map(lambda rows, xs: rows.map_norms(function, *xs), arguments)
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return `SampleLinearization.map_norms`, one slice alive at a time."""
+        return self._map(lambda rows, xs: rows.map_norms(function, *xs, weights=weights), arguments)
 
     def _map(
         self,
@@ -235,7 +255,7 @@ class MicrobatchedLinearization:
         return unsliced(results, len(self.outputs))
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
-        """``sum_i J_i^T cotangents_i``. Cost: one gradient, since slices are linearised anew."""
+        """Return ``sum_i J_i^T cotangents_i``. Cost: one gradient: slices are linearised anew."""
         padding = self.slice_shape[0] * self.slice_shape[1] - len(cotangents)
         silent = jnp.zeros((padding, *cotangents.shape[1:]), cotangents.dtype)
         parts = sliced(jnp.concatenate([cotangents, silent]), *self.slice_shape)
@@ -266,7 +286,7 @@ def linearize_samples(
     influences (the weights), of which there stays one copy.
 
     Args:
-        apply_fn: as in `linearize`. Each sample is passed as a batch of one.
+        apply_fn: ``apply_fn(params, inputs) -> outputs``; samples are passed as batches of one.
         params: any pytree.
         inputs: any pytree whose leaves lead with B.
         wrt: the trainable subset.
@@ -314,9 +334,7 @@ def linearize_samples(
 
     if microbatch_size is None:
         return linearize_slice(inputs)
-    require(
-        microbatch_size >= 1, "microbatch_size", expected="an integer >= 1", got=microbatch_size
-    )
+    check_count("microbatch_size", microbatch_size)
     microbatch_size = min(microbatch_size, num_samples)
     slice_shape = (-(-num_samples // microbatch_size), microbatch_size)
     slices = sliced(inputs, *slice_shape)
@@ -329,7 +347,7 @@ def linearize_samples(
 def _partition(
     apply_fn: ApplyFn, params: PyTree, inputs: PyTree, wrt: parameters.Subset
 ) -> tuple[PyTree, PyTree]:
-    """`parameters.partition`, with floats of eight bits as float32 if the network takes them so."""
+    """Partition parameters, with floats of eight bits as float32 if the network takes them so."""
     trainable, frozen = parameters.partition(params, wrt)
     if not any(parameters.is_narrow(jnp.result_type(leaf)) for leaf in jax.tree.leaves(trainable)):
         return trainable, frozen

@@ -24,10 +24,10 @@ Observable: TypeAlias = Callable[[Array, PyTree], Array]
 
 
 def observable(apply_fn: ApplyFn, function: Observable) -> ApplyFn:
-    """A function of outputs and targets, as a network whose inputs are ``(inputs, targets)``.
+    """Make a function of outputs and targets a network whose inputs are ``(inputs, targets)``.
 
-    Spectral shells, sections 2.1 and 7.1. Its Jacobian is that of the observable by the chain rule,
-    ``J_o = (do/df) J``, so that every measure of the library acts in the observable's space.
+    *Spectral shells*, sections 2.1 and 7.1. Its Jacobian is that of the observable by the chain
+    rule, ``J_o = (do/df) J``, so that every measure of the library acts in the observable's space.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
@@ -61,9 +61,9 @@ def observable(apply_fn: ApplyFn, function: Observable) -> ApplyFn:
 def residual(
     outputs: Float[Array, "batch ..."], targets: Float[Array, "batch ..."]
 ) -> Float[Array, "batch ..."]:
-    """The error of a regression, ``f - y``.
+    """Return the error of a regression, ``f - y``.
 
-    Minus the error ``e = f* - f`` of Spectral shells, section 2.1.
+    Minus the error ``e = f* - f`` of *Spectral shells*, section 2.1.
 
     Args:
         outputs: f, ``(B, ...)``.
@@ -94,12 +94,12 @@ def residual(
 def token_surprisal(
     outputs: Float[Array, "batch ... vocabulary"], targets: Int[Array, "batch ..."]
 ) -> Float[Array, "batch ..."]:
-    """The surprisal of each target, ``e = -log q(y* | x)``, in nats.
+    """Return the surprisal of each target, ``e = -log q(y* | x)``, in nats.
 
-    Spectral shells, equation 24: the observable of its section 7, whose energy density is ``e^2``.
+    *Spectral shells*, eq. 24: the observable of its section 7, whose energy density is ``e^2``.
 
     What the square stands for. With one-hot targets the divergence KL(p || q) of a token IS e
-    (equation 25; the constant is zero), and the training loss is its mean. Equation 26 and appendix
+    (eq. 25; the constant is zero), and the training loss is its mean. Equation 26 and appendix
     A put ``e^2 / 2`` in its place near ``q = 1``; but there ``1 - q = e + O(e^2)``, the divergence
     is linear in e, and no expansion turns e into its square. Read ``e^2 / 2`` as a second loss that
     vanishes at the same predictions. Two things follow. Its shell energies are exact as energies of
@@ -112,7 +112,7 @@ def token_surprisal(
         targets: tokens, ``(B, ...)``.
 
     Returns:
-        ``(B, ...)``, >= 0. In float32 at least. NaN where, under `jit`, a target is no token.
+        ``(B, ...)``, >= 0. In float32 at least. NaN where, under `jit`, a target is not a token.
 
     Raises:
         TypeError: if logits are not real floating-point, or targets not integer.

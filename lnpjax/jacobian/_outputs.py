@@ -1,7 +1,7 @@
 """A chosen part of a network's outputs, as a network of its own.
 
-Explicit kernels grow with the square of the number of outputs. Spectral Reach (D.5) therefore keeps
-K vocabulary entries at S positions of a language model, and nothing else.
+Explicit kernels grow with the square of the number of outputs. *Spectral Reach* (app. D.5)
+therefore keeps K vocabulary entries at S positions of a language model, and nothing else.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def select_outputs(
 
 
 def restrict(apply_fn: ApplyFn, outputs: OutputSubset) -> ApplyFn:
-    """The network that has only the chosen outputs, as ``(B, m)``.
+    """Return the network that has only the chosen outputs, as ``(B, m)``.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
-        outputs: as in `select_outputs`.
+        outputs: which entries of a row to keep; see `select_outputs`.
 
     Returns:
         An `apply_fn` with outputs ``(B, m)``.

@@ -43,12 +43,12 @@ def fit_preconditioner(
         if not jnp.size(leaf):
             continue
         smallest = jnp.min(leaf)
-        known = concrete(smallest)
+        value = concrete(smallest)
         require(
-            known is None or not known < 0,
+            value is None or not value < 0,
             f"preconditioner/{name}".rstrip("/"),
             expected="entries >= 0",
-            got=f"some as low as {known}",
+            got=f"some as low as {value}",
         )
         status |= flag(smallest < 0, Status.NEGATIVE_PRECONDITIONER)
     return preconditioner, status

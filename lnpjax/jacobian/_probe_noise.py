@@ -64,9 +64,9 @@ def probe_noise(
         >>> probe_noise(draws, {"all": (0,)}, jnp.ones(2, bool), exact=()).covariance.round(5)
         Array([[1.]], dtype=float32)
     """
-    known = np.isin(np.arange(draws.shape[2]), list(exact))
-    without_error = np.array([known[list(leaves)].all() for leaves in members.values()])
-    parts = numerics.sum_groups(jnp.where(known, 0, draws), members)
+    is_exact = np.isin(np.arange(draws.shape[2]), list(exact))
+    without_error = np.array([is_exact[list(leaves)].all() for leaves in members.values()])
+    parts = numerics.sum_groups(jnp.where(is_exact, 0, draws), members)
     num_rows, num_probes = jnp.sum(mask).astype(draws.dtype), draws.shape[1]
     sizes = jnp.mean(parts, axis=1)
     if num_probes > 1:
@@ -119,17 +119,18 @@ def degrees_of_freedom(
     from_spread = (per_row + 2) * _effective_number(variances) - 2
     from_sizes = per_row * _effective_number(expected)
     limit = sum(noise.limit for noise in noises)
-    found = jnp.minimum(jnp.maximum(jnp.minimum(from_spread, from_sizes), per_row), limit)
-    return jnp.where(sum(jnp.sum(row, axis=0) for row in variances) == 0, jnp.inf, found)
+    lower = jnp.minimum(from_spread, from_sizes)
+    df = jnp.minimum(jnp.maximum(lower, per_row), limit)
+    return jnp.where(sum(jnp.sum(row, axis=0) for row in variances) == 0, jnp.inf, df)
 
 
 def _shares(weights: Sequence[Float[Array, "row number"]]) -> list[Float[Array, "row number"]]:
-    """The weights over their total; so scaled, their squares cannot overflow."""
+    """Return the weights over their total, whose squares cannot overflow."""
     total = sum(jnp.sum(weight, axis=0) for weight in weights)
     return [weight / jnp.where(total == 0, 1, total) for weight in weights]
 
 
 def _effective_number(weights: Sequence[Float[Array, "row number"]]) -> Float[Array, " number"]:
-    """``(sum_i w_i)^2 / sum_i w_i^2``: n for n equal weights, 1 where one is all."""
+    """Return ``(sum_i w_i)^2 / sum_i w_i^2``: n for n equal weights, 1 where one is all."""
     squares = sum(jnp.sum(jnp.square(share), axis=0) for share in _shares(weights))
     return 1 / jnp.where(squares == 0, 1, squares)

@@ -1,21 +1,17 @@
-"""Random signs, and what is done with them for every sample and every probe."""
+"""Random signs, and their keys for every sample and every probe."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
-
-from lnpjax._base import numerics
-from lnpjax.jacobian._pullbacks import is_norms
+from jaxtyping import Array, Float, Key
 
 
 def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) -> Float[Array, ...]:
-    """Independent random signs, each from one random bit.
+    """Return independent random signs, each from one random bit.
 
     `jax.random.rademacher` spends 32 bits on each; with a vocabulary of outputs per token that
     would cost as much as the forward pass.
@@ -38,7 +34,7 @@ def rademacher(key: Key[Array, ""], shape: tuple[int, ...], dtype: jnp.dtype) ->
 
 
 def sample_keys(key: Key[Array, ""], num_samples: int) -> Key[Array, " batch"]:
-    """A key for every sample; folding in the index keeps it free of batch and slice sizes."""
+    """Return a key for every sample, made of its index: whatever the sizes of batch and slices."""
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(num_samples))
 
 
@@ -51,24 +47,3 @@ def for_each_probe(
     if num_probes == 1:
         return draw(key)[None]
     return jax.lax.map(draw, jax.random.split(key, num_probes))
-
-
-def squares(gradient: PyTree, weights: PyTree | None) -> Float[Array, " leaf"]:
-    """The weighted squared norm of every leaf, some of which may be `SquaredNorms` already."""
-    leaves = jax.tree.leaves(gradient, is_leaf=is_norms)
-    if not any(map(is_norms, leaves)):
-        return numerics.leaf_inner_products(gradient, gradient, weights=weights)
-    assert weights is None  # they would have been needed inside the loop
-    return jnp.stack(
-        [jnp.sum(leaf.values) if is_norms(leaf) else squares(leaf, None)[0] for leaf in leaves]
-    )
-
-
-def map_norms(linearization: Any, weights: PyTree | None) -> Callable[..., PyTree]:
-    """What maps a function of `squares` over samples; weighted ones need whole gradients.
-
-    Args:
-        linearization: of the samples of a batch (`lnpjax.jacobian._linearize.SampleLinearization`).
-        weights: what the squares will be weighted with.
-    """
-    return linearization.map_norms if weights is None else linearization.map_vjp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -12,28 +12,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax import parameters
+from lnpjax._base import numerics
 from lnpjax._base.entry_points import vary_alike
 from lnpjax.jacobian._ghost_norms import add_taps, tap_shapes, zero_taps
 
 Pullback: TypeAlias = Callable[[Array], PyTree]
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class SquaredNorms:
-    """In place of the gradient in a weight: its squared norm, or those of its layers."""
-
-    values: Float[Array, " *layers"]
-
-
-def is_norms(node: Any) -> bool:
-    """Whether a node of a gradient is `SquaredNorms`."""
-    return isinstance(node, SquaredNorms)
+"""``vjp(cotangent) = J^T cotangent``, in the structure of the parameters."""
+Norms: TypeAlias = Callable[..., Float[Array, " leaf"]]
+"""``norms(cotangent, own=None)``: the squared norm of ``J^T cotangent`` in every leaf."""
+OwnNorms: TypeAlias = Mapping[str, Callable[[Array], Float[Array, ""]]]
+"""By path, functions of the gradient in a leaf whose results stand for its squared norm."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredPullbacks:
-    """What `store_pullbacks` makes.
+    """The pullbacks of all samples, made by `store_pullbacks`.
 
     Attributes:
         residuals: what was stored; the leaves of ``(output, pullback)``.
@@ -55,9 +48,10 @@ class StoredPullbacks:
         return self.treedef.unflatten(self.residuals)[0]
 
     def map(self, function: Callable[..., PyTree], *arguments: PyTree, out_axes: Any = 0) -> PyTree:
-        """``function(pullback_i, *arguments_i)`` for every sample.
+        """Return ``function(pullback_i, *arguments_i)`` for every sample, stacked.
 
-        A pullback gives the gradient (in leaves with taps, what the tap leaves) and the taps'.
+        A pullback gives two gradients: in the parameters (that of the whole batch in leaves with
+        taps) and in the taps.
         """
 
         def one_sample(residuals: list[Array], *arguments: PyTree) -> PyTree:
@@ -73,7 +67,7 @@ class StoredPullbacks:
         return mapped(self.residuals, *arguments)
 
     def map_gradients(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """``function(vjp_i, *arguments_i)``, where no leaf has taps."""
+        """Return ``function(vjp_i, *arguments_i)`` for every sample; no leaf may have taps."""
         assert not self.tapped
 
         def with_gradient(pullback: Pullback, *arguments: PyTree) -> PyTree:
@@ -81,27 +75,63 @@ class StoredPullbacks:
 
         return self.map(with_gradient, *arguments)
 
-    def map_norms(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
-        """``function(vjp_i, *arguments_i)``, with `SquaredNorms` for leaves with taps."""
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return ``function(norms_i, *arguments_i)`` for every sample, stacked; see `Norms`.
+
+        Args:
+            function: what is computed for a sample.
+            *arguments: pytrees whose leaves lead with the batch.
+            weights: what the squares are weighted with, in the structure of the parameters. A tap
+                knows nothing of them: no leaf may have one then.
+        """
+        assert weights is None or not self.tapped
+        count = len(jax.tree.leaves(self.trainable))
+        leaf_weights = [None] * count if weights is None else jax.tree.leaves(weights)
 
         def with_norms(pullback: Pullback, *arguments: PyTree) -> PyTree:
-            def vjp(cotangent: Array) -> PyTree:
-                gradient, norms = pullback(cotangent)
-                leaves: list[Any]
-                structure: Any
-                leaves, structure = jax.tree.flatten(gradient)
-                for index, norm in zip(self.tapped, norms, strict=True):
-                    leaves[index] = SquaredNorms(norm)
-                return structure.unflatten(leaves)
+            def norms(cotangent: Array, own: OwnNorms | None = None) -> Float[Array, " leaf"]:
+                gradient, tap_norms = pullback(cotangent)
+                return self._squared_norms(gradient, tap_norms, leaf_weights, own or {})
 
-            return function(vjp, *arguments)
+            return function(norms, *arguments)
 
         return self.map(with_norms, *arguments)
+
+    def _squared_norms(
+        self,
+        gradient: PyTree,
+        tap_norms: list[Array],
+        weights: list[Array | None],
+        own: OwnNorms,
+    ) -> Float[Array, " leaf"]:
+        tapped = dict(zip(self.tapped, tap_norms, strict=True))
+
+        def squared_norm(
+            index: int, path: str, leaf: Array, weight: Array | None
+        ) -> Float[Array, ""]:
+            if path in own:
+                return own[path](leaf)
+            if index in tapped:
+                return jnp.sum(tapped[index])  # over layers, where they are stacked
+            return numerics.inner_product(
+                *((leaf, leaf) if weight is None else (leaf, leaf, weight))
+            )
+
+        paths, leaves = parameters.paths(self.trainable), jax.tree.leaves(gradient)
+        rows = zip(range(len(leaves)), paths, leaves, weights, strict=True)
+        return jnp.stack([squared_norm(*row) for row in rows])
 
     def summed(
         self, cotangents: Float[Array, "batch ..."], *, apart: Callable[[str], bool] | None = None
     ) -> PyTree:
-        """The gradients summed over samples, but for leaves that are to stay apart, by path."""
+        """Return the gradients summed over samples, except in leaves that stay apart.
+
+        Args:
+            cotangents: of every sample.
+            apart: by path, whether the samples' gradients in a leaf are kept.
+        """
         leaves, treedef = jax.tree.flatten(self.trainable)
         structure: Any = treedef
         kept = [apart is not None and apart(path) for path in parameters.paths(self.trainable)]
@@ -132,7 +162,8 @@ def store_pullbacks(
         trainable: the parameters.
         inputs: the samples, along the first axis of every leaf.
         ghost_norms: whether norms are taken without gradients, where that can be done
-            (`lnpjax.jacobian`). Without, every sample's own gradient can be had.
+            (`lnpjax.jacobian`). Otherwise `StoredPullbacks.map_gradients` gives every sample's own
+            gradient.
     """
     trainable, _ = vary_alike((trainable, inputs))
     sample = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], inputs))
@@ -165,10 +196,10 @@ def store_pullbacks(
 def _vmap_lazily(
     function: Callable[..., list[Array]], shared: list[Array], mapped: list[Array]
 ) -> tuple[list[Array], tuple[int | None, ...]]:
-    """``vmap`` over `mapped`; of all but the first output, only those that vary get a batch axis.
+    """Return ``vmap`` over `mapped`, with a batch axis only where results vary; and the axes.
 
-    Only `vmap` knows which do, and it tells custom batching rules: a dry run asks with one. Giving
-    every stored value a batch axis would copy the weights once per sample.
+    Only `vmap` knows which results vary, and it tells custom batching rules: a dry run asks with
+    one. Giving every stored value a batch axis would copy the weights once per sample.
     """
     varies: list[bool] = []
 

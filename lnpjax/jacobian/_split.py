@@ -21,16 +21,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import checked_ids, require
+from lnpjax._base.jaxprs import read_variables
 from lnpjax.jacobian._contract import check_batch
 from lnpjax.jacobian._ghost_norms import shared_rows_norm
 from lnpjax.jacobian._linearize import SampleLinearization, linearize_samples
-from lnpjax.jacobian._probes import for_each_probe, map_norms, rademacher, sample_keys, squares
-from lnpjax.jacobian._pullbacks import Pullback, is_norms
+from lnpjax.jacobian._pullbacks import Norms
 
 Body = Callable[[PyTree, Array], Array]
 
@@ -48,8 +48,8 @@ class SplitModel:
             apart, as any model that is measured.
         embedding: the path of the table ``(ids, d)``; see `lnpjax.parameters.paths`.
         readout: the path of the kernel ``(h, outputs)``.
-        from_end: whether an id of -1 reads the last row, as in `jnp.take`; else it counts as one
-            outside of the table, which is refused where values are known and gives NaN elsewhere.
+        from_end: whether an id of -1 reads the last row, as `jnp.take` has it; else it counts as
+            one outside of the table, refused where values are known, and NaN elsewhere.
 
     Example:
         >>> params = {"table": jnp.eye(3), "kernel": jnp.ones((3, 2))}
@@ -64,7 +64,7 @@ class SplitModel:
     from_end: bool = True
 
     def __call__(self, params: PyTree, inputs: Int[Array, "batch ..."]) -> Array:
-        """The outputs, ``(B, ..., outputs)``.
+        """Return the outputs, ``(B, ..., outputs)``.
 
         Raises:
             TypeError: if the inputs are not integers.
@@ -78,7 +78,7 @@ class SplitModel:
     def ids(
         self, table: Float[Array, "ids d"], inputs: Int[Array, "batch ..."]
     ) -> Int[Array, "batch ..."]:
-        """The rows that are read, each by its own number, from 0.
+        """Return the rows that are read, each by its own number, from 0.
 
         Raises:
             TypeError: if the inputs are not integers.
@@ -87,7 +87,7 @@ class SplitModel:
         return checked_ids("inputs", inputs, len(table), from_end=self.from_end)
 
     def outer(self, params: PyTree) -> tuple[Float[Array, "ids d"], Float[Array, "h outputs"]]:
-        """The table and the kernel.
+        """Return the table and the kernel.
 
         Raises:
             ValueError: if `params` has no matrices at the two paths.
@@ -104,7 +104,7 @@ class SplitModel:
 
 
 def read_out(hidden: Float[Array, "... h"], kernel: Float[Array, "h outputs"]) -> Array:
-    """``hidden @ kernel`` in the dtype of the hidden states."""
+    """Return ``hidden @ kernel`` in the dtype of the hidden states."""
     return hidden @ kernel.astype(hidden.dtype)
 
 
@@ -125,11 +125,16 @@ class SplitLinearization:
 
     @property
     def exact(self) -> list[int]:
-        """The trainable leaves whose squared norm `draw` gives without error."""
+        """The trainable leaves whose squared norm needs no probe, and so has no error."""
         return [position for name, position in self.outer.items() if name == "readout"]
 
+    @property
+    def probed(self) -> Float[Array, "batch ... h"]:
+        """What random signs are drawn in the shape of: the hidden states."""
+        return self.body.outputs
+
     def vjp(self, cotangents: Float[Array, "batch ... outputs"]) -> PyTree:
-        """``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient."""
+        """Return ``sum_i J_i^T cotangents_i``. Cost: 2/3 gradient."""
         hidden = self.body.outputs
         behind = cotangents @ self.kernel.T.astype(cotangents.dtype)
         pulled = self.body.vjp(behind, apart=lambda path: path == "embedded")
@@ -143,43 +148,43 @@ class SplitLinearization:
         }
         return jax.tree.unflatten(jax.tree.structure(self.trainable), self._merged(inner, outer))
 
-    def draw(
-        self, *, key: Key[Array, ""], num_probes: int, weights: PyTree | None
-    ) -> Float[Array, "rows probes leaf"]:
-        """Weighted squared norms per leaf, as `lnpjax.Hutchinson` draws them."""
+    def map_norms(
+        self, function: Callable[..., PyTree], *arguments: PyTree, weights: PyTree | None = None
+    ) -> PyTree:
+        """Return `SampleLinearization.map_norms` for signs of the shape of the hidden states.
+
+        ``norms_i(signs)`` are those of what a random vector pulls back that has, in the space of
+        the hidden states, the distribution of ``W v`` to second order.
+        """
         dtype = numerics.accumulation_dtype()
-        hidden = self.body.outputs
         # With L L^T = W W^T, random signs times L^T have the covariance of W v.
         kernel = self.kernel.astype(dtype)
-        factor = semidefinite_root(kernel @ kernel.T).T.astype(hidden.dtype)
-        inner_weights, outer_weights = self._split(weights)
+        factor = semidefinite_root(kernel @ kernel.T).T.astype(self.probed.dtype)
+        body_weights, outer_weights = self._split(weights)
 
-        def one_sample(
-            vjp: Pullback, ids: Array, hidden: Array, sample_key: Key[Array, ""]
-        ) -> Float[Array, "probes leaf"]:
-            def one_probe(probe_key: Key[Array, ""]) -> Float[Array, " leaf"]:
-                pulled = vjp(rademacher(probe_key, hidden.shape, hidden.dtype) @ factor)
-                inner = jax.tree.leaves(pulled["params"], is_leaf=is_norms)
-                outer = {
-                    "embedding": shared_rows_norm(
-                        pulled["embedded"].astype(dtype).reshape(ids.size, -1),
-                        ids.reshape(-1),
-                        outer_weights.get("embedding"),
-                    ),
-                    "readout": _kernel_norm(
-                        hidden.astype(dtype), self.kernel, outer_weights.get("readout")
-                    ),
-                }
-                norms = list(squares(inner, inner_weights)) if inner else []
-                return jnp.stack(self._merged(norms, outer))
+        def one_sample(norms: Norms, ids: Array, hidden: Array, *arguments: PyTree) -> PyTree:
+            def embedding_norm(cotangents: Array) -> Float[Array, ""]:
+                return shared_rows_norm(
+                    cotangents.astype(dtype).reshape(ids.size, -1),
+                    ids.reshape(-1),
+                    outer_weights.get("embedding"),
+                )
 
-            return for_each_probe(one_probe, sample_key, num_probes)
+            def all_norms(signs: Array) -> Float[Array, " leaf"]:
+                embedding, *inner = norms(signs @ factor, {"embedded": embedding_norm})
+                readout = _kernel_norm(
+                    hidden.astype(dtype), self.kernel, outer_weights.get("readout")
+                )
+                outer = {"embedding": embedding, "readout": readout}
+                return jnp.stack(self._merged(inner, outer))
 
-        keys = sample_keys(key, len(hidden))
-        return map_norms(self.body, weights)(one_sample, self.ids, hidden, keys)
+            return function(all_norms, *arguments)
+
+        rows = (self.ids, self.probed, *arguments)
+        return self.body.map_norms(one_sample, *rows, weights=body_weights)
 
     def _merged(self, inner: list[Any], outer: dict[str, Any]) -> list[Any]:
-        """One list in the order of the trainable leaves."""
+        """Return one list in the order of the trainable leaves."""
         placed = {position: outer[name] for name, position in self.outer.items()}
         rest = iter(inner)
         return [
@@ -187,18 +192,19 @@ class SplitLinearization:
             for index in range(len(inner) + len(placed))
         ]
 
-    def _split(self, weights: PyTree | None) -> tuple[list[Any] | None, dict[str, Any]]:
-        """The inverse of `_merged`."""
+    def _split(self, weights: PyTree | None) -> tuple[PyTree | None, dict[str, Array]]:
+        """Undo `_merged`: weights for the parameters of the body, and for the outer ones."""
         if weights is None:
             return None, {}
         leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(weights)]
         outer = {name: leaves[position] for name, position in self.outer.items()}
-        positions = self.outer.values()
-        return [leaf for i, leaf in enumerate(leaves) if i not in positions], outer
+        inner = [leaf for i, leaf in enumerate(leaves) if i not in self.outer.values()]
+        # The embedded positions are no parameter and have a norm of their own.
+        return {"embedded": jnp.ones(()), "params": inner}, outer
 
 
 def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """A lower triangular L with ``L L^T = matrix``, for a positive semi-definite matrix.
+    """Return a lower triangular L with ``L L^T = matrix``, for a positive semi-definite matrix.
 
     Cholesky's method, column by column, leaving out columns whose pivot is zero up to rounding.
     `jnp.linalg` would call LAPACK, whose threads go on spinning and slow down what follows on a CPU
@@ -212,7 +218,7 @@ def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         Array([[2., 0.],
                [1., 0.]], dtype=float32)
     """
-    negligible = len(matrix) * jnp.finfo(matrix.dtype).eps * jnp.max(jnp.diagonal(matrix))
+    negligible = numerics.rounding_floor(jnp.max(jnp.diagonal(matrix)), len(matrix))
 
     def eliminate(
         index: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
@@ -231,7 +237,7 @@ def _kernel_norm(
     kernel: Float[Array, "h outputs"],
     weights: Float[Array, "h outputs"] | None,
 ) -> Float[Array, ""]:
-    """``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
+    """Return ``V |h|^2``: each of the V outputs has h as its gradient in its own column."""
     per_row = kernel.shape[1] if weights is None else jnp.sum(weights.astype(hidden.dtype), axis=1)
     return numerics.accurate_sum(jnp.square(hidden) * per_row)
 
@@ -290,12 +296,11 @@ def _require_untied(model: SplitModel, params: PyTree, inputs: PyTree) -> None:
         return model.body(parameters.combine(outer_params, inner), embedded)
 
     jaxpr = jax.make_jaxpr(body)(rest, embedded).jaxpr
-    read = {id(v) for equation in jaxpr.eqns for v in equation.invars}
-    read |= {id(v) for v in jaxpr.outvars}
+    read = read_variables(jaxpr)
     used = [
         path
         for path, variable in zip(parameters.paths(rest), jaxpr.invars, strict=False)
-        if id(variable) in read
+        if variable in read
     ]
     require(
         not used,

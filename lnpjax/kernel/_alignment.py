@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.checks import check_floating, check_kernel, check_values, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -25,12 +25,12 @@ from lnpjax.spectra._eigenvalues import check_eigenvalues
 def kernel_target_alignment(
     kernel: Float[Array, "n n"], loss_grad: Float[Array, "batch ..."]
 ) -> Float[Array, ""]:
-    """Cosine between the kernel and the target ``g g^T``, ``g^T Theta g / (|g|^2 |Theta|_F)``.
+    """Return the cosine between the kernel and ``g g^T``: ``g^T Theta g / (|g|^2 |Theta|_F)``.
 
-    Spectral Reach, equation 33, with the loss gradient g as the target (equation 30). Spectral
+    *Spectral Reach*, eq. 33, with the loss gradient g as the target (eq. 30). Spectral
     position divides by the trace instead of the Frobenius norm, so that ``chi_pos = alignment *
-    |Theta|_F / Tr(Theta)`` (equation 35), where the last factor is the square root of
-    `lnpjax.spectra.inverse_participation_ratio` (equation 37).
+    |Theta|_F / Tr(Theta)`` (eq. 35), where the last factor is the square root of
+    `lnpjax.spectra.inverse_participation_ratio` (eq. 37).
 
     Args:
         kernel: a symmetric positive semi-definite kernel, ``(B m, B m)``, sample-major.
@@ -64,9 +64,9 @@ def kernel_target_alignment(
 
 @entry_point
 def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) -> Float[Array, ""]:
-    """Cosine between the kernel and that of the labels, ``Y Y^T``.
+    """Return the cosine between the kernel and that of the labels, ``Y Y^T``.
 
-    NTK Lens, equation 16: ``<Theta, Y Y^T>_F / (|Theta|_F |Y Y^T|_F)``. For the kernel of several
+    *NTK Lens*, eq. 16: ``<Theta, Y Y^T>_F / (|Theta|_F |Y Y^T|_F)``. For the kernel of several
     outputs, ``(B m, B m)``, there are two readings: the one-hot labels flattened to a vector of
     B m entries, which asks every output for its own label; or the label matrix ``(B, m)`` with the
     kernel between samples, ``trace_outputs(kernel, m)``, which asks whether samples of one class
@@ -75,7 +75,7 @@ def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) 
     Args:
         kernel: a symmetric positive semi-definite kernel.
         labels: one row per row of the kernel: a vector, or a matrix such as one-hot labels. Indices
-            of classes are no labels in this sense, and integers are refused for that reason.
+            of classes are not labels in this sense, and integers are refused for that reason.
 
     Returns:
         The alignment, between 0 and 1; NaN where kernel or labels are zero.
@@ -113,17 +113,11 @@ def label_alignment(kernel: Float[Array, "n n"], labels: Float[Array, "n ..."]) 
 
 def _check_finite(argument: str, array: Any) -> None:
     check_floating(argument, array)
-    values = concrete(array)
-    require(
-        values is None or bool(np.all(np.isfinite(values))),
-        argument,
-        expected="finite entries",
-        got="some that are infinite or NaN",
-    )
+    check_values(argument, array, expected="finite entries")
 
 
 def _alignment(kernel: Float[Array, "n n"], factor: Float[Array, "n c"]) -> Float[Array, ""]:
-    """Cosine of `kernel` and ``factor factor^T``, which is never formed."""
+    """Return the cosine of `kernel` and ``factor factor^T``, which is never formed."""
 
     def in_units_of_the_largest(array: Array) -> Array:
         # Squares of late loss gradients would fall below the smallest float32.
@@ -144,7 +138,7 @@ class Misalignment:
 
     Attributes:
         misalignment: 1 minus the mean overlap of the leading modes, each with its own successor
-            (NTK Lens, equation 17): 0 where none turned, 1 where each left its place entirely, be
+            (*NTK Lens*, eq. 17): 0 where none turned, 1 where each left its place entirely, be
             it for that of another leading mode.
         subspace_overlap: squared overlap of the spaces the leading modes span: 1 where they span
             the same space, even if they turned within it; 0 where the spaces are orthogonal.
@@ -166,9 +160,9 @@ def eigenvector_misalignment(
     num_modes: int | Int[Array, ""] | None = None,
     tolerance: float | None = None,
 ) -> Misalignment:
-    """How far the leading eigenvectors of a kernel turned between two steps.
+    """Measure how far the leading eigenvectors of a kernel turned between two steps.
 
-    NTK Lens, equation 17: 1 minus the mean over the leading modes of ``<q_i, q'_i>``. As it stands
+    *NTK Lens*, eq. 17: 1 minus the mean over the leading modes of ``<q_i, q'_i>``. As it stands
     that depends on what the eigensolver happens to return: the sign of each eigenvector, and any
     rotation of those that share an eigenvalue. Here it does not. With ``O = Q^T Q'``,
 
@@ -303,7 +297,7 @@ def _orthonormality_error(eigenvectors: Float[Array, "n k"]) -> Float[Array, ""]
 
 
 def _orthonormality(dtype: Any) -> float:
-    """How far the Gram matrix of eigenvectors in a dtype may be from the identity."""
+    """Return how far the Gram matrix of eigenvectors in a dtype may be from the identity."""
     return float(jnp.finfo(dtype).eps) ** 0.5
 
 

@@ -17,7 +17,7 @@ from lnpjax._base.jaxprs import subprograms
 
 
 def matmul_flops(function: Callable[..., PyTree], *arguments: PyTree) -> float:
-    """Floating-point operations of the matrix products and convolutions in a function.
+    """Count the floating-point operations of a function's matrix products and convolutions.
 
     A multiplication and an addition count as two. Loops with a known length are counted that often,
     a branch as its most expensive case; everything else (element-wise work) counts nothing, and so
@@ -54,7 +54,7 @@ def _flops(jaxpr: Any) -> float:
 
 
 def largest_intermediate(function: Callable[..., PyTree], *arguments: PyTree) -> int:
-    """Bytes of the largest array that a function makes on its way.
+    """Return the bytes of the largest array that a function makes on its way.
 
     Args:
         function: traced, never run.
@@ -92,7 +92,7 @@ def _convolution_flops(equation: Any) -> float:
 
 
 def free_memory() -> int | None:
-    """Bytes that this process's first device can still give, or `None` where it does not say."""
+    """Return the bytes that the first device of this process can give, or `None` if unknown."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return _free_host_memory()
@@ -112,7 +112,7 @@ def _free_host_memory() -> int | None:
 
 
 def _free_in_container() -> Iterator[int]:
-    """What a container's own limit leaves, where there is one (version 2 of control groups)."""
+    """Yield what a container's own limit leaves, if there is one (version 2 of control groups)."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text().strip()

@@ -1,6 +1,6 @@
 """The tangent kernel of `lnpjax.models.vision.MLP` from its layers: exact, and far cheaper.
 
-As NTK Lens, equation 12, for networks in the standard parametrisation, with biases and with several
+As *NTK Lens*, eq. 12, for networks in the standard parametrisation, with biases and with several
 outputs (`lnpjax.theory.conjugate_kernels` has the paper's parametrisation and no biases): the
 gradient of output k of sample i in the weights of a layer is an outer product ``a_i s_ik^T`` of the
 layer's input and the sensitivity of the output to its pre-activations, in the biases ``s_ik``. So
@@ -31,7 +31,7 @@ class LayerFactors(NamedTuple):
 
 
 def layer_factors(params: PyTree, inputs: Float[Array, "batch ..."]) -> list[LayerFactors]:
-    """The factors of every layer, from the first to the read-out.
+    """Return the factors of every layer, from the first to the read-out.
 
     Args:
         params: parameters of an `MLP` with ReLU.
@@ -55,16 +55,59 @@ def layer_factors(params: PyTree, inputs: Float[Array, "batch ..."]) -> list[Lay
         below.append(value)
         slopes.append(slope)
     num_outputs = layers[-1]["bias"][...].shape[-1]
-    sensitivity = jnp.broadcast_to(jnp.eye(num_outputs), (len(inputs), num_outputs, num_outputs))
-    sensitivities = [sensitivity]
-    for layer, slope in zip(layers[:0:-1], slopes[::-1], strict=True):
-        sensitivity = (sensitivity @ layer["kernel"][...].T) * slope[:, None, :]
-        sensitivities.append(sensitivity)
-    return [LayerFactors(*pair) for pair in zip(below, sensitivities[::-1], strict=True)]
+    readout = jnp.broadcast_to(jnp.eye(num_outputs), (len(inputs), num_outputs, num_outputs))
+    weights = [layer["kernel"][...].T for layer in layers[1:]]
+    factors = zip(below, sensitivities(readout, weights, slopes), strict=True)
+    return [LayerFactors(*pair) for pair in factors]
+
+
+def sensitivities(
+    last: Float[Array, "batch outputs width"],
+    weights: Sequence[Float[Array, "width below"]],
+    slopes: Sequence[Float[Array, "batch below"]],
+) -> list[Float[Array, "batch outputs width"]]:
+    """Return the derivatives of all outputs by the pre-activations of every layer.
+
+    *NTK Lens*, eq. 13: ``s_(l-1) = (s_l W_l) o sigma'(h_(l-1))``, from the last layer down.
+
+    Args:
+        last: the sensitivity of the last layer.
+        weights: ``W_l`` of the layers above the first one, in ascending order.
+        slopes: the derivative of the activation below each of these, times its scale.
+
+    Returns:
+        One sensitivity for each layer, the first layer first.
+    """
+    downwards = [last]
+    for weight, slope in zip(reversed(weights), reversed(slopes), strict=True):
+        downwards.append((downwards[-1] @ weight) * slope[:, None, :])
+    return downwards[::-1]
+
+
+def layer_kernel(
+    sensitivity: Float[Array, "bm bm"], similarity: Float[Array, "b b"]
+) -> Float[Array, "bm bm"]:
+    """Return the share of one layer in the kernel: one summand of *NTK Lens*, eq. 12.
+
+    Args:
+        sensitivity: ``S^T S``, the inner products of the layer's sensitivities, sample-major.
+        similarity: ``X^T X``, those of its inputs; plus 1 for a layer with biases.
+
+    Returns:
+        ``(S^T S) o (X^T X)``, where an entry of the latter counts for each pair of outputs.
+
+    Example:
+        >>> layer_kernel(jnp.ones((2, 2)), jnp.array([[3.0]]))
+        Array([[3., 3.],
+               [3., 3.]], dtype=float32)
+    """
+    b, m = len(similarity), len(sensitivity) // len(similarity)
+    pairs = sensitivity.reshape(b, m, b, m) * similarity[:, None, :, None]
+    return pairs.reshape(b * m, b * m)
 
 
 def dense_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "bm bm"]:
-    """The kernel of all outputs, as `lnpjax.entk` returns it.
+    """Compute the kernel of all outputs, as `lnpjax.entk` returns it.
 
     Args:
         params: parameters of an `MLP` with ReLU.
@@ -84,15 +127,12 @@ def dense_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Arr
     kernel: Array | float = 0.0
     for below, sensitivity in layer_factors(params, inputs):
         rows = sensitivity.reshape(-1, sensitivity.shape[-1])
-        m = sensitivity.shape[1]
-        similarity = (rows @ rows.T).reshape(len(below), m, len(below), m)
-        kernel = kernel + similarity * (below @ below.T + 1)[:, None, :, None]
-    side = len(inputs) * m
-    return jnp.reshape(jnp.asarray(kernel), (side, side))
+        kernel = kernel + layer_kernel(rows @ rows.T, below @ below.T + 1)
+    return jnp.asarray(kernel)
 
 
 def dense_sample_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, "b b"]:
-    """The kernel between samples, ``trace_outputs(dense_kernel(params, inputs), m)``.
+    """Compute the kernel between samples, ``trace_outputs(dense_kernel(params, inputs), m)``.
 
     Args:
         params: parameters of an `MLP` with ReLU.
@@ -100,6 +140,14 @@ def dense_sample_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Fl
 
     Returns:
         ``(B, B)``; about m times cheaper than the kernel of all outputs.
+
+    Example:
+        >>> from lnpjax.models.vision import MLP
+        >>> from flax import nnx
+        >>> params = nnx.state(MLP((1, 1), rngs=nnx.Rngs(0)), nnx.Param)
+        >>> dense_sample_kernel(params, jnp.array([[1.0], [2.0]]))
+        Array([[2., 3.],
+               [3., 5.]], dtype=float32)
     """
     kernel: Array | float = 0.0
     for below, sensitivity in layer_factors(params, inputs):
@@ -109,7 +157,7 @@ def dense_sample_kernel(params: PyTree, inputs: Float[Array, "batch ..."]) -> Fl
 
 
 def dense_trace(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Array, ""]:
-    """The trace of the kernel, exactly, without the kernel.
+    """Compute the trace of the kernel exactly, without the kernel.
 
     Args:
         params: parameters of an `MLP` with ReLU.
@@ -117,6 +165,13 @@ def dense_trace(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Arra
 
     Returns:
         ``Tr(Theta)``, a sum over samples and outputs.
+
+    Example:
+        >>> from lnpjax.models.vision import MLP
+        >>> from flax import nnx
+        >>> params = nnx.state(MLP((1, 1), rngs=nnx.Rngs(0)), nnx.Param)
+        >>> dense_trace(params, jnp.array([[1.0], [2.0]]))
+        Array(7., dtype=float32)
     """
     shares = [
         jnp.sum(jnp.sum(sensitivity**2, axis=(1, 2)) * (jnp.sum(below**2, axis=1) + 1))
@@ -126,13 +181,13 @@ def dense_trace(params: PyTree, inputs: Float[Array, "batch ..."]) -> Float[Arra
 
 
 def expected_trace(sizes: Sequence[int], inputs: Float[Array, "batch ..."]) -> Float[Array, ""]:
-    """The mean of `dense_trace` over LeCun initialisations, in closed form.
+    """Return the mean of `dense_trace` over LeCun initialisations, in closed form.
 
     Weights of a symmetric law with variance ``1 / w_below`` and biases of zero: half of the squared
     pre-activations, and of the squared sensitivities, passes each ReLU in the mean. With L layers
     the share of the first one is ``|x|^2 / 2^(L-1)``, whatever the width, and each later one adds
     the same times ``width / pixels``. So the trace does not grow with the width before that reaches
-    ``pixels / (L - 1)``: 392 for three layers on images of 784 pixels, which is where NTK Lens
+    ``pixels / (L - 1)``: 392 for three layers on images of 784 pixels, which is where *NTK Lens*
     (Fig. 3) sees networks of that size turn from features to the kernel.
 
     Args:
@@ -140,7 +195,7 @@ def expected_trace(sizes: Sequence[int], inputs: Float[Array, "batch ..."]) -> F
         inputs: B samples.
 
     Returns:
-        The expected trace, exact but for layers all of whose units are silent.
+        The expected trace, exact except for layers all of whose units are silent.
 
     Example:
         >>> expected_trace((4, 4, 1), jnp.ones((1, 4)))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, check_values, is_integer, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -16,9 +16,9 @@ from lnpjax._base.numerics import accumulation_dtype
 def running_mean(
     values: Float[Array, "*batch epoch"], *, window: int = 20
 ) -> Float[Array, "*batch position"]:
-    """Means over `window` consecutive values, for every place where a window fits.
+    """Average `window` consecutive values, at every place where a window fits.
 
-    The running average of NTK Lens, appendix B.4. The mean at index i is over the values i to
+    The running average of *NTK Lens*, appendix B.4. The mean at index i is over the values i to
     ``i + window - 1``: nothing is padded or extrapolated at the ends.
 
     Args:
@@ -51,9 +51,9 @@ def adaptation_rate(
     *,
     window: int = 20,
 ) -> Float[Array, "*batch position"]:
-    """How much trace a falling loss comes with, ``d Tr(Theta) / d log(loss)``.
+    """Return how much trace a falling loss comes with, ``d Tr(Theta) / d log(loss)``.
 
-    NTK Lens, equation 4, computed as in its appendix B.4: the trace and the logarithm of the
+    *NTK Lens*, eq. 4, computed as in its appendix B.4: the trace and the logarithm of the
     training loss are averaged over `window` consecutive epochs, and one average is derived by the
     other. The derivative is the ratio of their differences between the next and the previous
     position, to second order in the distance of epochs; at the two ends, of those to the only
@@ -90,12 +90,9 @@ def adaptation_rate(
         got=f"shape {losses.shape}",
     )
     _check_window(window, traces.shape[-1] - 1)
-    _check_values("traces", traces, np.isfinite, expected="finite traces")
-    _check_values(
-        "losses",
-        losses,
-        lambda values: np.isfinite(values) & (values > 0),
-        expected="finite losses above zero, which have a logarithm",
+    check_values("traces", traces, expected="finite traces")
+    check_values(
+        "losses", losses, expected="finite losses above zero, which have a logarithm", above=0.0
     )
     trace = running_mean(traces, window=window)
     log_loss = running_mean(jnp.log(jnp.asarray(losses, accumulation_dtype())), window=window)
@@ -113,9 +110,9 @@ def adaptation_rate(
 def trace_ratio(
     trace_at_minimum: float | Float[Array, "*batch"], trace_at_start: float | Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """How much the trace grew by training, relative to where it began.
+    """Return how much the trace grew during training, relative to where it began.
 
-    NTK Lens, equation 5: ``beta = (Tr(Theta_min) - Tr(Theta_0)) / Tr(Theta_0)``, which tends to
+    *NTK Lens*, eq. 5: ``beta = (Tr(Theta_min) - Tr(Theta_0)) / Tr(Theta_0)``, which tends to
     zero as a network becomes wide and its kernel stays as it was.
 
     Args:
@@ -133,18 +130,8 @@ def trace_ratio(
         >>> trace_ratio(3.0, 2.0)
         Array(0.5, dtype=float32)
     """
-    _check_values(
-        "trace_at_minimum",
-        trace_at_minimum,
-        lambda values: np.isfinite(values) & (values >= 0),
-        expected="finite traces >= 0",
-    )
-    _check_values(
-        "trace_at_start",
-        trace_at_start,
-        lambda values: np.isfinite(values) & (values > 0),
-        expected="finite traces > 0",
-    )
+    check_values("trace_at_minimum", trace_at_minimum, expected="finite traces >= 0", least=0.0)
+    check_values("trace_at_start", trace_at_start, expected="finite traces > 0", above=0.0)
     dtype = accumulation_dtype()
     start = jnp.asarray(trace_at_start, dtype)
     return (jnp.asarray(trace_at_minimum, dtype) - start) / start
@@ -152,15 +139,8 @@ def trace_ratio(
 
 def _check_window(window: Any, most: int) -> None:
     require(
-        isinstance(window, int | np.integer) and bool(1 <= window <= most),
+        is_integer(window) and 1 <= window <= most,
         "window",
         expected=f"an integer from 1 to {most}, so that there are enough epochs for it",
         got=window,
     )
-
-
-def _check_values(argument: str, array: Any, accepted: Any, *, expected: str) -> None:
-    values = concrete(array)
-    if values is not None:
-        refused = values[~accepted(values)]
-        require(len(refused) == 0, argument, expected=expected, got=f"{refused[:3].tolist()}")

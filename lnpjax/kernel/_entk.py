@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_kernel, concrete, require
+from lnpjax._base.checks import check_count, check_kernel, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.jacobian import ApplyFn, OutputSubset
@@ -19,9 +19,15 @@ from lnpjax.jacobian._contract import SingleSamplesRefusedError, check_batch
 from lnpjax.jacobian._interaction import samples_interact
 from lnpjax.jacobian._outputs import restrict
 from lnpjax.jacobian._preconditioners import fit_preconditioner
-from lnpjax.kernel import _fill as kernel_methods
 from lnpjax.kernel._costs import check_fits
-from lnpjax.kernel._fill import Plan, Side, batch_products, contraction, products
+from lnpjax.kernel._fill import (
+    BatchJacobian,
+    Plan,
+    batch_products,
+    choose_plan,
+    contraction,
+    products,
+)
 from lnpjax.status import Status, describe_status
 
 Backend: TypeAlias = Literal["jax", "neural_tangents"]
@@ -43,9 +49,9 @@ def entk(
     chunk_size: int | None = None,
     max_bytes: int | None = None,
 ) -> Float[Array, "n1_m n2_m"]:
-    """The empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
+    """Compute the empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
 
-    Spectral Reach, equations 5 and 18; NTK lens, equations 1 and 7. A sum over parameters, never a
+    *Spectral Reach*, eqs. 5 and 18; *NTK Lens*, eqs. 1 and 7. A sum over parameters, never a
     mean over outputs. Rows and columns are sample-major: output a of sample i is at ``i m + a``.
 
     Args:
@@ -61,13 +67,13 @@ def entk(
             ``J_1 P J_2^T``; backend "jax" only.
         backend: "jax" is this library's own; "neural_tangents" computes the same with the package
             neural-tangents, for a second opinion (the extra `neural-tangents`).
-        method: how the matrix is filled (`lnpjax.kernel`). "contraction" multiplies rows of
-            J, "products" pushes each row forward through the network; both take each sample's rows
-            from that sample alone. "batch" assumes nothing about samples, at about ``1 + n2 / n1``
-            times the cost of "products". "auto" takes the one of the first two with fewer
-            operations; "batch" where the network takes no single samples and, outside `jit`, where
-            samples interact. Networks whose pullback has no transpose (fixed points whose custom
-            VJP is a loop) are contracted also where "products" is asked for.
+        method: how the matrix is filled. "contraction" multiplies rows of J, "products" pushes each
+            row forward through the network; both take each sample's rows from that sample alone.
+            "batch" assumes nothing about samples, at about ``1 + n2 / n1`` times the cost of
+            "products". "auto" takes the one of the first two with fewer operations; "batch" where
+            the network takes no single samples and, outside `jit`, where samples interact. Networks
+            whose pullback has no transpose (fixed points whose custom VJP is a loop) are contracted
+            also where "products" is asked for.
         chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
             four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
             an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
@@ -87,7 +93,7 @@ def entk(
         ImportError: if neural-tangents is missing or cannot work with this jax.
 
     Cost: in gradients of one sample: ``n1 m + n2 m`` and the contraction ``n1 n2 m^2`` times the
-    number of parameters; or ``n2 m (1 + n1)``. See `lnpjax.kernel`.
+    number of parameters; or ``n2 m (1 + n1)``.
 
     Example:
         >>> weights, inputs = jnp.ones((2, 2)), jnp.array([[1.0, 0.0], [1.0, 1.0]])
@@ -97,19 +103,14 @@ def entk(
     """
     _check_choice("backend", backend, get_args(Backend))
     _check_choice("method", method, get_args(Method))
-    require(
-        chunk_size is None or chunk_size >= 1,
-        "chunk_size",
-        expected="None or an integer >= 1",
-        got=chunk_size,
-    )
+    check_count("chunk_size", chunk_size, optional=True)
     symmetric = inputs2 is None
     check_batch(apply_fn, params, inputs)
     network = restrict(apply_fn, outputs)
-    left = right = Side(network, params, inputs, wrt)
+    left = right = BatchJacobian(network, params, inputs, wrt)
     if not symmetric:
         check_batch(apply_fn, params, inputs2, argument="inputs2")
-        right = Side(network, params, inputs2, wrt)
+        right = BatchJacobian(network, params, inputs2, wrt)
         require(
             left.shape[1] == right.shape[1],
             "inputs2",
@@ -125,9 +126,7 @@ def entk(
     )
     preconditioner, _ = fit_preconditioner(preconditioner, trainable)
 
-    plan = kernel_methods.plan(
-        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
-    )
+    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
     _check_memory(left, right, plan, max_bytes)
     method, valid = _settle(method, left, right)
     with jax.default_matmul_precision("highest"):
@@ -151,23 +150,23 @@ def entk_groups(
     preconditioner: PyTree | None = None,
     **options: Any,
 ) -> dict[str, Float[Array, "n1_m n2_m"]]:
-    """The share of every parameter group in the eNTK; the shares add up to it.
+    """Compute the share of every parameter group in the eNTK; the shares add up to it.
 
     Args:
-        apply_fn: as in `entk`.
-        params: likewise.
-        inputs: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
+        params: any pytree.
+        inputs: a batch of samples; any pytree whose leaves lead with the sample.
         groups: the parameter groups (`lnpjax.parameters.group_leaves`); `None` for the top-level
             modules.
         wrt: the trainable subset.
-        preconditioner: as in `entk`.
-        **options: its further options.
+        preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters.
+        **options: further options of `entk`.
 
     Returns:
         A kernel for each group.
 
     Raises:
-        TypeError, ValueError, ImportError: as `entk`.
+        TypeError, ValueError, ImportError: for what `entk` refuses.
 
     Cost: as `entk` for the contractions; the rows of J are made once for each group.
 
@@ -190,8 +189,10 @@ def entk_groups(
     return kernels
 
 
-def _settle(method: Method, left: Side, right: Side) -> tuple[Method, Bool[Array, ""] | bool]:
-    """The method that is right for these samples, and whether its result will be."""
+def _settle(
+    method: Method, left: BatchJacobian, right: BatchJacobian
+) -> tuple[Method, Bool[Array, ""] | bool]:
+    """Return the method that is right for these samples, and whether its result will be."""
     if method == "batch":
         return method, True
     batches = [left.inputs] if right is left else [left.inputs, right.inputs]
@@ -218,7 +219,9 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
     require(value in choices, argument, expected=f"one of {choices}", got=repr(value))
 
 
-def _check_memory(left: Side, right: Side, plan: Plan, max_bytes: int | None) -> None:
+def _check_memory(
+    left: BatchJacobian, right: BatchJacobian, plan: Plan, max_bytes: int | None
+) -> None:
     entries = left.num_rows * right.num_rows
     kernels = 3 * entries * numerics.accumulation_dtype().itemsize  # itself, its mirror, the sum
     check_fits(
@@ -230,35 +233,26 @@ def _check_memory(left: Side, right: Side, plan: Plan, max_bytes: int | None) ->
 
 
 def _fill(
-    left: Side,
-    right: Side,
+    left: BatchJacobian,
+    right: BatchJacobian,
     method: str,
     symmetric: bool,
     preconditioner: PyTree | None,
     chunk_size: int | None,
 ) -> Float[Array, "n1_m n2_m"]:
-    plan = kernel_methods.plan(
-        left, right, method=method, chunk_size=chunk_size, symmetric=symmetric
-    )
+    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
     if plan.method == "contraction":
         return contraction(
-            left,
-            right,
-            weights=preconditioner,
-            chunk_size=plan.chunk_size,
-            symmetric=symmetric,
+            left, right, weights=preconditioner, chunk_size=plan.chunk_size, symmetric=symmetric
         )
-    fill = {
-        "products": products,
-        "batch": batch_products,
-    }[plan.method]
+    fill = products if plan.method == "products" else batch_products
     return fill(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
 
 
 def _by_neural_tangents(
-    left: Side, right: Side, method: str, symmetric: bool
+    left: BatchJacobian, right: BatchJacobian, method: str, symmetric: bool
 ) -> Float[Array, "n1_m n2_m"]:
-    """The same matrix by neural-tangents: samples as one function ("batch"), or each alone."""
+    """Fill the matrix by neural-tangents: samples as one function ("batch"), or each alone."""
     from lnpjax.kernel._neural_tangents import neural_tangents_kernel
 
     trainable, frozen = parameters.partition(left.params, left.wrt)
@@ -278,9 +272,9 @@ def _by_neural_tangents(
 
 @entry_point
 def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
+    """Return the kernel of gradients of length one, ``Theta_ij / sqrt(Theta_ii Theta_jj)``.
 
-    NTK Lens, appendix B.3: its effective rank counts directions of learning whatever the rates at
+    *NTK Lens*, appendix B.3: its effective rank counts directions of learning whatever the rates at
     which they are learned. In the kernel of several outputs, ``(B m, B m)``, every output of every
     sample is a gradient of its own.
 
@@ -318,9 +312,9 @@ def normalized_kernel(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
 
 
 def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Array, "n1 n2"]:
-    """The kernel between samples, ``sum_k Theta_(i k)(j k)``: the trace over the outputs.
+    """Return the kernel between samples, ``sum_k Theta_(i k)(j k)``: the trace over outputs.
 
-    NTK Lens, appendix A, sums these blocks ``Theta_kk`` of its equation 7. A sum, not a mean: the
+    *NTK Lens*, appendix A, sums these blocks ``Theta_kk`` of its eq. 7. A sum, not a mean: the
     trace of a square kernel does not change. (neural-tangents' `trace_axes` takes the mean.)
 
     Args:
@@ -342,12 +336,7 @@ def trace_outputs(kernel: Float[Array, "n1m n2m"], num_outputs: int) -> Float[Ar
     """
     check_kernel("kernel", kernel, symmetric=False)
     rows, columns = kernel.shape
-    require(
-        isinstance(num_outputs, int | np.integer) and num_outputs >= 1,
-        "num_outputs",
-        expected="an integer >= 1",
-        got=num_outputs,
-    )
+    check_count("num_outputs", num_outputs)
     require(
         rows % num_outputs == 0 and columns % num_outputs == 0,
         "num_outputs",

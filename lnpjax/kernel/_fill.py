@@ -53,7 +53,7 @@ class Chunking(NamedTuple):
 
     @classmethod
     def of(cls, shape: tuple[int, int], rows: int) -> Chunking:
-        """Chunks of about that many rows, as equal as can be."""
+        """Cut into chunks of about that many rows, as equal as possible."""
         num_samples, num_outputs = shape
         samples, outputs = max(1, rows // num_outputs), min(rows, num_outputs)
         return cls(_even(num_samples, samples), _even(num_outputs, outputs), *shape)
@@ -82,13 +82,13 @@ class Chunking(NamedTuple):
 
 
 def _even(total: int, most: int) -> int:
-    """The size of equal parts of at most that size."""
+    """Return the size of equal parts of at most that size."""
     return -(-total // -(-total // min(most, total)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Side:
-    """A network with outputs ``(B, m)`` at one batch.
+class BatchJacobian:
+    """The Jacobian of a network with outputs ``(B, m)`` at one batch, by rows or as a function.
 
     Row k of its Jacobian belongs to output ``k % m`` of sample ``k // m``.
     """
@@ -109,7 +109,7 @@ class Side:
         return self.shape[0] * self.shape[1]
 
     def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
-        """A chunk of rows of J, each from its own sample, made once the number `after` is known.
+        """Make a chunk of rows of J, each from its own sample, once the number `after` is known.
 
         Without that order XLA would make all chunks first and hold them all.
         """
@@ -129,7 +129,7 @@ class Side:
         return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
 
     def takes(self, inputs: PyTree) -> bool:
-        """Whether the network can be called with such inputs."""
+        """Return whether the network can be called with such inputs."""
         try:
             jax.eval_shape(self.apply_fn, self.params, inputs)
         except Exception:  # whatever a network raises
@@ -150,14 +150,19 @@ class Side:
         return answers[0]
 
     def linearization(self) -> Linearization:
-        """The batch as one function."""
+        """Linearize the batch as one function."""
         return linearize(self.apply_fn, self.params, self.inputs, wrt=self.wrt)
 
 
 def contraction(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int, symmetric: bool
+    left: BatchJacobian,
+    right: BatchJacobian,
+    *,
+    weights: PyTree | None,
+    chunk_size: int,
+    symmetric: bool,
 ) -> Float[Array, "n1_m n2_m"]:
-    """Rows of J_1 against rows of J_2, block by block; of a symmetric kernel the lower half."""
+    """Contract rows of J_1 with rows of J_2 by blocks; the lower half of a symmetric kernel."""
     rows = Chunking.of(left.shape, chunk_size)
     columns = Chunking.of(right.shape, chunk_size)
     stored = _even(rows.num_chunks, STORED_CHUNKS)
@@ -199,9 +204,9 @@ def contraction(
 def _map_chunks(
     function: Callable[[Index, Array | None], Array], indices: range, after: Array | None = None
 ) -> Array:
-    """``stack([function(index, ...) for index in indices])``, as a loop where there are many.
+    """Return ``stack([function(index, ...) for index in indices])``, looping over many.
 
-    Written out, each call is told an entry of the result before it, to be made `after` it.
+    Written out, each call receives an entry of the result before it, to be made `after` it.
     """
     if len(indices) > MAX_UNROLLED:
         return jax.lax.map(lambda index: function(index, None), jnp.asarray(indices))
@@ -221,9 +226,9 @@ def _at_most(index: Index, last: int) -> Index:
 
 
 def products(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+    left: BatchJacobian, right: BatchJacobian, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
-    """Column k as ``J_1 P (J_2^T e_k)``, with the row ``J_2^T e_k`` from its own sample."""
+    """Compute column k as ``J_1 P (J_2^T e_k)``, with ``J_2^T e_k`` from its own sample."""
     chunking = Chunking.of(right.shape, chunk_size)
     push = jax.vmap(left.linearization().jvp)
 
@@ -235,9 +240,9 @@ def products(
 
 
 def batch_products(
-    left: Side, right: Side, *, weights: PyTree | None, chunk_size: int
+    left: BatchJacobian, right: BatchJacobian, *, weights: PyTree | None, chunk_size: int
 ) -> Float[Array, "n1_m n2_m"]:
-    """As `products`, with the whole batch pulled back: also right where samples interact."""
+    """Pull the whole batch back for each column: also right where samples interact."""
     pull, push = right.linearization(), left.linearization()
 
     def column(index: Int[Array, ""]) -> Float[Array, "n1 m"]:
@@ -269,7 +274,7 @@ def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
 
 
 def _inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:
-    """All inner products between two sets of rows, accumulated in `accumulation_dtype`."""
+    """Return all inner products of two sets of rows, accumulated in `accumulation_dtype`."""
 
     def within_leaf(left: Array, right: Array) -> Float[Array, "rows columns"]:
         return jnp.einsum(
@@ -291,7 +296,14 @@ class Plan(NamedTuple):
     working_bytes: int
 
 
-def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmetric: bool) -> Plan:
+def choose_plan(
+    left: BatchJacobian,
+    right: BatchJacobian,
+    *,
+    method: str,
+    chunk_size: int | None,
+    symmetric: bool,
+) -> Plan:
     """Choose the method with fewer operations, and how many rows of J are made at once.
 
     Products inherit the rounding of the network, so one that anywhere computes in less than the
@@ -351,7 +363,7 @@ def plan(left: Side, right: Side, *, method: str, chunk_size: int | None, symmet
 
 
 def _chunk_sizes(row_bytes: int, pushed_bytes: int) -> dict[str, int]:
-    """Rows of J made at once, by method, from what one takes to make and to push forward.
+    """Return how many rows of J to make at once, by method, from the bytes that one takes.
 
     Products are fastest with what fits into a CPU's caches: 64 MB, or 512 MB on an accelerator.
     Matrix products between rows need a hundred or so of them: 128 rows, or what 256 MB hold.

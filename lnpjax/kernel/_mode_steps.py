@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lnpjax import parameters
 from lnpjax._base.checks import require
 from lnpjax._base.entry_points import entry_point
+from lnpjax._base.numerics import rounding_floor
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
 from lnpjax.jacobian import ApplyFn, Batch, LossFn, OutputSubset, linearize, select_outputs
@@ -21,16 +22,17 @@ from lnpjax.kernel._modes import Modes
 @result
 @dataclasses.dataclass(frozen=True)
 class ModeStep:
-    """What a gradient step did, mode by mode, beside what the kernel predicts. A pytree.
+    """What a gradient step did, mode by mode, next to what the kernel predicts.
 
-    With learning rates in front, every field has their axis in front.
+    A pytree, made by `step_along_gradient`. With learning rates in front, every field has their
+    axis in front.
 
     Attributes:
         learning_rate: eta.
         predicted_change: ``-eta lambda_k g . q_k``, the first-order change of the outputs along
             mode k.
         actual_change: ``q_k . (f(theta') - f(theta))``.
-        predicted_loss_change: ``-eta lambda_k (g . q_k)^2`` (Spectral Reach, equation 6).
+        predicted_loss_change: ``-eta lambda_k (g . q_k)^2`` (*Spectral Reach*, eq. 6).
         actual_loss_change: ``(g . q_k) q_k . (f(theta') - f(theta))``: what the actual motion along
             mode k does to the loss, to first order in the outputs.
         loss_change: the actual change of the loss, all orders.
@@ -61,14 +63,14 @@ def step_along_gradient(
 ) -> ModeStep:
     """Take real gradient steps and compare what they do with what the modes predict.
 
-    The check that a sceptic asks of the spectral picture (Spectral Reach, equations 5 and 6): if
+    The check that a sceptic asks of the spectral picture (*Spectral Reach*, eqs. 5 and 6): if
     eigenvalues tell where the loss is reduced, then a step must move the outputs along mode k by
     ``-eta lambda_k g . q_k``.
 
     Args:
-        apply_fn: as in `lnpjax.lnp`.
-        loss_fn: likewise.
-        params: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
+        params: any pytree.
         batch: ``(inputs, targets)``, of which `modes` are the modes.
         modes: from ``eigenmodes(entk(...), g)`` with the same inputs, `outputs` and `wrt`.
         learning_rates: one, or an array of any shape.
@@ -145,7 +147,7 @@ def project_update(
     outputs: OutputSubset = None,
     wrt: parameters.Subset = None,
 ) -> PyTree:
-    """The part of a parameter update that moves the outputs along chosen modes.
+    """Return the part of a parameter update that moves the outputs along chosen modes.
 
     Mode k of the kernel has a direction in parameter space, ``v_k = J^T q_k / sqrt(lambda_k)``; the
     projection is ``sum_{k chosen} v_k v_k^T update``. To confine learning to the chosen modes,
@@ -154,8 +156,8 @@ def project_update(
     as often as the kernel turns.
 
     Args:
-        apply_fn: as in `lnpjax.entk`.
-        params: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        params: any pytree.
         inputs: the batch whose modes these are.
         update: a gradient or any other update, in the structure of the trainable parameters
             (`None` in place of frozen leaves).
@@ -196,8 +198,8 @@ def project_update(
         got=jnp.shape(chosen),
     )
     eigenvalues, vectors = modes.eigenvalues, modes.eigenvectors
-    rounding = num_outputs * jnp.finfo(eigenvalues.dtype).eps * jnp.max(eigenvalues)
-    weights = jnp.where(eigenvalues > rounding, chosen / eigenvalues, 0)
+    resolved = eigenvalues > rounding_floor(jnp.max(eigenvalues), num_outputs)
+    weights = jnp.where(resolved, chosen / eigenvalues, 0)
     with jax.default_matmul_precision("highest"):
         along_modes = linearization.jvp(update).reshape(-1).astype(vectors.dtype) @ vectors
         motion = vectors @ (weights * along_modes)

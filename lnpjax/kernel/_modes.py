@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_kernel, concrete, require
+from lnpjax._base.checks import check_floating, check_kernel, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -20,7 +20,9 @@ from lnpjax.status import Status, flag
 @result
 @dataclasses.dataclass(frozen=True)
 class Modes:
-    """Eigenmodes of ``Theta = sum_k lambda_k q_k q_k^T`` seen from a loss gradient g. A pytree.
+    """Eigenmodes of ``Theta = sum_k lambda_k q_k q_k^T`` seen from a loss gradient g.
+
+    A pytree, made by `eigenmodes`.
 
     Attributes:
         eigenvalues: lambda_k, descending, as they came: rounding may leave the smallest of a
@@ -28,14 +30,20 @@ class Modes:
             over modes are exact. Beyond rounding, `status` says so.
         eigenvectors: q_k as columns, ``(N, N)``; their signs are arbitrary.
         projections: ``g . q_k``, in units of g.
-        p: normalised eigenvalues ``lambda_k / Tr(Theta)``; they add up to 1 (equation 9).
+        p: normalised eigenvalues ``lambda_k / Tr(Theta)``; they add up to 1 (*Spectral Reach*,
+            eq. 9).
         gamma2: ``(g . q_k)^2 / |g|^2``, the share of the loss gradient along each mode; they add up
-            to 1 (equation 9). NaN where g is zero.
+            to 1 (*Spectral Reach*, eq. 9). NaN where g is zero.
         chi_pos: ``sum_k gamma_k^2 p_k``, the spectral position.
         degenerate: which eigenvalues coincide with a neighbour up to rounding, so that only the sum
             of their `gamma2` means something.
         status: `lnpjax.Status` flags. Degenerate modes set it where their eigenvalue is not itself
             zero up to rounding.
+
+    Example:
+        >>> modes = eigenmodes(jnp.diag(jnp.array([3.0, 1.0])), jnp.array([1.0, 1.0]))
+        >>> modes.cumulative_p, modes.cumulative_gamma2.round(3)
+        (Array([0.75, 1.  ], dtype=float32), Array([0.5, 1. ], dtype=float32))
     """
 
     eigenvalues: Float[Array, " mode"]
@@ -49,17 +57,17 @@ class Modes:
 
     @property
     def trace(self) -> Float[Array, ""]:
-        """``Tr(Theta) = |J|_F^2``, equation 22."""
+        """``Tr(Theta) = |J|_F^2``, *Spectral Reach*, eq. 22."""
         return jnp.sum(self.eigenvalues)
 
     @property
     def contributions(self) -> Float[Array, " mode"]:
-        """``gamma_k^2 p_k``, what each mode adds to chi_pos (equation 9)."""
+        """``gamma_k^2 p_k``, what each mode adds to chi_pos (*Spectral Reach*, eq. 9)."""
         return self.gamma2 * self.p
 
     @property
     def loss_changes(self) -> Float[Array, " mode"]:
-        """``lambda_k (g . q_k)^2``, what each mode adds to delta_loss (equation 6)."""
+        """``lambda_k (g . q_k)^2``, what each mode adds to delta_loss (*Spectral Reach*, eq. 6)."""
         return self.eigenvalues * self.projections**2
 
     @property
@@ -82,7 +90,7 @@ class Modes:
 def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Modes:
     """Decompose a kernel, and the loss gradient with it.
 
-    Spectral Reach, equations 5 to 9.
+    *Spectral Reach*, eqs. 5 to 9.
 
     Args:
         kernel: Theta of a batch with itself, ``(N, N)``, from `lnpjax.entk`.
@@ -112,13 +120,7 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
         expected=f"{len(kernel)} entries, one for each row of the kernel",
         got=f"shape {jnp.shape(loss_grad)}",
     )
-    known = concrete(loss_grad)
-    require(
-        known is None or bool(np.all(np.isfinite(known))),
-        "loss_grad",
-        expected="finite entries",
-        got="some that are infinite or NaN",
-    )
+    check_values("loss_grad", loss_grad, expected="finite entries")
     dtype = numerics.accumulation_dtype()
     kernel = jnp.asarray(kernel, dtype)
     gradient = jnp.ravel(jnp.asarray(loss_grad, dtype))
@@ -132,8 +134,8 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
         directions = scaled @ vectors
     p = relative / jnp.sum(relative)
     gamma2 = directions**2 / jnp.sum(scaled**2)
-    rounding = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(relative))
-    degenerate = _coincide(relative, rounding)
+    rounding = numerics.rounding_floor(jnp.max(jnp.abs(relative)), len(kernel))
+    degenerate = jnp.sum(coincide(relative), axis=0) > 1
     asymmetry = jnp.max(jnp.abs(kernel - kernel.T))
     return Modes(
         eigenvalues=eigenvalues,
@@ -157,22 +159,31 @@ def eigenmodes(kernel: Float[Array, "N N"], loss_grad: Float[Array, ...]) -> Mod
     )
 
 
-def _coincide(
-    eigenvalues: Float[Array, " mode"], tolerance: Float[Array, ""]
-) -> Bool[Array, " mode"]:
-    close = jnp.abs(jnp.diff(eigenvalues)) <= tolerance
-    return jnp.pad(close, (0, 1)) | jnp.pad(close, (1, 0))
+def coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
+    """Return which eigenvalues are the same up to rounding, each with itself.
+
+    Args:
+        eigenvalues: all of a symmetric matrix, in any order.
+
+    Example:
+        >>> coincide(jnp.array([2.0, 1.0, 1.0]))
+        Array([[ True, False, False],
+               [False,  True,  True],
+               [False,  True,  True]], dtype=bool)
+    """
+    gaps = jnp.abs(eigenvalues[:, None] - eigenvalues)
+    return gaps <= numerics.rounding_floor(jnp.max(jnp.abs(eigenvalues)), len(eigenvalues))
 
 
 @entry_point
 def mode_pairs(
     kernel_ba: Float[Array, "N_b N_a"], modes_b: Modes, modes_a: Modes
 ) -> Float[Array, "mode_b mode_a"]:
-    """What each pair of modes adds to the spectral position across two batches.
+    """Return what each pair of modes adds to the spectral position across two batches.
 
-    Spectral Reach, equation 25: entry (k, l) tells how a step along mode l of batch A moves the
+    *Spectral Reach*, eq. 25: entry (k, l) tells how a step along mode l of batch A moves the
     loss on batch B along its mode k. Negative pairs harm B. The entries add up to chi_pos^{AB} of
-    equation 24, as `lnpjax.lnp` measures it.
+    eq. 24, as `lnpjax.lnp` measures it.
 
     Args:
         kernel_ba: ``J_B J_A^T``: ``entk(..., inputs_b, inputs2=inputs_a)``.

@@ -43,7 +43,7 @@ _MOVED_TO_JAX_EXTEND_CORE = ("Jaxpr", "JaxprEqn", "Literal", "Primitive", "Var")
 def import_neural_tangents() -> ModuleType:
     """Import neural-tangents on a jax that it does not know, and without TensorFlow.
 
-    jax and `sys.modules` are left as they were, but for the package and what it imports. Its
+    jax and `sys.modules` are left as they were, except for the package and what it imports. Its
     ``neural_tangents.experimental`` stays unimported, and can be imported later where TensorFlow is
     installed. A package that was imported before is returned as it is.
 
@@ -144,7 +144,7 @@ def neural_tangents_kernel(
     implementation: Literal["contraction", "products"],
     vmap_axes: Literal[0] | None,
 ) -> Float[Array, "n1*m n2*m"]:
-    """The empirical NTK ``J(inputs) J(inputs2)^T``, computed by neural-tangents.
+    """Compute the empirical NTK ``J(inputs) J(inputs2)^T`` by neural-tangents.
 
     Nothing is traced out: every output of every sample has its row. (With `trace_axes` the package
     would divide by the number of outputs.) Matrix products run at the highest precision.

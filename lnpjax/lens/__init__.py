@@ -1,4 +1,4 @@
-"""The spectra of activations, of gradients and of weights (Spectral Lens)."""
+"""The spectra of activations, of gradients and of weights (*Spectral Lens*)."""
 
 from lnpjax.lens._activations import ActivationSpectra, activation_spectra, stream_covariances
 from lnpjax.lens._covariance import (

@@ -1,8 +1,8 @@
-"""Where the variance of hidden states lies: the spectra of their covariances (Spectral Lens).
+"""Where the variance of hidden states lies: the spectra of their covariances (*Spectral Lens*).
 
-Section 2.2, equation 1: the samples are token positions, and the covariance is centred. The
-covariance itself is in `lnpjax.lens`, what is read off its spectrum in
-`lnpjax.spectra`.
+*Spectral Lens*, section 2.2 and eq. 1: the samples are token positions, and the covariance is
+centred. `lnpjax.lens.covariance_update` accumulates it, and `lnpjax.spectra` reads off its
+spectrum.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, PyTree
 
-from lnpjax._base.checks import check_floating, check_key, concrete, require
+from lnpjax._base.checks import check_count, check_floating, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.reporting import Reporter
 from lnpjax._base.slices import filled, sliced
@@ -32,7 +32,7 @@ from lnpjax.lens._covariance import (
     covariance_update,
 )
 from lnpjax.spectra import SpectrumSummary, Window, tail_window
-from lnpjax.spectra._summary import check_window
+from lnpjax.spectra._summary import check_windows
 from lnpjax.status import Status
 
 HiddenFn: TypeAlias = Callable[[PyTree, PyTree], Mapping[str, Array]]
@@ -60,29 +60,29 @@ class ActivationSpectra:
         *,
         key: Key[Array, ""] | None = None,
     ) -> dict[str, SpectrumSummary]:
-        """Measure the spectra on the pool; without one on B, and without B on A.
+        """Measure the spectra on the pool, without a pool on B, and without B on A.
 
         Args:
             params: what the hidden states are taken at.
             batch_a: ``(inputs, targets)``, as training steps take; the targets are not looked at.
-            batch_b: likewise, or `None`.
+            batch_b: another such batch, or `None`.
             key: not used: nothing is drawn.
 
         Returns:
             A `SpectrumSummary` for each layer.
 
         Raises:
-            TypeError, ValueError: as `activation_spectra`; also, outside of `jit`, if hidden states
-                are infinite or NaN, or samples interact.
+            TypeError, ValueError: for bad layers, masks or windows; outside of `jit`, if hidden
+                states are infinite or NaN, or samples interact.
         """
         check_key("key", key)
-        inputs, _ = check_pair("batch", measured_batch(self.pool, batch_a, batch_b))
-        return self._measure(params, inputs)
+        name, batch = measured_batch(self.pool, batch_a, batch_b)
+        return self._measure(params, check_pair(name, batch)[0], name)
 
     @entry_point
-    def _measure(self, params: PyTree, inputs: PyTree) -> dict[str, SpectrumSummary]:
+    def _measure(self, params: PyTree, inputs: PyTree, argument: str) -> dict[str, SpectrumSummary]:
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
-        self._check_ranks(shapes)
+        self._check_ranks(shapes, argument)
         interact = interaction_status(
             "hidden_states", _interact(self.hidden_states, params, inputs, tuple(shapes))
         )
@@ -118,16 +118,16 @@ class ActivationSpectra:
         valid = filled(num_samples, num_microbatches, size)
         return jax.lax.scan(microbatch, states, (parts, valid))[0]
 
-    def _check_ranks(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> None:
+    def _check_ranks(self, shapes: Mapping[str, jax.ShapeDtypeStruct], argument: str) -> None:
         """Refuse windows beyond the rank that the covariance of so many samples can have."""
         for layer, shape in shapes.items():
             dimension, samples = shape.shape[-1], math.prod(shape.shape[:-1])
             rank = min(dimension, samples - 1)
             of = f"eigenvalues that {samples} samples of {dimension} features in {layer!r} can have"
-            require(rank >= 1, "batch", expected=f"at least two samples in {layer!r}", got=samples)
-            if self.head is not None:
-                check_window("head", self.head, rank, of=of)
-            check_window("tail", self.tail or tail_window(dimension), rank, of=of)
+            expected = f"at least two samples in {layer!r}"
+            require(rank >= 1, argument, expected=expected, got=samples)
+            tail = self.tail or tail_window(dimension)
+            check_windows(rank, of=of, head=self.head, tail=tail)
 
 
 def activation_spectra(
@@ -143,9 +143,9 @@ def activation_spectra(
 ) -> ActivationSpectra:
     """Make a measurement of the activation covariance spectra of chosen layers.
 
-    Spectral Lens, sections 2.2 and appendix C: the centred covariance of hidden states over all
-    positions of a pool (equation 1), its RankMe (equation 10), and its exponents over head and tail
-    (equation 2).
+    *Spectral Lens*, sections 2.2 and appendix C: the centred covariance of hidden states over all
+    positions of a pool (eq. 1), its RankMe (eq. 10), and its exponents over head and tail
+    (eq. 2).
 
     Args:
         hidden_states: ``hidden_states(params, inputs) -> {layer: (B, ..., features)}``, pure; from
@@ -159,7 +159,8 @@ def activation_spectra(
             the hidden states without their features, or of its leading axes, in every layer.
         head: window of ranks of the head exponent; `None` for `HEAD_WINDOW` cut to the width.
         tail: window of the tail exponent; `None` for `tail_window` of each layer's width.
-        resolution: as in `lnpjax.spectra.summarize_spectrum`.
+        resolution: eigenvalues below this fraction of the largest are left out of the fits, and
+            flagged; `None` for what float32 or the dtype of the hidden states resolves.
 
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key=None)``, which gives a
@@ -188,12 +189,10 @@ def activation_spectra(
         >>> print(f"{out['first'].rank_me:.1f} of 16")
         15.5 of 16
     """
-    _check_size("microbatch_size", microbatch_size)
+    check_count("microbatch_size", microbatch_size, optional=True)
     if pool is not None:
         _num_samples(check_pair("pool", pool)[0])
-    for name, window in (("head", head), ("tail", tail)):
-        if window is not None:
-            check_window(name, window, 2**31 - 1, of="ranks there can be")
+    check_windows(2**31 - 1, of="ranks there can be", head=head, tail=tail)
     return ActivationSpectra(
         hidden_states=hidden_states,
         pool=pool,
@@ -215,25 +214,26 @@ def stream_covariances(
     mask: MaskFn | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, CovarianceState]:
-    """The covariances of hidden states over batches that come one by one: pools of any size.
+    """Accumulate covariances of hidden states over batches that come one by one.
 
-    Compiles one function for each shape of batch, and runs it on them.
+    For pools of any size. Compiles one function for each shape of batch, and runs it on them.
 
     Args:
-        hidden_states: as for `activation_spectra`.
+        hidden_states: ``hidden_states(params, inputs) -> {layer: (B, ..., features)}``, pure.
         params: what the hidden states are taken at.
         batches: inputs (not pairs with targets), each a pytree whose leaves lead with the sample.
         layers: which layers; `None` for all.
-        mask: as for `activation_spectra`.
-        reporter: is told the number of batches whenever it has doubled.
+        mask: ``mask(inputs)`` is False for positions that only pad; `None` if all count.
+        reporter: receives the number of batches whenever it has doubled.
 
     Returns:
         A `CovarianceState` for each layer, in the order of `layers` or of `hidden_states`: for
         `covariance_spectrum`, `covariance_float64`, and `covariance_merge` with those of others.
 
     Raises:
-        TypeError, ValueError: as `activation_spectra`.
-        ValueError: if there is no batch, or samples of the first one interact.
+        TypeError: if a layer is not an array of real floating-point numbers.
+        ValueError: if a layer is unknown, or the mask does not fit; if there is no batch, or
+            samples of the first one interact.
 
     Example:
         >>> def hidden_states(scale, inputs):
@@ -304,7 +304,7 @@ class _Accumulate:
 def _interact(
     hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...]
 ) -> dict[str, Bool[Array, ""]]:
-    """For each layer, whether the hidden states of a sample depend on its company."""
+    """Return for each layer whether the hidden states of a sample depend on its company."""
 
     def rows(params: PyTree, inputs: PyTree) -> dict[str, Array]:
         return _chosen(hidden_states(params, inputs), layers, _num_samples(inputs))
@@ -319,10 +319,10 @@ def _interact(
 
 
 def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> CovarianceState:
-    """The state with further flags; refused where samples are known not to be finite."""
-    known = concrete(state.status)
+    """Return the state with further flags; refuse samples that are known not to be finite."""
+    flags = concrete(state.status)
     require(
-        known is None or not known & Status.NON_FINITE,
+        flags is None or not flags & Status.NON_FINITE,
         f"hidden_states/{layer}",
         expected="finite samples",
         got="infinite or NaN entries",
@@ -331,7 +331,7 @@ def _with_status(layer: str, state: CovarianceState, status: Int[Array, ""]) -> 
 
 
 def _chosen(hidden: Any, layers: tuple[str, ...] | None, num_samples: int) -> dict[str, Any]:
-    """The layers that were asked for, in that order, checked."""
+    """Return the layers that were asked for, in that order, checked."""
     require(
         isinstance(hidden, Mapping) and len(hidden) > 0,
         "hidden_states",
@@ -362,7 +362,7 @@ def _chosen(hidden: Any, layers: tuple[str, ...] | None, num_samples: int) -> di
 def _shapes(
     hidden_states: HiddenFn, params: PyTree, inputs: PyTree, layers: tuple[str, ...] | None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-    """The shapes of the chosen layers, in their order, before anything is computed."""
+    """Return the shapes of the chosen layers, in their order, before anything is computed."""
     order: list[str] = []
 
     def look(params: PyTree, inputs: PyTree) -> dict[str, Array]:
@@ -383,13 +383,3 @@ def _num_samples(inputs: PyTree) -> int:
         got=f"first axes {sorted(sizes)}",
     )
     return next(iter(sizes))[0]
-
-
-def _check_size(argument: str, size: int | None) -> None:
-    whole = isinstance(size, int | np.integer) and not isinstance(size, bool)
-    require(
-        size is None or (whole and size >= 1),
-        argument,
-        expected="an integer >= 1, or None",
-        got=repr(size),
-    )

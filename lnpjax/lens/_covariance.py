@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_count, check_floating, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -45,17 +45,17 @@ class TwoFloat:
     low: Float[Array, ...]
 
     def plus(self, other: TwoFloat) -> TwoFloat:
-        """The sum of two, to about twice the digits of the dtype."""
+        """Add two, to about twice the digits of the dtype."""
         total, error = _exact_sum(self.high, other.high)
         return TwoFloat(*_exact_sum(total, error + (self.low + other.low)))
 
     def minus(self, other: TwoFloat) -> TwoFloat:
-        """The difference of two."""
+        """Subtract one from the other."""
         return self.plus(TwoFloat(-other.high, -other.low))
 
 
 def _exact_sum(a: Array, b: Array) -> tuple[Array, Array]:
-    """``a + b`` rounded, and the rounding error, which is a float itself (Knuth's two-sum)."""
+    """Return ``a + b`` rounded, and the rounding error, itself a float (Knuth's two-sum)."""
     total = a + b
     virtual = total - a
     return total, (a - (total - virtual)) + (b - virtual)
@@ -94,8 +94,9 @@ class Covariance:
     """The centred covariance of hidden states, from `covariance_finalize`. A pytree.
 
     Attributes:
-        matrix: over ``N - 1``, as in equation 1 (the paper's appendix C divides by N; no spectrum
-            that is divided by its trace can tell). NaN where there are fewer than two samples.
+        matrix: over ``N - 1``, as in *Spectral Lens*, eq. 1 (the paper's appendix C divides by N;
+            no spectrum that is divided by its trace can tell). NaN where there are fewer than two
+            samples.
         mean: mean of the samples.
         count: N, the number of samples.
         status: `Status.NON_FINITE` if a sample is infinite or NaN, or a square overflows;
@@ -110,7 +111,7 @@ class Covariance:
 
 
 def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> CovarianceState:
-    """The state before any sample.
+    """Return the state before any sample.
 
     Args:
         dimension: d, the width of the hidden states.
@@ -132,8 +133,7 @@ def covariance_init(dimension: int, *, dtype: DTypeLike | None = None) -> Covari
                [ 0.,  0.,  0.],
                [-2.,  0.,  2.]], dtype=float32)
     """
-    whole = isinstance(dimension, int | np.integer) and not isinstance(dimension, bool)
-    require(whole and dimension >= 1, "dimension", expected="an integer >= 1", got=repr(dimension))
+    check_count("dimension", dimension)
     kept = accumulation_dtype() if dtype is None else jnp.dtype(dtype)
     require(
         kept in (jnp.dtype("float32"), accumulation_dtype()),
@@ -184,7 +184,7 @@ def covariance_update(
             `status` says so.
 
     Cost: ``2 d^2`` operations per sample and about ``0.3 d^2`` for the compensation; N d numbers of
-    memory beside the state.
+    memory in addition to the state.
 
     Example:
         >>> far = 1000 + jnp.array([[0.0], [0.125], [0.25]])
@@ -211,7 +211,7 @@ def covariance_update(
 def _check_samples(
     state: CovarianceState, hidden: Array, mask: Array | None, argument: str
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
-    """The samples as rows in the dtype of the state, and which of them count."""
+    """Return the samples as rows in the dtype of the state, and which of them count."""
     check_floating(argument, hidden)
     dimension, dtype = state.mean.high.shape[-1], state.mean.high.dtype
     require(
@@ -258,7 +258,7 @@ def _check_samples(
 def _statistics(
     rows: Float[Array, "n d"], valid: Bool[Array, " n"], rounding: float
 ) -> CovarianceState:
-    """The state of one chunk, by two passes over it."""
+    """Return the state of one chunk, by two passes over it."""
     dtype = rows.dtype
     keep = valid[:, None]
     count = jnp.sum(valid, dtype=jnp.int32)
@@ -287,19 +287,19 @@ def _statistics(
 
 
 def _underflow(deviations: Float[Array, ...]) -> Int[Array, ""]:
-    """A flag where deviations are not all zero, but their squares have lost digits or are."""
+    """Flag deviations that are not all zero, but whose squares have lost digits or are zero."""
     largest = jnp.max(jnp.abs(deviations))
     lost = largest**2 < _least_square(deviations.dtype)
     return flag((largest > 0) & lost, Status.VANISHING_EIGENVALUES)
 
 
 def _least_square(dtype: DTypeLike) -> float:
-    """Squares from here on have all their digits: no part of their products is subnormal."""
+    """Return the least square with all its digits: no part of its products is subnormal."""
     return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
 
 
 def _scatter(deviations: Float[Array, "n d"]) -> TwoFloat:
-    """``X^T X`` without the rounding errors of its sums, which are not random.
+    """Return ``X^T X`` without the rounding errors of its sums, which are not random.
 
     Squares of numbers on a grid (as all floats far from zero are) leave residues of one sign, and
     so do small squares added to that of an outlier: plain sums were found wrong by 2e-6. With
@@ -321,7 +321,7 @@ def _scatter(deviations: Float[Array, "n d"]) -> TwoFloat:
 
 @entry_point
 def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
-    """The state of the samples of both, as partial results of devices or runs are joined.
+    """Join the states of two sets of samples, such as partial results of devices or runs.
 
     Chan, Golub and LeVeque (1983): with ``delta`` from the mean of a to that of b, the scatters add
     up with ``delta delta^T n_a n_b / (n_a + n_b)``. In any order and any tree, to rounding.
@@ -363,7 +363,7 @@ def covariance_merge(a: CovarianceState, b: CovarianceState) -> CovarianceState:
 
 @entry_point
 def covariance_finalize(state: CovarianceState) -> Covariance:
-    """The covariance of the samples seen (Spectral Lens, equation 1). Pure; does not end the state.
+    """Return the covariance of the samples seen; the state can go on (*Spectral Lens*, eq. 1).
 
     Args:
         state: the state.
@@ -393,7 +393,7 @@ def covariance_finalize(state: CovarianceState) -> Covariance:
 
 
 def covariance_float64(state: CovarianceState) -> Covariance:
-    """The covariance in float64 on the host, with all the digits that a float32 state carries.
+    """Return the covariance in float64 on the host, with all digits of a float32 state.
 
     Args:
         state: a state that can be looked at, outside of `jit`.
@@ -446,7 +446,7 @@ def covariance_spectrum(
     tail: Window | None = None,
     resolution: float | Float[Array, ""] | None = None,
 ) -> SpectrumSummary:
-    """The spectrum of the covariance, summarised (Spectral Lens, appendix C). Pure.
+    """Summarise the spectrum of the covariance (*Spectral Lens*, appendix C). Pure.
 
     Rounding of the hidden states themselves adds a floor to the spectrum, which matters in half
     precision, or where means are large. A float of size h is rounded by up to half of its spacing,
@@ -457,10 +457,11 @@ def covariance_spectrum(
 
     Args:
         state: the state.
-        head: as in `lnpjax.spectra.summarize_spectrum`, as are the others.
-        tail: likewise.
-        resolution: likewise; `None` for `lnpjax.spectra.spectral_resolution` or, where
-            that is larger, what the dtype of the hidden states resolves.
+        head: window ``(first, last)`` of ranks; `None` for `HEAD_WINDOW`, cut to the spectrum.
+        tail: window of ranks; `None` for `tail_window` of the number of eigenvalues.
+        resolution: eigenvalues below this fraction of the largest are left out of the fits, and
+            flagged; `None` for `lnpjax.spectra.spectral_resolution` or, where that is larger, what
+            the dtype of the hidden states resolves.
 
     Returns:
         A `SpectrumSummary` with the status of the covariance; NaN where it is undefined.
@@ -497,11 +498,11 @@ def covariance_spectrum(
 def _input_resolution(
     covariance: Covariance, rounding: Float[Array, ""], largest: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The square of the spacing of floats as large as the hidden states, over the largest."""
-    known = jnp.isfinite(largest) & (largest > 0) & jnp.all(jnp.isfinite(covariance.mean))
-    largest = jnp.where(known, largest, 1)
+    """Return the squared spacing of floats as large as the hidden states, over the largest."""
+    usable = jnp.isfinite(largest) & (largest > 0) & jnp.all(jnp.isfinite(covariance.mean))
+    largest = jnp.where(usable, largest, 1)
     # Squares of large means overflow.
-    mean = jnp.where(known, covariance.mean, 0) * (rounding / jnp.sqrt(largest))
-    variance = jnp.where(known, jnp.diagonal(covariance.matrix), 0) / largest
+    mean = jnp.where(usable, covariance.mean, 0) * (rounding / jnp.sqrt(largest))
+    variance = jnp.where(usable, jnp.diagonal(covariance.matrix), 0) / largest
     resolution = jnp.max(mean**2 + rounding**2 * variance)
     return jnp.minimum(resolution, 1 - float(jnp.finfo(resolution.dtype).eps))

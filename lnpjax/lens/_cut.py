@@ -1,7 +1,7 @@
 """Where a computation is narrowest: what to store so that large results need not be stored.
 
 A gradient in a dense layer is a product of the layer's inputs and the cotangents of its outputs,
-which for wide layers and short sequences are far smaller than it is. `split_at_waist` finds such
+which for wide layers and short sequences are far smaller than it is. `split_at_cut` finds such
 places in the traced program, whatever the layer is, and cuts the program there.
 """
 
@@ -15,7 +15,7 @@ import jax
 from jax.extend import core
 from jaxtyping import Array, PyTree
 
-from lnpjax._base.jaxprs import program_part, variables
+from lnpjax._base.jaxprs import dependents, program_part, variables
 
 _PATIENCE = 16
 
@@ -73,7 +73,7 @@ def split_at_cut(
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(shared, varying)
     jaxpr = closed.jaxpr
     num_shared = len(jax.tree.leaves(shared))
-    depends = _dependents(jaxpr, jaxpr.invars[num_shared:])
+    depends = dependents(jaxpr, jaxpr.invars[num_shared:])
     producer = {var: i for i, eqn in enumerate(jaxpr.eqns) for var in eqn.outvars}
 
     def size(cut: set[Any]) -> int:
@@ -114,22 +114,13 @@ def split_at_cut(
     )
 
 
-def _dependents(jaxpr: Any, roots: list[Any]) -> set[Any]:
-    """Every variable that depends on one of `roots`, themselves included."""
-    found = set(roots)
-    for equation in jaxpr.eqns:
-        if not found.isdisjoint(variables(equation.invars)):
-            found |= set(equation.outvars)
-    return found
-
-
 def _supply(jaxpr: Any, producer: dict[Any, int], depends: set[Any], wanted: list[Any]) -> set[int]:
-    """The operations on shared arrays alone that `wanted` needs: they cost no storage."""
-    found: set[int] = set()
+    """Return the operations on shared arrays alone that `wanted` needs: they cost no storage."""
+    needed: set[int] = set()
     pending = variables(wanted)
     while pending:
         var = pending.pop()
-        if var in producer and var not in depends and producer[var] not in found:
-            found.add(producer[var])
+        if var in producer and var not in depends and producer[var] not in needed:
+            needed.add(producer[var])
             pending += variables(jaxpr.eqns[producer[var]].invars)
-    return found
+    return needed

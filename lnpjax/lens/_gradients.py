@@ -1,9 +1,10 @@
 """Per-sample gradients of single weights, and how concentrated an update is.
 
-Spectral Lens, section 2 and appendix C. One loss gradient per sample of a fixed held-out pool is a
-row of ``G (M, P)`` (equations 4 and 11), and the singular values of G say over how many directions
+*Spectral Lens*, section 2 and appendix C. One loss gradient per sample of a fixed held-out pool is
+a row of ``G (M, P)`` (eqs. 4 and 11), and the singular values of G say over how many directions
 the samples spread what they ask of a weight. They are the square roots of the eigenvalues of the
-Gram matrix ``G G^T (M, M)``, which `lnpjax.lens` builds without forming G.
+Gram matrix ``G G^T (M, M)``, which
+`lnpjax.lens.gradient_gram` builds without forming G.
 
 Summaries are of those eigenvalues, as they are of the eigenvalues of an activation covariance: both
 views then are spectra of second moments. An exponent of the singular values themselves is half of
@@ -32,10 +33,16 @@ from lnpjax.jacobian._contract import (
     compute_precision,
     measured_batch,
 )
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
-from lnpjax.lens._gram import MICROBATCH_SIZE, Weights, checked_weights, gradient_gram, weight_sizes
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
+from lnpjax.lens._gram import (
+    MICROBATCH_SIZE,
+    Weights,
+    checked_weights,
+    gram_matrices,
+    weight_sizes,
+)
 from lnpjax.spectra import SpectrumSummary, Window, spectral_resolution, summarize_spectrum
-from lnpjax.spectra._summary import check_window
+from lnpjax.spectra._summary import check_windows
 
 _WRITE_GATE = re.compile(r"layers/(\d+)/attention/output/kernel")
 
@@ -43,9 +50,9 @@ _WRITE_GATE = re.compile(r"layers/(\d+)/attention/output/kernel")
 def gradient_singular_values(
     gram: Float[Array, "*batch samples samples"],
 ) -> Float[Array, "*batch samples"]:
-    """The singular values of the gradient matrix G, from its Gram matrix.
+    """Return the singular values of the gradient matrix G, from its Gram matrix.
 
-    Spectral Lens, equation 11. Square roots of the eigenvalues, those below zero (rounding) counted
+    *Spectral Lens*, eq. 11. Square roots of the eigenvalues, those below zero (rounding) counted
     as zero. Values below the root of `gram_resolution` are not to be trusted: 0.3 % of the largest
     for 512 samples in float32.
 
@@ -92,7 +99,7 @@ class GradientSpectra:
         *,
         key: Key[Array, ""] | None = None,
     ) -> dict[str, SpectrumSummary]:
-        """Measure on the pool, or where there is none, on `batch_b`, or else on `batch_a`.
+        """Measure on the pool, without a pool on `batch_b`, and without that on `batch_a`.
 
         Args:
             params: the parameters.
@@ -105,31 +112,29 @@ class GradientSpectra:
             Gram matrix; `Status.NON_FINITE` where a gradient is, or its square overflows.
 
         Raises:
-            TypeError, ValueError: as `gradient_gram`; also if there are fewer samples or parameters
-                than a window needs, and, outside of `jit`, if samples interact or a gradient is not
-                finite.
+            TypeError, ValueError: for bad weights, batches or sizes; if there are fewer samples or
+                parameters than a window needs, and, outside of `jit`, if samples interact or a
+                gradient is not finite.
         """
         check_key("key", key)
-        return self._measure(params, measured_batch(self.pool, batch_a, batch_b))
+        name, batch = measured_batch(self.pool, batch_a, batch_b)
+        return self._measure(params, batch, name)
 
     @entry_point
-    def _measure(self, params: PyTree, batch: Batch) -> dict[str, SpectrumSummary]:
+    def _measure(self, params: PyTree, batch: Batch, argument: str) -> dict[str, SpectrumSummary]:
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
-        num_samples = check_training_batch(self.apply_fn, self.loss_fn, params, batch)
+        num_samples = check_training_batch(
+            self.apply_fn, self.loss_fn, params, batch, argument=argument
+        )
         sizes = weight_sizes(params)
         for name in names:
-            for argument, window in (("head", self.head), ("tail", self.tail)):
-                if window is not None:
-                    check_window(
-                        argument,
-                        window,
-                        min(num_samples, sizes[name]),
-                        of=f"samples or of parameters of {name!r}, whichever is less",
-                    )
-        interact = interaction_status("apply_fn", samples_interact(self.apply_fn, params, batch[0]))
+            of = f"samples or of parameters of {name!r}, whichever is less"
+            rank = min(num_samples, sizes[name])
+            check_windows(rank, of=of, head=self.head, tail=self.tail)
+        interact = check_interaction(self.apply_fn, params, batch[0])
         resolution = gram_resolution(self.apply_fn, params, batch[0])
-        grams = gradient_gram(
+        grams = gram_matrices(
             self.apply_fn,
             self.loss_fn,
             params,
@@ -138,6 +143,7 @@ class GradientSpectra:
             block_size=self.block_size,
             microbatch_size=self.microbatch_size,
         )
+        grams = void_where_interacting(grams, interact)
         return {
             name: self._summary(name, grams[name], sizes[name], resolution, interact)
             for name in names
@@ -152,9 +158,9 @@ class GradientSpectra:
         status: Int[Array, ""],
     ) -> SpectrumSummary:
         finite = jnp.all(jnp.isfinite(gram))
-        known = concrete(finite)
+        known_finite = concrete(finite)
         require(
-            known is None or bool(known),
+            known_finite is None or bool(known_finite),
             "params",
             expected=f"finite gradients in {name!r}, whose squares do not overflow",
             got="infinite or NaN ones",
@@ -182,20 +188,20 @@ def gradient_spectra(
 ) -> GradientSpectra:
     """Make a measurement of the spectra of per-sample gradients.
 
-    Spectral Lens, section 2 and appendix C: RankMe, head and tail exponents of ``G G^T``, one
+    *Spectral Lens*, section 2 and appendix C: RankMe, head and tail exponents of ``G G^T``, one
     summary per weight. Spectra of different weights are not comparable with each other (its figure
     6): compare runs in the same weight, on the same pool.
 
     Args:
-        apply_fn: as in `per_sample_gradients`; a `lnpjax.SplitModel` too.
-        loss_fn: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure; or a `lnpjax.SplitModel`.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
         weights: the weights to probe; `None` for the attention output projection of the last block
             of a `lnpjax.models.Llama`, the paper's choice. `attention_probes` names others.
         pool: a fixed held-out batch ``(inputs, targets)``, the same at every step; `None` to
             measure on the batches that are handed over.
-        block_size: as in `gradient_gram`: how many samples' gradients are kept at once, after
-            rounding up to whole microbatches.
-        microbatch_size: likewise.
+        block_size: how many samples' gradients are kept at once, after rounding up to whole
+            microbatches; `None` for as many as fit in 128 MiB.
+        microbatch_size: how many samples pass through the network at once.
         head: window of ranks for the exponent of the head; `None` for ranks 1 to 10, cut to the
             spectrum.
         tail: window of ranks for that of the tail; `None` for `lnpjax.spectra.tail_window` of
@@ -209,7 +215,8 @@ def gradient_spectra(
     Raises:
         ValueError: when called, before anything is computed: see `GradientSpectra.__call__`.
 
-    Cost: as `gradient_gram`, the eigenvalues of a matrix of M samples, and a forward pass of eight.
+    Cost: that of `gradient_gram`, the eigenvalues of a matrix of M samples, and a forward pass of
+    eight.
 
     Example:
         >>> def loss_fn(outputs, targets):
@@ -228,9 +235,9 @@ def gradient_spectra(
 
 
 def attention_probes(params: PyTree) -> dict[str, str]:
-    """The weights of the last block whose gradient spectra the paper compares.
+    """Name the weights of the last block whose gradient spectra the paper compares.
 
-    Spectral Lens, figure 6: query and value projection, attention output, and MLP output.
+    *Spectral Lens*, figure 6: query and value projection, attention output, and MLP output.
 
     Args:
         params: of a `lnpjax.models.Llama`.
@@ -270,7 +277,7 @@ def weight_spectra(
     head: Window | None = None,
     tail: Window | None = None,
 ) -> dict[str, SpectrumSummary]:
-    """The spectra of weight matrices themselves (Spectral Lens, appendix G.3).
+    """Summarise the spectra of weight matrices themselves (*Spectral Lens*, appendix G.3).
 
     Of the squared singular values, ``W^T W``, like all spectra here; the paper's exponents, of the
     singular values, are half of these.
@@ -281,8 +288,9 @@ def weight_spectra(
             ``(*window, channels in, channels out)`` counts as the matrix that multiplies a patch,
             ``(window x channels in, channels out)``: all axes but the last are joined. A stack of
             matrices (layers in a scan) has to be taken apart first.
-        head: as in `gradient_spectra`.
-        tail: likewise.
+        head: window of ranks for the exponent of the head; `None` for ranks 1 to 10, cut to the
+            spectrum.
+        tail: window of ranks for that of the tail; `None` for `lnpjax.spectra.tail_window`.
 
     Returns:
         For every weight a `SpectrumSummary` of its ``min(rows, columns)`` squared singular values.
@@ -310,9 +318,7 @@ def weight_spectra(
             got=(f"{name!r} of shape {shape}"),
         )
         rank = min(math.prod(shape[:-1]), shape[-1])
-        for argument, window in (("head", head), ("tail", tail)):
-            if window is not None:
-                check_window(argument, window, rank, of=f"singular values of {name!r}")
+        check_windows(rank, of=f"singular values of {name!r}", head=head, tail=tail)
     return {name: _weight_summary(leaves[name], head, tail) for name in names}
 
 
@@ -333,7 +339,7 @@ def _weight_summary(
 
 
 def gram_resolution(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
-    """The least eigenvalue of a gradient Gram matrix, as a fraction of the largest, to be trusted.
+    """Return the least eigenvalue of a gradient Gram matrix to trust, as a share of the largest.
 
     The larger of what the eigensolver resolves (`lnpjax.spectra.spectral_resolution`, of
     the float32 or float64 that the Gram matrix is summed in; its summation adds no more than that),
@@ -341,8 +347,8 @@ def gram_resolution(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
     singular value then carries an error of up to about that precision times the largest.
 
     Args:
-        apply_fn: as in `per_sample_gradients`.
-        params: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        params: any pytree.
         inputs: of M samples.
 
     Returns:
@@ -358,17 +364,17 @@ def gram_resolution(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
 
 
 def _final_write_gate(params: PyTree) -> str:
-    """The attention output projection of the last block."""
-    found = {
+    """Return the path of the attention output projection of the last block."""
+    paths_by_block = {
         int(m[1]): m[0] for path in parameters.paths(params) if (m := _WRITE_GATE.fullmatch(path))
     }
     shapes = zip(parameters.paths(params), jax.tree.leaves(params), strict=True)
     matrices = [repr(path) for path, leaf in shapes if jnp.ndim(leaf) == 2]
     require(
-        bool(found),
+        bool(paths_by_block),
         "weights",
         expected="a Llama's 'layers/*/attention/output/kernel', or the paths of weights given "
         f"explicitly, such as the matrices {', '.join(matrices)}",
         got="none",
     )
-    return found[max(found)]
+    return paths_by_block[max(paths_by_block)]

@@ -1,8 +1,8 @@
 """Per-sample gradients of chosen weights and their inner products, in bounded memory.
 
-Spectral Lens, section 2 and appendix C: one loss gradient per sample is a row of ``G (M, P)``
-(equations 4 and 11). `gradient_gram` builds ``G G^T (M, M)`` in blocks of samples, so that G never
-exists; `lnpjax.lens` reads the spectrum off it.
+*Spectral Lens*, section 2 and appendix C: one loss gradient per sample is a row of ``G (M, P)``
+(eqs. 4 and 11). `gradient_gram` builds ``G G^T (M, M)`` in blocks of samples, so that G never
+exists; `lnpjax.lens.gradient_spectra` reads the spectrum off it.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from typing import TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import check_training_batch
-from lnpjax.jacobian._interaction import interaction_status, samples_interact
+from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import linearize_samples
 from lnpjax.jacobian._pullbacks import Pullback
 from lnpjax.lens._cut import split_at_cut
@@ -37,10 +36,10 @@ MICROBATCH_SIZE = 32
 def per_sample_gradients(
     apply_fn: ApplyFn, loss_fn: LossFn, params: PyTree, batch: Batch, *, weights: Weights
 ) -> dict[str, Float[Array, "samples ..."]]:
-    """The gradient of every sample's own loss, in chosen weights.
+    """Compute the gradient of every sample's own loss, in chosen weights.
 
     Row m is the gradient of the mean loss over the tokens of sample m, ``vec(dL_m / dW)``
-    (Spectral Lens, equations 4 and 11). Nothing else is differentiated, so that no backward pass is
+    (*Spectral Lens*, eqs. 4 and 11). Nothing else is differentiated, so that no backward pass is
     made below the lowest of the weights. All gradients exist at once: for a large weight,
     `gradient_gram` is meant.
 
@@ -58,7 +57,7 @@ def per_sample_gradients(
 
     Raises:
         TypeError: if a weight is not real floating-point, or the loss is not a scalar.
-        ValueError: if `params` has no such weight; for bad batches, as `lnpjax.lnp`; and, outside
+        ValueError: if `params` has no such weight; for bad batches; and, outside
             of `jit`, if samples interact.
 
     Cost: one gradient or less.
@@ -77,22 +76,9 @@ def per_sample_gradients(
     """
     names = checked_weights(params, weights)
     check_training_batch(apply_fn, loss_fn, params, batch)
-    return _void_where_interacting(
-        apply_fn, params, batch, _sample_gradients(apply_fn, loss_fn, params, batch, names)
-    )
-
-
-def _void_where_interacting(
-    apply_fn: ApplyFn, params: PyTree, batch: Batch, numbers: dict[str, Array]
-) -> dict[str, Array]:
-    """The numbers, or NaN under `jit` where samples interact.
-
-    Raises:
-        ValueError: outside of `jit`, where they do.
-    """
-    interact = samples_interact(apply_fn, params, batch[0])
-    interaction_status("apply_fn", interact)
-    return jax.tree.map(lambda leaf: jnp.where(interact, jnp.nan, leaf), numbers)
+    status = check_interaction(apply_fn, params, batch[0])
+    gradients = _sample_gradients(apply_fn, loss_fn, params, batch, names)
+    return void_where_interacting(gradients, status)
 
 
 def _sample_gradients(
@@ -123,7 +109,7 @@ def gradient_gram(
     block_size: int | None = None,
     microbatch_size: int = MICROBATCH_SIZE,
 ) -> dict[str, Float[Array, "samples samples"]]:
-    """The inner products of all per-sample gradients of a weight, ``G G^T``.
+    """Compute the inner products of all per-sample gradients of a weight, ``G G^T``.
 
     A block of samples is differentiated and kept; the samples before it are differentiated anew in
     microbatches, each of which meets the block and is forgotten. With n blocks every gradient is
@@ -132,11 +118,11 @@ def gradient_gram(
     layer), and that fits in the memory of one block, it is stored: the network then runs once.
 
     Args:
-        apply_fn: as in `per_sample_gradients`.
-        loss_fn: likewise.
-        params: likewise.
-        batch: likewise.
-        weights: likewise; several share the passes.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
+        params: any pytree.
+        batch: ``(inputs, targets)`` of M samples.
+        weights: the path of one leaf of `params`, or several, which share the passes.
         block_size: how many samples' gradients are kept at once, after rounding up to whole
             microbatches; `None` for as many as fit in 128 MiB. All at once are the fastest.
         microbatch_size: how many samples pass through the network at once. The result depends on
@@ -147,7 +133,9 @@ def gradient_gram(
         under x64), whatever the dtype of the weight.
 
     Raises:
-        TypeError, ValueError: as `per_sample_gradients`; also if a size is less than 1.
+        TypeError: if a weight is not real floating-point, or the loss is not a scalar.
+        ValueError: if `params` has no such weight, or a size is less than 1; for bad batches; and,
+            outside of `jit`, if samples interact.
 
     Cost: between 1 and ``(n + 1) / 2`` gradients, and ``M^2 P / 2`` to ``M^2 P`` multiplications;
     memory for ``block_size + microbatch_size`` gradients (twice ``block_size`` with what is
@@ -163,16 +151,33 @@ def gradient_gram(
         Array([[ 4.,  0.],
                [ 0., 16.]], dtype=float32)
     """
+    grams = gram_matrices(
+        apply_fn,
+        loss_fn,
+        params,
+        batch,
+        weights=weights,
+        block_size=block_size,
+        microbatch_size=microbatch_size,
+    )
+    return void_where_interacting(grams, check_interaction(apply_fn, params, batch[0]))
+
+
+def gram_matrices(
+    apply_fn: ApplyFn,
+    loss_fn: LossFn,
+    params: PyTree,
+    batch: Batch,
+    *,
+    weights: Weights,
+    block_size: int | None,
+    microbatch_size: int,
+) -> dict[str, Float[Array, "samples samples"]]:
+    """Return `gradient_gram` without asking whether samples interact."""
     names = checked_weights(params, weights)
     num_samples = check_training_batch(apply_fn, loss_fn, params, batch)
-    for name, size in (("block_size", block_size), ("microbatch_size", microbatch_size)):
-        require(
-            (name == "block_size" and size is None)
-            or (isinstance(size, int | np.integer) and size >= 1),
-            name,
-            expected="an integer >= 1",
-            got=size,
-        )
+    check_count("block_size", block_size, optional=True)
+    check_count("microbatch_size", microbatch_size)
     dtype = numerics.accumulation_dtype()
     sizes = weight_sizes(params)
     row_bytes = dtype.itemsize * sum(sizes[name] for name in names)
@@ -189,6 +194,19 @@ def gradient_gram(
 
     slices = sliced(batch, blocks.num_in_all, blocks.microbatch_size)
     rows_of = _cheapest_to_repeat(rows, params, slices, blocks, blocks.size * row_bytes)
+    side = blocks.number * blocks.size
+    zeros = {name: jnp.zeros((side, side), dtype) for name in names}
+    zeros, _ = vary_alike((zeros, batch))
+    upper = _filled_above_diagonal(zeros, rows_of, blocks)
+    return {name: _in_order(_mirrored(upper[name]), blocks, num_samples) for name in names}
+
+
+def _filled_above_diagonal(
+    zeros: dict[str, Float[Array, "side side"]],
+    rows_of: Callable[[Int[Array, ""]], dict[str, Array]],
+    blocks: _Blocks,
+) -> dict[str, Float[Array, "side side"]]:
+    """Multiply each block of rows with itself, and with the microbatches before it."""
 
     def products(left: Array, right: Array) -> Array:
         return jnp.matmul(left, right.T, precision=jax.lax.Precision.HIGHEST)
@@ -204,31 +222,28 @@ def gradient_gram(
         def meet(index: Int[Array, ""], grams: dict[str, Array]) -> dict[str, Array]:
             passing, row = rows_of(index), index * blocks.microbatch_size
             return {
-                name: put(grams[name], products(passing[name], kept[name]), row) for name in names
+                name: put(gram, products(passing[name], kept[name]), row)
+                for name, gram in grams.items()
             }
 
         grams = jax.lax.fori_loop(0, first, meet, grams)
         return {
-            name: put(grams[name], products(kept[name], kept[name]), block * blocks.size)
-            for name in names
+            name: put(gram, products(kept[name], kept[name]), block * blocks.size)
+            for name, gram in grams.items()
         }, None
 
-    side = blocks.number * blocks.size
-    zeros = {name: jnp.zeros((side, side), dtype) for name in names}
-    zeros, _ = vary_alike((zeros, batch))
-    grams, _ = jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))
+    return jax.lax.scan(add_block, zeros, jnp.arange(blocks.number))[0]
 
-    def in_order(gram: Float[Array, "side side"]) -> Float[Array, "samples samples"]:
-        gram = _mirrored(gram)
-        for axis in (0, 1):
-            shape = (blocks.num_in_all, blocks.microbatch_size)
-            gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
-            gram = unsliced(gram, num_samples, axis=axis)
-        return gram
 
-    return _void_where_interacting(
-        apply_fn, params, batch, {name: in_order(grams[name]) for name in names}
-    )
+def _in_order(
+    gram: Float[Array, "side side"], blocks: _Blocks, num_samples: int
+) -> Float[Array, "samples samples"]:
+    """Sort rows and columns by sample, without those that fill up the last block."""
+    for axis in (0, 1):
+        shape = (blocks.num_in_all, blocks.microbatch_size)
+        gram = gram.reshape(*gram.shape[:axis], *shape, *gram.shape[axis + 1 :])
+        gram = unsliced(gram, num_samples, axis=axis)
+    return gram
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,7 +279,7 @@ def _cheapest_to_repeat(
     blocks: _Blocks,
     most_bytes: int,
 ) -> Callable[[Int[Array, ""]], dict[str, Array]]:
-    """The gradients of a microbatch by its index.
+    """Return a function from the index of a microbatch to its gradients.
 
     What they are made of is computed once and stored, if there is something that fits in the memory
     of one block: in a dense layer, its inputs and the cotangents of its outputs.
@@ -285,12 +300,12 @@ def _cheapest_to_repeat(
 
 
 def _mirrored(upper: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    """The symmetric matrix with this upper triangle."""
+    """Return the symmetric matrix with this upper triangle."""
     return jnp.triu(upper) + jnp.triu(upper, 1).T
 
 
 def checked_weights(params: PyTree, weights: Weights) -> tuple[str, ...]:
-    """The paths of weights, each once, if `params` has them all.
+    """Return the paths of weights, each once, if `params` has them all.
 
     Raises:
         ValueError: naming those it has not, and all it has.
@@ -302,18 +317,18 @@ def checked_weights(params: PyTree, weights: Weights) -> tuple[str, ...]:
         ValueError: weights: expected paths of weights among 'a', 'b', got 'c'
     """
     names = (weights,) if isinstance(weights, str) else tuple(dict.fromkeys(weights))
-    known = parameters.paths(params)
-    unknown = [name for name in names if name not in known]
+    paths = parameters.paths(params)
+    unknown = [name for name in names if name not in paths]
     require(
         bool(names) and not unknown,
         "weights",
-        expected=f"paths of weights among {', '.join(map(repr, known))}",
+        expected=f"paths of weights among {', '.join(map(repr, paths))}",
         got=", ".join(map(repr, unknown)) or "none",
     )
     return names
 
 
 def weight_sizes(params: PyTree) -> dict[str, int]:
-    """The number of parameters of every weight, by path."""
+    """Return the number of parameters of every weight, by path."""
     sizes = [jnp.size(leaf) for leaf in jax.tree.leaves(params)]
     return dict(zip(parameters.paths(params), sizes, strict=True))

@@ -1,7 +1,7 @@
 """Hidden states of Flax modules by the name of their layer, through Flax's own capture mechanisms.
 
 Anything else that computes ``{layer: (B, ..., features)}`` from parameters and inputs serves
-`lnpjax.lens` as well.
+`lnpjax.lens.activation_spectra` as well.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from lnpjax._base.checks import require
-from lnpjax.adapters import snapshot, split_module
+from lnpjax.adapters import split_module, split_variables
 from lnpjax.jacobian._contract import checked_layers
 
 Captured: TypeAlias = dict[str, Array]
@@ -39,7 +39,7 @@ class HiddenStates:
     is_block: Callable[[str], bool]
 
     def __call__(self, params: PyTree, inputs: PyTree) -> Captured:
-        """The hidden states of the layers, in the order of `names`.
+        """Return the hidden states of the layers, in the order of `names`.
 
         Under `jit`, what none of them needs (other layers, the read-out) is not computed.
 
@@ -59,7 +59,7 @@ class HiddenStates:
         return {name: captured[name] for name in names}
 
     def names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
-        """The layers in the order asked for or, by default, in the order of depth.
+        """Return the layers in the order asked for or, by default, in the order of depth.
 
         Args:
             params: the parameters, or their shapes.
@@ -74,7 +74,7 @@ class HiddenStates:
         return self._names(*self._trace(params, inputs, self._stacks(params, inputs)))
 
     def all_names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
-        """All the layers there are, in the order in which they are computed."""
+        """Return all the layers there are, in the order in which they are computed."""
         return self._trace(params, inputs, self._stacks(params, inputs))[0]
 
     def _names(self, every: tuple[str, ...], blocks: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ class HiddenStates:
     def _trace(
         self, params: PyTree, inputs: PyTree, stacks: _Stacks
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """All layers, and the blocks: its parts, short of what the module itself returns."""
+        """Return all layers, and the blocks: the parts that come before the module's output."""
         names: dict[str, list[str]] = {}
         blocks: set[str] = set()
 
@@ -126,7 +126,7 @@ class HiddenStates:
         return every, tuple(name for name in every if name in blocks)
 
     def _stacks(self, params: PyTree, inputs: PyTree) -> _Stacks:
-        """Told by the axis that grows with the batch: the first of a layer, the second of a stack.
+        """Tell stacks by the axis that grows with the batch: the second, and a layer's first.
 
         The batch is doubled, since a model may need one that some number divides. One that takes no
         other batch than its own is believed to capture layers only.
@@ -165,7 +165,7 @@ class _Stacks:
     constant: frozenset[str]
 
     def apart(self, captured: Captured) -> Captured:
-        """The layers, those of each stack on their own."""
+        """Return the layers, those of each stack on their own."""
         apart: Captured = {}
         for name, value in captured.items():
             if name in self.stacks:
@@ -182,14 +182,14 @@ def nnx_hidden_states(
     method: str = CALL,
     **keywords: Any,
 ) -> tuple[HiddenStates, PyTree]:
-    """The hidden states of a Flax NNX module, through `flax.nnx.capture`.
+    """Capture the hidden states of a Flax NNX module, through `flax.nnx.capture`.
 
     A layer is named by its path, such as ``"layers/1"`` or ``"layers/1/attention"``; that of a part
     which is called repeatedly in one pass, or stands for all layers of an `nnx.scan`, has the
     number of the call at its end, ``"shared/0"``.
     The outputs of other methods (``"embedding/attend"``) and what the module itself sows as
     `nnx.Intermediate` (``"layers/1/scores"``) have names as well, and ``"__call__"`` is the output
-    of the whole. What is not one array of floating-point numbers with a feature axis has none.
+    of the whole. What is not one array of floating-point numbers with a feature axis has no name.
 
     Flax captures the methods that a class defines itself. A submodule of a class that inherits its
     ``__call__`` is not among the layers: override it, or sow what it returns.
@@ -198,7 +198,7 @@ def nnx_hidden_states(
         module: the module; parameters are `nnx.Param`, all else is frozen at its present value, as
             in `lnpjax.from_nnx`, whose `params` fit. Switch dropout off (``module.eval()``).
         layers: names of layers. `None` for the blocks in their order: the direct parts of the
-            module and the members of its direct lists, but for embedding tables and the part that
+            module and the members of its direct lists, except embedding tables and the part that
             returns what the module returns. Of a `lnpjax.models.Llama` these are ``"layers/0"``,
             ... (the residual stream after each block) and ``"norm"``.
         method: the method that maps inputs to outputs.
@@ -221,14 +221,7 @@ def nnx_hidden_states(
     """
     from flax import nnx
 
-    require(
-        isinstance(module, nnx.Module),
-        "module",
-        expected="a flax.nnx.Module (for flax.linen: linen_hidden_states)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
-    states, params = split_module(module)
+    states, params = split_module(module, for_linen="linen_hidden_states")
     embeddings = {
         "/".join(map(str, path))
         for path, part in nnx.iter_modules(module)
@@ -256,7 +249,7 @@ def linen_hidden_states(
     layers: Sequence[str] | None = None,
     **keywords: Any,
 ) -> tuple[HiddenStates, PyTree]:
-    """The hidden states of a Flax Linen module, through ``capture_intermediates``.
+    """Capture the hidden states of a Flax Linen module, through ``capture_intermediates``.
 
     Names are those of `nnx_hidden_states`, with Linen's own for parts: ``"Dense_0"``,
     ``"layers_1/attention"``.
@@ -264,7 +257,7 @@ def linen_hidden_states(
     Args:
         module: the module.
         variables: what ``module.init`` returned, or a trained version of it.
-        layers: names of layers. `None` for the blocks: the direct parts of the module but for
+        layers: names of layers. `None` for the blocks: the direct parts of the module except
             embedding tables and the part that returns what the module returns.
         **keywords: passed to ``module.apply`` (``train=False``, ``method=...``).
 
@@ -287,20 +280,7 @@ def linen_hidden_states(
     """
     import flax.linen
 
-    require(
-        isinstance(module, flax.linen.Module),
-        "module",
-        expected="a flax.linen.Module (for flax.nnx: nnx_hidden_states)",
-        got=type(module).__name__,
-        error=TypeError,
-    )
-    require(
-        "params" in variables,
-        "variables",
-        expected="a collection 'params'",
-        got=f"the collections {sorted(variables)}",
-    )
-    frozen = snapshot({name: value for name, value in variables.items() if name != "params"})
+    frozen, own = split_variables(module, variables, for_nnx="nnx_hidden_states")
     parts: set[str] = set()
 
     def is_call(part: Any, name: str) -> bool:
@@ -319,11 +299,11 @@ def linen_hidden_states(
         )
         return outputs, dict(_named(captured.get("intermediates", {})))
 
-    return HiddenStates(capture, checked_layers(layers), _among(parts)), variables["params"]
+    return HiddenStates(capture, checked_layers(layers), _among(parts)), own
 
 
 def _among(parts: set[str]) -> Callable[[str], bool]:
-    """Whether a layer is one of the parts, or one call of it. `parts` may still be growing."""
+    """Tell whether a layer is one of the parts, or one call of it. `parts` may still be growing."""
 
     def is_block(name: str) -> bool:
         part, _, call = name.rpartition("/")
@@ -333,7 +313,7 @@ def _among(parts: set[str]) -> Callable[[str], bool]:
 
 
 def _named(node: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Array]]:
-    """What was captured, by path, where it is an array of numbers with features."""
+    """Yield what was captured, by path, where it is an array of numbers with features."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _named(value, (*path, str(key)))

@@ -52,9 +52,9 @@ class BatchAverage:
 def average_over_batches(energies: Float[Array, "b ..."]) -> BatchAverage:
     """Average shell energies over batches of data, and say how much they spread.
 
-    Spectral shells, section 7.2 and appendix B.4: energies are averaged, and the logarithm of their
-    mean is what gets plotted. The mean of logarithms would be another curve, which shells that are
-    empty in a single batch pull to minus infinity.
+    *Spectral shells*, section 7.2 and appendix B.4: energies are averaged, and the logarithm of
+    their mean is what gets plotted. The mean of logarithms would be another curve, which shells
+    that are empty in a single batch pull to minus infinity.
 
     Args:
         energies: ``(b, ...)``, one row of `lnpjax.shells.shell_energies` (or of anything else) for

@@ -1,8 +1,8 @@
 """The energy balance of spectral shells as a measurement: what dissipation does not explain.
 
-Spectral shells, sections 3.5 and 4.3. Energies and dissipation need nothing but products with the
+*Spectral shells*, sections 3.5 and 4.3. Energies and dissipation need nothing but products with the
 kernel, so that the balance closes on models of any size: whatever ``dE/dt + D`` leaves over has
-crossed a shell boundary. `lnpjax.shells` has the fluxes themselves, for small models.
+crossed a shell boundary. `lnpjax.shells.shell_fluxes` has the fluxes themselves, for small models.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_ascending, check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
-from lnpjax.shells._energies import check_values
 
 
 @entry_point
@@ -25,15 +24,15 @@ def energy_balance_residual(
     dissipation: Float[Array, "time bin"],
     times: Float[Array, " time"],
 ) -> Float[Array, "interval bin"]:
-    """The net energy that each shell gained from others, ``dE_a/dt + D_a``, between measurements.
+    """Return the net energy that each shell gained from others, ``dE_a/dt + D_a``.
 
-    Spectral shells, equation 3. Over an interval, dE/dt is the difference of energies and D the
-    mean of dissipation at both ends, right to second order at the middle of the interval. What is
-    left over is the net flux of equation 3, and what that equation does not have:
+    *Spectral shells*, eq. 3, between measurements. Over an interval, dE/dt is the difference of
+    energies and D the mean of dissipation at both ends, right to second order at the middle of the
+    interval. What is left over is the net flux of eq. 3, and what that equation does not have:
 
-    - modes whose eigenvalue crossed an edge take their energy along. Equations 1 to 3 differentiate
-      the sum over a shell as if its modes stayed the same, and hold between crossings, which can
-      move more energy than the fluxes do;
+    - modes whose eigenvalue crossed an edge take their energy along. *Spectral shells*, eqs. 1 to 3
+      differentiate the sum over a shell as if its modes stayed the same, and hold between
+      crossings, which can move more energy than the fluxes do;
     - whatever is not gradient flow on ``|e|^2 / 2``: finite and stochastic steps, momentum, another
       loss.
 
@@ -43,7 +42,7 @@ def energy_balance_residual(
     Args:
         energies: `lnpjax.shells.shell_energies` at every checkpoint, ``(T, bins)``, all with the
             same edges and on the same data.
-        dissipation: `lnpjax.shells.shell_dissipation` likewise.
+        dissipation: `lnpjax.shells.shell_dissipation` at the same checkpoints, ``(T, bins)``.
         times: the checkpoints in flow time, ``(T,)``, strictly ascending: accumulated learning
             rates of gradient descent on ``|e|^2 / 2``. Twice the learning rate where the loss is a
             mean of squares without the factor 1/2, and energies those of the
@@ -64,7 +63,8 @@ def energy_balance_residual(
         >>> energy_balance_residual(energies, dissipation, jnp.array([0.0, 0.5]))
         Array([[ 1., -2.]], dtype=float32)
     """
-    _check_times(times)
+    check_floating("times", times)
+    check_ascending("times", times, of="times")
     for argument, series in (("energies", energies), ("dissipation", dissipation)):
         _check_series(argument, series, (len(times),))
     require(
@@ -81,11 +81,11 @@ def energy_balance_residual(
 
 @entry_point
 def boundary_flux(net_flux: Float[Array, "*batch bin"]) -> Float[Array, "*batch bin"]:
-    """The flux of energy down across the upper edge of every shell, ``J_(<=a)``.
+    """Return the flux of energy down across the upper edge of every shell, ``J_(<=a)``.
 
-    Spectral shells, definition 4.1: the flux into the shells up to a from all that lie above. What
-    they exchange with one another cancels, so that it is the cumulated net flux. Positive where
-    energy moves towards small eigenvalues: the flux J of the paper's equation 4, which counts
+    *Spectral shells*, definition 4.1: the flux into the shells up to a from all that lie above.
+    What they exchange with one another cancels, so that it is the cumulated net flux. Positive
+    where energy moves towards small eigenvalues: the flux J of eq. 4, which counts
     upwards, is minus this one.
 
     Args:
@@ -117,9 +117,9 @@ def renormalisability_ratio(
     dissipation: Float[Array, "time bin"],
     times: Float[Array, " time"],
 ) -> Float[Array, "interval bin"]:
-    """What crossed a shell's upper edge, either way, for what the shell dissipated.
+    """Compare what crossed a shell's upper edge, either way, with what the shell dissipated.
 
-    Spectral shells, definition 4.1: ``int_0^T |J_(<=a)| dt / int_0^T D_a dt``, for every end time
+    *Spectral shells*, definition 4.1: ``int_0^T |J_(<=a)| dt / int_0^T D_a dt``, for every end time
     T. Dynamics are renormalisable where one constant C bounds it for all T beyond some T_a, and for
     all shells. Integrals are by the trapezoidal rule.
 
@@ -146,7 +146,8 @@ def renormalisability_ratio(
         >>> renormalisability_ratio(flux, dissipation, jnp.array([0.0, 1.0]))
         Array([[0.5]], dtype=float32)
     """
-    _check_times(times)
+    check_floating("times", times)
+    check_ascending("times", times, of="times")
     _check_series("boundary", boundary, (len(times), len(times) - 1))
     _check_series("dissipation", dissipation, (len(times),), least=0.0)
     require(
@@ -166,23 +167,6 @@ def renormalisability_ratio(
 
 def _interval_means(series: Float[Array, "time bin"]) -> Float[Array, "interval bin"]:
     return (series[1:] + series[:-1]) / 2
-
-
-def _check_times(times: Any) -> None:
-    check_floating("times", times)
-    require(
-        times.ndim == 1 and len(times) >= 2,
-        "times",
-        expected="a vector of at least two times",
-        got=f"shape {times.shape}",
-    )
-    values = concrete(times)
-    require(
-        values is None or bool(np.all(np.diff(values) > 0) and np.all(np.isfinite(values))),
-        "times",
-        expected="finite, strictly ascending numbers",
-        got=None if values is None else values.tolist(),
-    )
 
 
 def _check_series(

@@ -1,15 +1,15 @@
 """Logarithmic spectral shells: where in the spectrum the error lives, and where it goes.
 
-Spectral shells, sections 3, 4 and 7. A discrete spectral measure is a pair ``(nodes, weights)``:
+*Spectral shells*, sections 3, 4 and 7. A discrete spectral measure is a pair ``(nodes, weights)``:
 eigenvalues ``lambda_k`` of the kernel and the squared components ``g_k^2`` of the error along its
 eigenvectors. Both an exact decomposition (``modes.eigenvalues, modes.projections**2``) and the
 Gauss quadrature of a Lanczos process supply one, and everything here takes either. (The weights of
 `lnpjax.spectral_measure` add up to 1: take ``measure.nodes, measure.weights * measure.total``.)
 
 Two conventions hold throughout. An energy has the factor 1/2 of the paper's section 3.2,
-``E = g^2 / 2``, so that all energies add up to the loss ``|e|^2 / 2``; the paper drops it in (27)
-and in its appendix B. And every array over shells has one entry more than there are shells: entry 0
-is the remainder below the lowest edge, with the null space of the kernel in it. The paper's
+``E = g^2 / 2``, so that all energies add up to the loss ``|e|^2 / 2``; the paper drops it in its
+eq. 27 and in its appendix B. And every array over shells has one entry more than there are shells:
+entry 0 is the remainder below the lowest edge, with the null space of the kernel in it. The paper's
 partition of the positive spectrum leaves that out, though the error of a network with fewer
 parameters than outputs lies there and exchanges energy with the shells.
 """
@@ -24,17 +24,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import (
+    check_ascending,
+    check_count,
+    check_floating,
+    check_values,
+    require,
+)
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
 
 def log_shells(low: float, high: float, *, ratio: float = 2.0) -> Float[Array, " edge"]:
-    """Edges of the shells ``[low q^a, low q^(a+1))`` that cover the range from `low` to `high`.
+    """Return edges of shells ``[low q^a, low q^(a+1))`` that cover the range `low` to `high`.
 
-    Spectral shells, section 3.2. What lies below `low` counts as the remainder, what lies above the
-    highest edge belongs to the highest shell. Keep `low` above the rounding of the spectrum
-    (``N eps`` times the largest eigenvalue), which is no part of it.
+    *Spectral shells*, section 3.2. What lies below `low` counts as the remainder, what lies above
+    the highest edge belongs to the highest shell. Keep `low` above the rounding of the spectrum
+    (``N eps`` times the largest eigenvalue), which is not part of it.
 
     Args:
         low: the lowest edge, lambda_0 > 0, in units of the nodes.
@@ -77,9 +83,9 @@ def log_shells(low: float, high: float, *, ratio: float = 2.0) -> Float[Array, "
 
 
 def shell_centers(edges: Float[Array, " edge"]) -> Float[Array, " shell"]:
-    """The geometric centre of every shell, without the remainder, which has none.
+    """Return the geometric centre of every shell; the remainder has none.
 
-    Spectral shells, appendix B.3.
+    *Spectral shells*, appendix B.3.
 
     Args:
         edges: from `log_shells`.
@@ -103,9 +109,9 @@ def shell_centers(edges: Float[Array, " edge"]) -> Float[Array, " shell"]:
 def function_space_measure(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], *, num_points: int
 ) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
-    """The same measure with an expectation over data in place of a sum.
+    """Return the same measure with an expectation over data in place of a sum.
 
-    Spectral shells, section 2: the paper's inner product is ``<f, g> = E[f g]``. On n points its
+    *Spectral shells*, section 2: the paper's inner product is ``<f, g> = E[f g]``. On n points its
     kernel is ``M = J J^T / n``, with the eigenvalues of Theta over n, and its error has the squared
     components ``(e . q_k)^2 / n``. Nothing else in the library divides by n: without this function,
     energies add up to ``sum_i e_i^2 / 2``, and time is that of gradient flow on that sum.
@@ -120,14 +126,14 @@ def function_space_measure(
         ``(nodes / n, weights / n)``.
 
     Raises:
-        TypeError, ValueError: if the measure is none, or `num_points` is less than 1.
+        TypeError, ValueError: if the measure is invalid, or `num_points` is less than 1.
 
     Example:
         >>> function_space_measure(jnp.array([4.0]), jnp.array([6.0]), num_points=2)
         (Array([2.], dtype=float32), Array([3.], dtype=float32))
     """
     check_measure(nodes, weights)
-    check_num_points(num_points)
+    check_count("num_points", num_points)
     dtype = accumulation_dtype()
     return jnp.asarray(nodes, dtype) / num_points, jnp.asarray(weights, dtype) / num_points
 
@@ -135,9 +141,9 @@ def function_space_measure(
 def shell_indices(
     nodes: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Int[Array, " node"]:
-    """The shell of every eigenvalue: 0 for the remainder, a for ``[edges[a-1], edges[a])``.
+    """Return the shell of every eigenvalue: 0 for the remainder, a for ``[edges[a-1], edges[a])``.
 
-    Spectral shells, section 3.2. The highest shell also takes what lies above it.
+    *Spectral shells*, section 3.2. The highest shell also takes what lies above it.
 
     Args:
         nodes: eigenvalues.
@@ -147,7 +153,7 @@ def shell_indices(
         Integers from 0 to the number of shells.
 
     Raises:
-        TypeError, ValueError: if either is no vector of real numbers, or `edges` not ascending.
+        TypeError, ValueError: if either is not a vector of real numbers, or `edges` do not ascend.
 
     Example:
         >>> shell_indices(jnp.array([-1e-9, 1.0, 3.0, 99.0]), jnp.array([1.0, 2.0, 4.0]))
@@ -156,18 +162,20 @@ def shell_indices(
     check_edges(edges)
     check_floating("nodes", nodes)
     dtype = accumulation_dtype()
-    found = jnp.searchsorted(jnp.asarray(edges, dtype), jnp.asarray(nodes, dtype), side="right")
-    return jnp.minimum(found, len(edges) - 1).astype(jnp.int32)
+    upper_edges = jnp.searchsorted(
+        jnp.asarray(edges, dtype), jnp.asarray(nodes, dtype), side="right"
+    )
+    return jnp.minimum(upper_edges, len(edges) - 1).astype(jnp.int32)
 
 
 @entry_point
 def shell_energies(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Float[Array, " bin"]:
-    """The energy of the error in every shell, ``E_a = 1/2 sum_(k in a) g_k^2``.
+    """Sum the energy of the error in every shell, ``E_a = 1/2 sum_(k in a) g_k^2``.
 
-    Spectral shells, section 3.2 and appendix B.3 (Algorithm 1, which drops what lies outside of the
-    edges and the factor 1/2).
+    *Spectral shells*, section 3.2 and appendix B.3 (Algorithm 1, which drops what lies outside of
+    the edges and the factor 1/2).
 
     Args:
         nodes: eigenvalues ``lambda_k``, or nodes of a quadrature, ``(k,)`` in any order.
@@ -199,22 +207,25 @@ def shell_energies(
 def shell_dissipation(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Float[Array, " bin"]:
-    """How fast each shell loses energy by itself, ``D_a = sum_(k in a) lambda_k g_k^2``.
+    """Return how fast each shell loses energy by itself, ``D_a = sum_(k in a) lambda_k g_k^2``.
 
-    Spectral shells, section 4.2. Under gradient flow on ``|e|^2 / 2`` the dissipation of all shells
-    together is the rate at which the loss falls, ``e^T Theta e``. The factor 2 of equation 4 is in
-    it: ``D = 2 lambda E`` mode by mode.
+    *Spectral shells*, section 4.2. Under gradient flow on ``|e|^2 / 2`` the dissipation of all
+    shells together is the rate at which the loss falls, ``e^T Theta e``. The factor 2 of eq. 4 is
+    in it: ``D = 2 lambda E`` mode by mode.
 
     Args:
-        nodes: as in `shell_energies`.
-        weights: as in `shell_energies`.
-        edges: as in `shell_energies`.
+        nodes: eigenvalues ``lambda_k``, or nodes of a quadrature, ``(k,)`` in any order.
+        weights: ``g_k^2``, squared components of the error, ``(k,)``; of a quadrature, weights that
+            add up to ``|e|^2``.
+        edges: from `log_shells`.
 
     Returns:
         ``(num_shells + 1,)``, energy per unit of flow time, the remainder first.
 
     Raises:
-        TypeError, ValueError: as `shell_energies`.
+        TypeError: if an argument is not an array of real floating-point numbers.
+        ValueError: if shapes disagree or edges do not ascend; where values are known, if they are
+            infinite or NaN, or a weight is negative.
 
     Cost: a pass over the measure.
 
@@ -229,22 +240,25 @@ def shell_dissipation(
 def shell_minimum_energies(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], edges: Float[Array, " edge"]
 ) -> Float[Array, " bin"]:
-    """The smallest energy of a single mode in every shell, ``min_(k in a) g_k^2 / 2``.
+    """Return the smallest energy of a single mode in every shell, ``min_(k in a) g_k^2 / 2``.
 
-    Spectral shells, section 7.3 and figure 1: it collapses beyond the cut-off. Of a Lanczos
+    *Spectral shells*, section 7.3 and figure 1: it collapses beyond the cut-off. Of a Lanczos
     quadrature, a weight stands for all modes around its node, and the minimum is one over nodes.
 
     Args:
-        nodes: as in `shell_energies`.
-        weights: as in `shell_energies`.
-        edges: as in `shell_energies`.
+        nodes: eigenvalues ``lambda_k``, or nodes of a quadrature, ``(k,)`` in any order.
+        weights: ``g_k^2``, squared components of the error, ``(k,)``; of a quadrature, weights that
+            add up to ``|e|^2``.
+        edges: from `log_shells`.
 
     Returns:
         ``(num_shells + 1,)`` in units of the error squared, the remainder first. NaN for a shell
         without modes.
 
     Raises:
-        TypeError, ValueError: as `shell_energies`.
+        TypeError: if an argument is not an array of real floating-point numbers.
+        ValueError: if shapes disagree or edges do not ascend; where values are known, if they are
+            infinite or NaN, or a weight is negative.
 
     Cost: a pass over the measure.
 
@@ -259,11 +273,11 @@ def shell_minimum_energies(
 
 
 def check_measure(nodes: Any, weights: Any) -> None:
-    """Refuse what is not a discrete measure.
+    """Refuse anything but a discrete measure.
 
     Args:
         nodes: ``(k,)`` with k >= 1, traced or not.
-        weights: likewise.
+        weights: one for each node, traced or not.
 
     Raises:
         TypeError: if either is not an array of real floating-point numbers.
@@ -295,7 +309,7 @@ def check_measure(nodes: Any, weights: Any) -> None:
 
 
 def check_edges(edges: Any) -> None:
-    """Refuse what are not the edges of shells.
+    """Refuse anything but the edges of shells.
 
     Args:
         edges: ``(num_shells + 1,)``, traced or not.
@@ -312,69 +326,7 @@ def check_edges(edges: Any) -> None:
         ValueError: edges: expected positive, finite, strictly ascending numbers, got [2. 1.]
     """
     check_floating("edges", edges)
-    require(
-        edges.ndim == 1 and len(edges) >= 2,
-        "edges",
-        expected="the edges of at least one shell: a vector of two or more",
-        got=f"shape {edges.shape}",
-    )
-    require(
-        is_ascending(edges),
-        "edges",
-        expected="positive, finite, strictly ascending numbers",
-        got=edges,
-    )
-
-
-def is_ascending(array: Any) -> bool:
-    """Whether a vector is positive, finite and strictly ascending, as far as its values are known.
-
-    Example:
-        >>> is_ascending(jnp.array([1.0, 2.0])), is_ascending(jnp.array([0.0, 1.0]))
-        (True, False)
-    """
-    values = concrete(array)
-    return values is None or bool(
-        values[0] > 0 and np.all(np.diff(values) > 0) and np.isfinite(values[-1])
-    )
-
-
-def check_num_points(num_points: Any) -> None:
-    """Refuse what is not the number of points of an expectation.
-
-    Raises:
-        ValueError: if it is not an integer >= 1.
-
-    Example:
-        >>> check_num_points(0)
-        Traceback (most recent call last):
-            ...
-        ValueError: num_points: expected an integer >= 1, got 0
-    """
-    require(
-        isinstance(num_points, int | np.integer) and bool(num_points >= 1),
-        "num_points",
-        expected="an integer >= 1",
-        got=num_points,
-    )
-
-
-def check_values(argument: str, array: Any, *, expected: str, least: float = -math.inf) -> None:
-    """Refuse values, where they are known, that are infinite, NaN or below `least`.
-
-    Raises:
-        ValueError: if there are some; the message shows the first three.
-
-    Example:
-        >>> check_values("times", jnp.array([0.0, jnp.nan]), expected="finite numbers")
-        Traceback (most recent call last):
-            ...
-        ValueError: times: expected finite numbers, got [nan]
-    """
-    values = concrete(array)
-    if values is not None:
-        refused = values[~(np.isfinite(values) & (values >= least))]
-        require(refused.size == 0, argument, expected=expected, got=refused[:3].tolist())
+    check_ascending("edges", edges, of="shell edges", positive=True)
 
 
 def _checked_measure(
@@ -392,9 +344,9 @@ def _sum_by_shell(
 
 
 def _number(argument: str, value: Any) -> float:
-    known = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
+    number = None if isinstance(value, jax.core.Tracer) else np.asarray(value)
     require(
-        known is not None and known.ndim == 0 and known.dtype.kind in "iuf",
+        number is not None and number.ndim == 0 and number.dtype.kind in "iuf",
         argument,
         expected="a number known outside of jit (it decides how many shells there are)",
         got=value,

@@ -1,8 +1,8 @@
 """Exact fluxes of error energy between spectral shells, for models that have an explicit kernel.
 
-Spectral shells, section 3. The eigenvectors of the kernel turn while the network learns, and carry
-the error from one eigenvalue to another; that is all of feature learning which the energies see.
-The error here is the output of the model itself (`lnpjax.jacobian.observable` makes it one).
+*Spectral shells*, section 3. The eigenvectors of the kernel turn while the network learns, and
+carry the error from one eigenvalue to another; that is all of feature learning which the energies
+see. The error here is the output of the model itself (`lnpjax.jacobian.observable` makes it one).
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, check_kernel, require
+from lnpjax._base.checks import check_count, check_floating, check_kernel, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.jacobian._contract import check_batch
 from lnpjax.kernel import eigenmodes, entk
+from lnpjax.kernel._modes import coincide
 from lnpjax.shells._balance import boundary_flux
-from lnpjax.shells._energies import check_edges, check_num_points, shell_indices
+from lnpjax.shells._energies import check_edges, shell_indices
 from lnpjax.status import Status, flag
 
 
@@ -32,7 +33,7 @@ from lnpjax.status import Status, flag
 class ShellFluxes:
     """The energy balance of every shell at one moment, from `shell_fluxes`. A pytree.
 
-    Entry 0 of every axis of bins is the remainder below the lowest edge, as in `lnpjax.shells`.
+    Entry 0 of every axis of bins is the remainder below the lowest edge.
 
     Attributes:
         energies: E_a, which add up to ``|e|^2 / 2``.
@@ -67,7 +68,10 @@ class ShellFluxes:
 
     @property
     def energy_rates(self) -> Float[Array, " bin"]:
-        """``dE_a/dt = -D_a + sum_b F_(b->a)``, equation 3, as long as no mode crosses an edge."""
+        """``dE_a/dt = -D_a + sum_b F_(b->a)`` as long as no mode crosses an edge.
+
+        *Spectral shells*, eq. 3.
+        """
         return self.net - self.dissipation
 
 
@@ -82,9 +86,9 @@ def shell_fluxes(
     num_points: int = 1,
     wrt: parameters.Subset = None,
 ) -> ShellFluxes:
-    """The energy balance of a network's error, shell by shell, with all fluxes between shells.
+    """Compute the energy balance of a network's error, with all fluxes between shells.
 
-    Spectral shells, equations 1 to 3. The derivative of the kernel along the parameters' velocity
+    *Spectral shells*, eqs. 1 to 3. The derivative of the kernel along the parameters' velocity
     is exact. It comes from a double transpose, and so asks of custom derivative rules what taking a
     gradient twice does.
 
@@ -105,7 +109,7 @@ def shell_fluxes(
         `ShellFluxes`, energies in units of the error squared, fluxes per unit of time.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.entk`, as `lnpjax.shells.shell_energies` for edges, if
+        TypeError, ValueError: for what `lnpjax.entk` refuses; if edges do not ascend, if
             the velocity does not fit the trainable parameters, or `num_points` is less than 1.
 
     Cost: with N errors, about ``4 N`` gradients of the batch (the kernel alone takes a third of
@@ -122,7 +126,7 @@ def shell_fluxes(
                [0., 0.]], dtype=float32)
     """
     check_edges(edges)
-    check_num_points(num_points)
+    check_count("num_points", num_points)
     num_samples = check_batch(apply_fn, params, inputs)
     if velocity is not None:
         velocity = parameters.fit("velocity", velocity, parameters.partition(params, wrt)[0])
@@ -153,9 +157,9 @@ def fluxes_of_kernel(
     error_rate: Float[Array, ...],
     edges: Float[Array, " edge"],
 ) -> ShellFluxes:
-    """`shell_fluxes` of a kernel, an error, and their derivatives in time.
+    """Compute `shell_fluxes` of a kernel, an error, and their derivatives in time.
 
-    Spectral shells, sections 3.4 and 3.5: ``F_(b->a) = -sum_(u in a, v in b) g_u g_v
+    *Spectral shells*, sections 3.4 and 3.5: ``F_(b->a) = -sum_(u in a, v in b) g_u g_v
     Omega_(v->u)``.
 
     Args:
@@ -169,7 +173,8 @@ def fluxes_of_kernel(
         `ShellFluxes`.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.eigenmodes`, and if the rates or edges do not fit.
+        TypeError, ValueError: for what `lnpjax.eigenmodes` refuses; if the rates or edges do not
+            fit.
 
     Cost: an eigendecomposition and two products of ``N x N`` matrices.
 
@@ -199,9 +204,9 @@ def fluxes_of_kernel(
     with jax.default_matmul_precision("highest"):
         fluxes = members.T @ pairs @ members
 
-    negligible = len(kernel) * jnp.finfo(dtype).eps * jnp.max(jnp.abs(rotated))
+    negligible = numerics.rounding_floor(jnp.max(jnp.abs(rotated)), len(kernel))
     undefined = (
-        _coincide(modes.eigenvalues)
+        coincide(modes.eigenvalues)
         & (shells[:, None] != shells)
         & (jnp.abs(rotated) > negligible)
         & (jnp.outer(g, g) != 0)
@@ -215,7 +220,7 @@ def fluxes_of_kernel(
     return ShellFluxes(
         energies=by_shell(g**2 / 2),
         dissipation=-by_shell(g * g_rate),
-        fluxes=(fluxes - fluxes.T) / 2,  # antisymmetric but for rounding before
+        fluxes=(fluxes - fluxes.T) / 2,  # antisymmetric, except for rounding, before
         eigenvalues=modes.eigenvalues,
         eigenvalue_rates=jnp.diagonal(rotated),
         status=status
@@ -229,9 +234,9 @@ def mode_couplings(
     eigenvectors: Float[Array, "N mode"],
     kernel_rate: Float[Array, "N N"],
 ) -> Float[Array, "mode mode"]:
-    """How eigenvectors turn into one another, ``Omega_(v->u) = <d phi_v / dt, phi_u>``.
+    """Return how eigenvectors turn into one another, ``Omega_(v->u) = <d phi_v / dt, phi_u>``.
 
-    Spectral shells, section 3.1: ``<phi_u, dM/dt phi_v> / (l_v - l_u)``, in radians per unit of
+    *Spectral shells*, section 3.1: ``<phi_u, dM/dt phi_v> / (l_v - l_u)``, in radians per unit of
     time.
 
     Args:
@@ -284,14 +289,8 @@ def _couplings(
     eigenvalues: Float[Array, " mode"], rotated: Float[Array, "mode mode"]
 ) -> Float[Array, "mode mode"]:
     gaps = eigenvalues[:, None] - eigenvalues
-    same = _coincide(eigenvalues)
+    same = coincide(eigenvalues)
     return jnp.where(same, 0, rotated / jnp.where(same, 1, gaps))
-
-
-def _coincide(eigenvalues: Float[Array, " mode"]) -> Bool[Array, "mode mode"]:
-    largest = jnp.max(jnp.abs(eigenvalues))
-    rounding = len(eigenvalues) * jnp.finfo(eigenvalues.dtype).eps * largest
-    return jnp.abs(eigenvalues[:, None] - eigenvalues) <= rounding
 
 
 def _check_rate(argument: str, rate: Array, of: Array) -> None:

@@ -1,6 +1,6 @@
 """The resolution frontier: where a profile of shell energies peaks, and where it breaks off.
 
-Spectral shells, section 7. Above the frontier the error has been learned and its energy falls
+*Spectral shells*, section 7. Above the frontier the error has been learned and its energy falls
 exponentially in lambda; below, it follows a power law.
 """
 
@@ -14,11 +14,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, require
+from lnpjax._base.checks import check_ascending, check_floating, check_values, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
-from lnpjax.shells._energies import check_values, is_ascending
 from lnpjax.status import Status, flag
 
 MIN_SIDE = 3
@@ -41,9 +40,9 @@ class Frontier:
         cutoff: eigenvalue above which the energy stays below the chosen fraction of its peak; NaN
             where it never does within the shells.
         exponent: slope s of the power law ``E ~ lambda^s`` below, positive where energy rises
-            towards the peak: ``p + 1`` in equation 16.
-        rate: kappa of the suppression ``E ~ exp(-kappa lambda)`` above (equations 14 and 28), an
-            inverse eigenvalue. Positive where energy falls.
+            towards the peak: ``p + 1`` in *Spectral shells*, eq. 16.
+        rate: kappa of the suppression ``E ~ exp(-kappa lambda)`` above (*Spectral shells*, eqs. 14
+            and 28), an inverse eigenvalue. Positive where energy falls.
         low_amplitude: the power law at lambda = 1, in units of energy.
         high_amplitude: the exponential at lambda = 0.
         blend_center: eigenvalue at which both count equally.
@@ -69,7 +68,7 @@ class Frontier:
     status: Int[Array, ""]
 
     def profile(self, eigenvalues: Float[Array, " shell"]) -> Float[Array, " shell"]:
-        """The fitted energies at any eigenvalues."""
+        """Return the fitted energies at any eigenvalues."""
         eigenvalues = jnp.asarray(eigenvalues, accumulation_dtype())
         share = _share_above(jnp.log(eigenvalues), jnp.log(self.blend_center), self.blend_width)
         below = jnp.log(self.low_amplitude) + self.exponent * jnp.log(eigenvalues)
@@ -87,17 +86,17 @@ def detect_frontier(
 ) -> Frontier:
     """Find the peak and the cut-off of a profile of shell energies, and fit both of its sides.
 
-    Spectral shells, section 7.3 and figure 1(b), which names the pieces of the fit and leaves its
+    *Spectral shells*, section 7.3 and figure 1(b), which names the pieces of the fit and leaves its
     method open. Here, ``ln E = (1 - w) (a + s ln lambda) + w (b - kappa lambda)`` with
     ``w = sigmoid((ln lambda - ln c) / width)``: for a given blend a linear least-squares problem,
     and the blend is the best of a grid that narrows around its minimum. Shells without energy have
     no logarithm and are left out. Every other shell counts the same, so that a numerical floor
     beyond the cut-off takes part: pass only the shells above it.
 
-    The pieces are not those of equation 16, ``E ~ lambda^s exp(-kappa lambda)``, whose power law
-    goes on above the peak and whose exponential begins below. Fitted to such a profile, the
-    exponent comes out a tenth to a fifth too small and the rate up to two fifths; the peak, at
-    ``s / kappa``, does not depend on the fit.
+    The pieces are not those of *Spectral shells*, eq. 16, ``E ~ lambda^s exp(-kappa lambda)``,
+    whose power law goes on above the peak and whose exponential begins below. Fitted to such a
+    profile, the exponent comes out a tenth to a fifth too small and the rate up to two fifths; the
+    peak, at ``s / kappa``, does not depend on the fit.
 
     Args:
         centers: `lnpjax.shells.shell_centers`, ascending.
@@ -118,7 +117,7 @@ def detect_frontier(
     Cost: some hundred least-squares problems of four unknowns.
 
     Example:
-        Energies of equation 16 with p = 1 and kappa = 2 peak at ``(p + 1) / kappa``:
+        Energies of *Spectral shells*, eq. 16, with p = 1 and kappa = 2 peak at ``(p + 1) / kappa``:
 
         >>> centers = jnp.geomspace(0.01, 8.0, 30)
         >>> frontier = detect_frontier(centers, centers**2 * jnp.exp(-2 * centers))
@@ -156,8 +155,8 @@ def detect_frontier(
     )
     fit = _fit_blend(position, level, usable, position[top], math.log(max_blend_width))
 
-    def where(known: Bool[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
-        return jnp.where(known, value, jnp.nan)
+    def where(defined: Bool[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
+        return jnp.where(defined, value, jnp.nan)
 
     return Frontier(
         peak=where(interior, jnp.exp(peak)),
@@ -199,9 +198,9 @@ class FrontierDisplacement:
 
 @entry_point
 def frontier_displacement(before: Frontier, after: Frontier) -> FrontierDisplacement:
-    """How far the frontier moved between two checkpoints, in units of ln lambda.
+    """Return how far the frontier moved between two checkpoints, in units of ln lambda.
 
-    Spectral shells, section 7.4. Divide by ``ln(t_after / t_before)`` for an exponent in time.
+    *Spectral shells*, section 7.4. Divide by ``ln(t_after / t_before)`` for an exponent in time.
 
     Args:
         before: the frontier at the earlier checkpoint.
@@ -211,7 +210,7 @@ def frontier_displacement(before: Frontier, after: Frontier) -> FrontierDisplace
         A `FrontierDisplacement`; NaN for what one of the two lacks.
 
     Raises:
-        TypeError: if an argument is no `Frontier`.
+        TypeError: if an argument is not a `Frontier`.
 
     Cost: none.
 
@@ -266,7 +265,7 @@ def _fit_blend(
     start: Float[Array, ""],
     max_log_width: float,
 ) -> _Fit:
-    """The best blend of a grid over its centre and width, which narrows around the best so far."""
+    """Find the best blend on a grid over centre and width that narrows around the best so far."""
     spacing = (position[-1] - position[0]) / (len(position) - 1)
     offsets = jnp.linspace(-1.0, 1.0, _GRID, dtype=position.dtype)
     solve = jax.vmap(
@@ -279,13 +278,13 @@ def _fit_blend(
         log_widths = state.log_width + state.log_width_span * offsets
         log_widths = jnp.minimum(log_widths, max_log_width)
         best = jnp.argmin(solve(centers, log_widths)[1])
-        found = _Search(
+        narrower = _Search(
             centers[best // _GRID],
             log_widths[best % _GRID],
             state.center_span / _ZOOM_FACTOR,
             state.log_width_span / _ZOOM_FACTOR,
         )
-        return found, None
+        return narrower, None
 
     log_width_span = jnp.asarray(math.log(8.0), position.dtype)
     widest = _Search(start, jnp.log(spacing / 2), 4 * spacing, log_width_span)
@@ -301,7 +300,7 @@ def _solve(
     center: Float[Array, ""],
     width: Float[Array, ""],
 ) -> tuple[Float[Array, " coefficient"], Float[Array, ""]]:
-    """Coefficients ``a, s, b, kappa`` of a given blend, and the root mean square it leaves."""
+    """Return coefficients ``a, s, b, kappa`` of a given blend, and the residual it leaves."""
     share = _share_above(position, center, width)
     columns = jnp.stack(
         [1 - share, (1 - share) * (position - center), share, -share * jnp.exp(position - center)],
@@ -330,7 +329,7 @@ def _parabola_top(
     usable: Bool[Array, " shell"],
     top: Int[Array, ""],
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The top of the parabola through a highest point and its neighbours, if it has both."""
+    """Return the top of the parabola through a highest point and its neighbours."""
     left, right = jnp.maximum(top - 1, 0), jnp.minimum(top + 1, len(position) - 1)
     complete = usable[left] & usable[right] & (left < top) & (top < right)
     x_left, x_right = position[left] - position[top], position[right] - position[top]
@@ -347,7 +346,7 @@ def _parabola_top(
 def _last_crossing(
     position: Float[Array, " shell"], level: Float[Array, " shell"], threshold: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """Where a profile falls below a threshold for good; NaN if it has not at its end.
+    """Return where a profile falls below a threshold for good; NaN if it does not at its end.
 
     On the straight line between two shells, and half-way where the second one is empty.
     """
@@ -366,23 +365,12 @@ def _last_crossing(
 def _check_profile(centers: Array, energies: Array) -> None:
     check_floating("centers", centers)
     check_floating("energies", energies)
-    require(
-        centers.ndim == 1 and len(centers) >= MIN_SIDE,
-        "centers",
-        expected=f"a vector of at least {MIN_SIDE} shells",
-        got=f"shape {centers.shape}",
-    )
+    check_ascending("centers", centers, of="shells", count=MIN_SIDE, positive=True)
     require(
         energies.shape == centers.shape,
         "energies",
         expected=f"one for each centre, shape {centers.shape} (the remainder has no centre: "
         "energies[1:])",
         got=f"shape {energies.shape}",
-    )
-    require(
-        is_ascending(centers),
-        "centers",
-        expected="positive, finite, strictly ascending numbers",
-        got=centers,
     )
     check_values("energies", energies, expected="finite numbers >= 0", least=0.0)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_key, require
+from lnpjax._base.checks import check_count, check_key
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -27,12 +27,15 @@ Moments = Float[Array, " moment"]
 @result
 @dataclasses.dataclass(frozen=True)
 class SpectralDensity:
-    """The eigenvalue density of Theta, as spectral measures of random vectors. A pytree.
+    """The eigenvalue density of Theta, as spectral measures of random vectors.
+
+    A pytree, made by `spectral_density`.
 
     Attributes:
         nodes: of each probe's quadrature, ``(probes, k)``.
-        weights: likewise, in numbers of eigenvalues: they add up to `dimension` for each probe.
-            Their mean over probes is an unbiased picture of the density up to the quadrature.
+        weights: of these nodes, in numbers of eigenvalues: they add up to `dimension` for each
+            probe. Their mean over probes is an unbiased picture of the density up to the
+            quadrature.
         dimension: N, the number of eigenvalues.
         status: `lnpjax.Status` flags.
     """
@@ -49,7 +52,7 @@ class SpectralDensity:
 
     @property
     def effective_rank(self) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """The effective rank (NTK lens, equation 3) and its standard error, to first order.
+        """The effective rank (*NTK Lens*, eq. 3) and its standard error, to first order.
 
         ``exp(log T - sum_k lambda_k log(lambda_k) / T)`` with the trace T.
         """
@@ -63,14 +66,14 @@ class SpectralDensity:
     def _scale_free(
         self, function: Callable[[Moments], Float[Array, ""]]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """`estimate` of what does not depend on the unit of nodes, whose squares may overflow."""
+        """Call `estimate` with nodes in a unit in which squares do not overflow."""
         scaled = dataclasses.replace(self, nodes=self.nodes / unit_of(self.nodes))
         return scaled.estimate(function)
 
     def counts(
         self, edges: Float[Array, " edge"]
     ) -> tuple[Float[Array, " bin"], Float[Array, " bin"]]:
-        """Eigenvalues between edges, with standard errors; a value at an edge belongs above it.
+        """Count eigenvalues between edges, with standard errors; a value at an edge is above it.
 
         Args:
             edges: ascending.
@@ -87,7 +90,7 @@ class SpectralDensity:
     def estimate(
         self, function: Callable[[Moments], Float[Array, ""]]
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """A function of ``sum lambda``, ``sum lambda^2`` and ``sum lambda log lambda``.
+        """Estimate a function of ``sum lambda``, ``sum lambda^2`` and ``sum lambda log lambda``.
 
         Args:
             function: of the three numbers.
@@ -119,7 +122,7 @@ def spectral_density(
     wrt: parameters.Subset = None,
     preconditioner: PyTree | None = None,
 ) -> SpectralDensity:
-    """The eigenvalue density of the empirical NTK, without the kernel.
+    """Estimate the eigenvalue density of the empirical NTK, without the kernel.
 
     The spectral measures of random sign vectors average to the density (stochastic Lanczos
     quadrature). Standard errors come from the spread between probes. They do not hold what the
@@ -129,9 +132,9 @@ def spectral_density(
     squared relative error.
 
     Args:
-        apply_fn: as in `lnpjax.linearize`.
-        params: likewise.
-        inputs: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        params: any pytree.
+        inputs: any pytree whose leaves lead with the B samples.
         num_matvecs: products with Theta for each probe, at least two.
         key: a `jax.random` key.
         num_probes: random vectors, at least two.
@@ -143,9 +146,10 @@ def spectral_density(
         A `SpectralDensity`.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectral_measure`; if `num_probes` is less than two.
+        TypeError, ValueError: for bad networks or batches; if `num_probes` or `num_matvecs` is
+            less than two.
 
-    Cost: as `lnpjax.spectral_measure` for each probe, one after the other.
+    Cost: for each probe, one after the other, a forward pass and 4/3 gradients for each product.
 
     Example:
         >>> scale = lambda w, x: w * x
@@ -161,9 +165,9 @@ def spectral_density(
         (14.0, 0.0)
     """
     check_key("key", key, drawn_by="spectral_density")
-    require(num_probes >= 2, "num_probes", expected="an integer >= 2", got=num_probes)
+    check_count("num_probes", num_probes, least=2)
+    check_count("num_matvecs", num_matvecs, least=2)
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)
-    require(num_matvecs >= 2, "num_matvecs", expected="an integer >= 2", got=num_matvecs)
     with jax.default_matmul_precision("highest"):
         linearization = linearize(network, params, inputs, wrt=wrt, preconditioner=preconditioner)
     shape, dtype = linearization.outputs.shape, numerics.accumulation_dtype()

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, check_values, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 
@@ -46,12 +46,7 @@ def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
     values = concrete(eigenvalues)
     if values is None or not values.size:
         return
-    require(
-        bool(np.all(np.isfinite(values))),
-        argument,
-        expected="finite eigenvalues",
-        got=f"{np.sum(~np.isfinite(values))} that are infinite or NaN",
-    )
+    check_values(argument, eigenvalues, expected="finite eigenvalues")
     rounding = float(jnp.finfo(eigenvalues.dtype).eps) ** 0.5 * np.max(np.abs(values), axis=-1)
     require(
         bool(np.all(np.min(values, axis=-1) >= -rounding)),
@@ -63,9 +58,9 @@ def check_eigenvalues(argument: str, eigenvalues: Any) -> None:
 
 @entry_point
 def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
-    """The share of each mode in the trace, ``p_k = lambda_k / sum_j lambda_j``.
+    """Return the share of each mode in the trace, ``p_k = lambda_k / sum_j lambda_j``.
 
-    The normalised eigenvalues of NTK Lens, equation 2, and of Spectral Reach, equation 9. A
+    The normalised eigenvalues of *NTK Lens*, eq. 2, and of *Spectral Reach*, eq. 9. A
     positive semi-definite kernel has no negative eigenvalues, but the eigensolver returns some of
     the size of its rounding error: they count as zero, here and in everything built on this.
 
@@ -77,7 +72,8 @@ def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
-        ValueError: as `check_eigenvalues`.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         >>> normalized_spectrum(jnp.array([3.0, 1.0, -1e-8]))
@@ -95,10 +91,10 @@ def normalized_spectrum(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 
 @entry_point
 def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
-    """Entropy of the normalised spectrum, ``S = -sum_k p_k ln p_k``, with ``0 ln 0 = 0``.
+    """Return the entropy of the normalised spectrum, ``-sum_k p_k ln p_k``, with ``0 ln 0 = 0``.
 
-    NTK Lens, section 3.1: ``-Tr(M ln M)`` of the kernel divided by its trace. Negative eigenvalues
-    of the size of rounding count as zero.
+    *NTK Lens*, section 3.1: ``-Tr(M ln M)`` of the kernel divided by its trace. Negative
+    eigenvalues of the size of rounding count as zero.
 
     Args:
         eigenvalues: of a positive semi-definite kernel, in any order.
@@ -108,7 +104,8 @@ def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
-        ValueError: as `check_eigenvalues`.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         >>> entropy = von_neumann_entropy(jnp.array([0.5, 0.5]))
@@ -120,9 +117,9 @@ def von_neumann_entropy(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 
 @entry_point
 def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
-    """The number of modes that matter, ``exp(S)`` with the entropy of the normalised spectrum.
+    """Count the modes that matter: ``exp(S)``, S the entropy of the normalised spectrum.
 
-    NTK Lens, equation 3. The paper reads it off the kernel of normalised gradients (its appendix
+    *NTK Lens*, eq. 3. The paper reads it off the kernel of normalised gradients (its appendix
     B.3): pass the eigenvalues of `normalized_kernel` for that. Negative eigenvalues of the size of
     rounding count as zero.
 
@@ -134,7 +131,8 @@ def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batc
 
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
-        ValueError: as `check_eigenvalues`.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         Two directions that learn at different rates are fewer than two (appendix B.3):
@@ -149,9 +147,9 @@ def effective_rank(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batc
 
 @entry_point
 def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
-    """How concentrated a spectrum is, ``sum_k p_k^2 = |Theta|_F^2 / Tr(Theta)^2``.
+    """Return how concentrated a spectrum is, ``sum_k p_k^2 = |Theta|_F^2 / Tr(Theta)^2``.
 
-    Spectral Reach, equation 37: its square root is the factor between spectral position and
+    *Spectral Reach*, eq. 37: its square root is the factor between spectral position and
     kernel-target alignment. Negative eigenvalues of the size of rounding count as zero.
 
     Args:
@@ -162,7 +160,8 @@ def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[
 
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
-        ValueError: as `check_eigenvalues`.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         >>> inverse_participation_ratio(jnp.array([2.0, 2.0, 0.0]))
@@ -173,9 +172,9 @@ def inverse_participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[
 
 @entry_point
 def participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch"]:
-    """The number of modes that matter, by their squares: ``1 / sum_k p_k^2``.
+    """Count the modes that matter by their squares: ``1 / sum_k p_k^2``.
 
-    The inverse of `inverse_participation_ratio` (Spectral Reach, equation 37). Never more than
+    The inverse of `inverse_participation_ratio` (*Spectral Reach*, eq. 37). Never more than
     `effective_rank`, which gives small eigenvalues more weight.
 
     Args:
@@ -186,7 +185,8 @@ def participation_ratio(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
-        ValueError: as `check_eigenvalues`.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         >>> participation_ratio(jnp.array([2.0, 2.0, 0.0]))

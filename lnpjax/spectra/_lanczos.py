@@ -2,9 +2,9 @@
 
 A vector v has a spectral measure under Theta, ``mu_v = sum_k (q_k . v)^2 delta(lambda_k)``. Lanczos
 from v finds the measure with few points that has the same first moments (Golub and Meurant, 2010).
-At the loss gradient, its normalised first moment is ``chi_pos * chi_net`` of Spectral Reach
-(equations 6 to 9), and the measure itself says how learning is spread over the spectrum. At an
-error vector, its parts are the shell energies of the spectral-shells paper (appendix B).
+At the loss gradient, its normalised first moment is ``chi_pos * chi_net`` of *Spectral Reach*
+(eqs. 6 to 9), and the measure itself says how learning is spread over the spectrum. At an
+error vector, its parts are the shell energies of *Spectral shells* (appendix B).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, concrete, is_integer, require
 from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.printing import result
 from lnpjax._base.scaling import unit_of
@@ -32,12 +32,13 @@ from lnpjax.status import Status, flag
 @result
 @dataclasses.dataclass(frozen=True)
 class SpectralMeasure:
-    """Gauss quadrature of a vector's spectral measure. A pytree; unpacks as ``nodes, weights``.
+    """Gauss quadrature of a vector's spectral measure.
 
-    Where Lanczos stopped early, the nodes that do not exist are zero, and so are their weights. It
-    stops at an invariant subspace, up to rounding: what it leaves out is exact for an operator that
-    differs by at most ``10 k eps`` of the largest eigenvalue, with k the number of products. The
-    spectrum below that is not resolved, whatever k.
+    A pytree, made by `spectral_measure`; unpacks as ``nodes, weights``. Where Lanczos stopped
+    early, the nodes that do not exist are zero, and so are their weights. It stops at an invariant
+    subspace, up to rounding: what it leaves out is exact for an operator that differs by at most
+    ``10 k eps`` of the largest eigenvalue, with k the number of products. The spectrum below that
+    is not resolved, whatever k.
 
     Attributes:
         nodes: stand for eigenvalues lambda_k, descending.
@@ -60,7 +61,7 @@ class SpectralMeasure:
     status: Int[Array, ""]
 
     def __iter__(self) -> Iterator[Float[Array, " node"]]:
-        """``nodes, weights = spectral_measure(...)``."""
+        """Yield ``nodes, weights``."""
         yield self.nodes
         yield self.weights
 
@@ -87,15 +88,15 @@ def spectral_measure(
     wrt: parameters.Subset = None,
     preconditioner: PyTree | None = None,
 ) -> SpectralMeasure:
-    """The spectral measure of the empirical NTK at a vector, without the kernel.
+    """Compute the spectral measure of the empirical NTK at a vector, without the kernel.
 
     Lanczos with full re-orthogonalisation. A product with Theta is a pullback and its
     transpose, so networks without a forward derivative serve as well.
 
     Args:
-        apply_fn: as in `lnpjax.linearize`.
-        params: likewise.
-        inputs: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        params: any pytree.
+        inputs: any pytree whose leaves lead with the B samples.
         vector: where to start: the loss gradient in the outputs, an error, random signs. In the
             shape of the outputs (of the chosen ones, with `outputs`).
         num_matvecs: k, the number of products with Theta. The first 2k - 1 moments are exact, and
@@ -109,9 +110,9 @@ def spectral_measure(
         NaN with it.
 
     Raises:
-        TypeError, ValueError: as `linearize`; if the vector's shape differs from the outputs', if
-            it is zero or not finite (outside `jit`), or if `num_matvecs` is less than 1 or more
-            than the outputs.
+        TypeError, ValueError: for bad networks or batches; if the vector's shape differs from the
+            outputs', if it is zero or not finite (outside `jit`), or if `num_matvecs` is less than
+            1 or more than the outputs.
 
     Cost: a forward pass, 4/3 gradients for each product, and memory for ``k + 2`` vectors of all
     outputs.
@@ -135,12 +136,12 @@ def spectral_measure(
         expected=f"the shape of the outputs, {shape}",
         got=jnp.shape(vector),
     )
-    known = concrete(vector)
+    entries = concrete(vector)
     require(
-        known is None or bool(np.all(np.isfinite(known)) and np.any(known)),
+        entries is None or bool(np.all(np.isfinite(entries)) and np.any(entries)),
         "vector",
         expected="finite entries, not all of them zero",
-        got="zeros" if known is not None and not np.any(known) else "NaN or infinity",
+        got="zeros" if entries is not None and not np.any(entries) else "NaN or infinity",
     )
     measure = measure_at(linearization.ntk_vp, vector, num_matvecs=num_matvecs)
     _, negative = fit_preconditioner(preconditioner, parameters.partition(params, wrt)[0])
@@ -151,7 +152,7 @@ def spectral_measure(
 def measure_at(
     matvec: Callable[[Array], Array], vector: Float[Array, ...], *, num_matvecs: int
 ) -> SpectralMeasure:
-    """The spectral measure of any symmetric operator at a vector: see `spectral_measure`.
+    """Compute the spectral measure of any symmetric operator at a vector.
 
     Args:
         matvec: the operator, on arrays in the shape of `vector`.
@@ -171,7 +172,7 @@ def measure_at(
     """
     size = int(np.prod(jnp.shape(vector)))
     require(
-        1 <= num_matvecs <= size,
+        is_integer(num_matvecs) and 1 <= num_matvecs <= size,
         "num_matvecs",
         expected=f"an integer from 1 to {size}, the number of outputs",
         got=num_matvecs,
@@ -201,7 +202,7 @@ def _krylov_basis(
     start: Float[Array, " N"],
     num_matvecs: int,
 ) -> tuple[Float[Array, "k N"], Float[Array, " k"], Float[Array, " k"]]:
-    """Orthonormal vectors, the diagonal of the matrix in them, and the links below it.
+    """Return orthonormal vectors, the diagonal of the matrix in them, and the links below it.
 
     Arnoldi's iteration, each vector made orthogonal to all before it twice (Golub and Van Loan,
     Matrix Computations, algorithm 10.5.1). The links are the lengths before normalisation.
@@ -232,7 +233,7 @@ def _quadrature(
     links: Float[Array, " k"],
     total: Float[Array, ""],
 ) -> SpectralMeasure:
-    """Nodes and weights of the tridiagonal matrix, up to where the Krylov space ends.
+    """Return nodes and weights of the tridiagonal matrix, up to where the Krylov space ends.
 
     Links are the lengths by which the iteration has divided. Behind one that is zero up to rounding
     come noise or NaN: that part is cut off, which is exact.
@@ -241,7 +242,7 @@ def _quadrature(
     scale = jnp.max(jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
     strong = links > 10 * num_matvecs * eps * scale  # false for NaN
     alive = jnp.cumprod(jnp.append(True, strong[:-1])).astype(bool)
-    num_nodes = jnp.sum(alive)
+    num_nodes = jnp.sum(alive, dtype=jnp.int32)
 
     inner = jnp.where(alive[1:], links[:-1], 0)
     matrix = jnp.diag(jnp.where(alive, diagonal, 0)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
@@ -276,7 +277,7 @@ def _quadrature(
 def cumulative(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], at: Float[Array, "*points"]
 ) -> tuple[Float[Array, "*points"], Float[Array, "*points"]]:
-    """Bounds on how much of a measure lies at or below some values.
+    """Bound how much of a measure lies at or below some values.
 
     At or below its j-th node, a measure has at least the weight of the j - 1 nodes before, and at
     most that of j (the inequalities of Chebyshev, Markov and Stieltjes); between nodes, what both
@@ -285,7 +286,7 @@ def cumulative(
 
     Args:
         nodes: of a Gauss quadrature.
-        weights: likewise.
+        weights: of these nodes.
         at: the values.
 
     Returns:
@@ -310,7 +311,7 @@ def cumulative(
 def quantiles(
     nodes: Float[Array, " node"], weights: Float[Array, " node"], levels: Float[Array, "*levels"]
 ) -> Float[Array, "*levels"]:
-    """Quantiles of a measure from its quadrature.
+    """Return quantiles of a measure from its quadrature.
 
     Half of a node's weight counts as below it; in between, logarithms are interpolated. With few
     nodes that is a summary: a quantile lies between the nodes before and after the one in whose
@@ -319,7 +320,7 @@ def quantiles(
     Args:
         nodes: of a Gauss quadrature. Those that are not positive beyond rounding are taken as zero,
             and so are the quantiles at levels within their weight.
-        weights: likewise.
+        weights: of these nodes.
         levels: shares between 0 and 1.
 
     Returns:
@@ -333,12 +334,12 @@ def quantiles(
         >>> quantiles(nodes, weights, jnp.array([0.5]))
         Array([10.], dtype=float32)
     """
-    known = concrete(levels)
+    known_levels = concrete(levels)
     require(
-        known is None or bool(np.all((known >= 0) & (known <= 1))),
+        known_levels is None or bool(np.all((known_levels >= 0) & (known_levels <= 1))),
         "levels",
         expected="shares between 0 and 1",
-        got=known,
+        got=known_levels,
     )
     order = jnp.argsort(nodes)
     ascending, share = nodes[order], weights[order] / jnp.sum(weights)
@@ -350,5 +351,6 @@ def quantiles(
     first = jnp.min(jnp.where(positive, middle, jnp.inf))
     places = jnp.where(positive, middle, first)  # zeros take no part in the interpolation
     logarithms = jnp.log(jnp.where(positive, ascending, smallest))
-    found = jnp.exp(jnp.interp(jnp.asarray(levels), places, logarithms))
-    return jnp.where(jnp.asarray(levels) <= at_zero, jnp.where(at_zero > 0, 0, found), found)
+    interpolated = jnp.exp(jnp.interp(jnp.asarray(levels), places, logarithms))
+    at_or_below = jnp.where(at_zero > 0, 0, interpolated)
+    return jnp.where(jnp.asarray(levels) <= at_zero, at_or_below, interpolated)

@@ -25,12 +25,14 @@ LEVELS = (0.1, 0.5, 0.9)
 @result
 @dataclasses.dataclass(frozen=True)
 class PositionDistribution:
-    """The distribution of the loss gradient over normalised eigenvalues. A pytree.
+    """The distribution of the loss gradient over normalised eigenvalues.
+
+    A pytree, made by `position_distribution`.
 
     Attributes:
         p: nodes of the quadrature, ``lambda / Tr(Theta)``, descending.
         weights: the share ``gamma^2`` of the squared loss gradient at each; they add up to 1.
-        chi_pos: the mean, the spectral position of Spectral Reach, equation 9.
+        chi_pos: the mean, the spectral position of *Spectral Reach*, eq. 9.
         chi_pos_sem: its standard error, which is that of the trace.
         sem_df: effective degrees of freedom of it (`lnpjax.Estimate.df`).
         tenth: 10 % of the squared loss gradient lies at smaller p.
@@ -154,8 +156,8 @@ def position_distribution(
     at the bottom.
 
     Args:
-        apply_fn: as in `lnpjax.lnp`.
-        loss_fn: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
         num_matvecs: products with the kernel. The mean is exact with one; Lanczos then resolves the
             spectrum from its top, and `unresolved` says how much of the gradient lies below.
         estimator: of ``Tr(Theta)``.
@@ -167,8 +169,8 @@ def position_distribution(
 
     Raises:
         TypeError: if `estimator` is not an estimator, or `apply_fn` or `loss_fn` not a function;
-            when called, as `lnpjax.spectral_measure`.
-        ValueError: when called, as `lnpjax.lnp`.
+            when called, for wrong types of parameters, batches or keys.
+        ValueError: when called, for bad batches or more products than outputs.
 
     Cost: 5/3 gradients for the loss gradient and the trace, and 4/3 for each product.
 

@@ -58,7 +58,7 @@ def power_law(
 ) -> PowerLaw:
     """Fit a power law to values by rank: least squares of ``ln value`` on ``ln rank``.
 
-    Spectral Lens, equation 2, with its bank of rank windows (equation 3). Every rank has the same
+    *Spectral Lens*, eq. 2, with its bank of rank windows (eq. 3). Every rank has the same
     weight, so the many high ranks of a wide window dominate its fit.
 
     Args:
@@ -66,10 +66,9 @@ def power_law(
         ranks: the window ``(first, last)``, counted from 1 and with both ends inside, or a sequence
             of windows.
         resolution: values below this fraction of the largest one are left out; may be traced, and
-            then is not checked. Eigenvalues that
-            rounding made follow a law of their own, which a fit takes for the spectrum's; see
-            `lnpjax.spectra.spectral_resolution`. `None` leaves out what has no logarithm,
-            and nothing else.
+            then is not checked. Eigenvalues that rounding made follow a law of their own, which a
+            fit takes for the spectrum's; see `lnpjax.spectra.spectral_resolution`. `None` leaves
+            out what has no logarithm, and nothing else.
 
     Returns:
         A `PowerLaw`; for a sequence of windows, with a leading axis on every field. Values without
@@ -90,9 +89,9 @@ def power_law(
     """
     check_floating("values", values)
     require(values.ndim == 1, "values", expected="a vector", got=f"shape {values.shape}")
-    known = None if resolution is None else concrete(resolution)
+    known_resolution = None if resolution is None else concrete(resolution)
     require(
-        known is None or bool(0 <= known < 1),
+        known_resolution is None or bool(0 <= known_resolution < 1),
         "resolution",
         expected="None or a fraction in [0, 1)",
         got=resolution,
@@ -141,7 +140,7 @@ def power_law(
 
 
 def _rank_windows(ranks: Any, num_values: int) -> Int[np.ndarray, "*window 2"]:
-    """The windows as an array, checked."""
+    """Return the windows as an array, checked."""
     try:
         windows = concrete(ranks)
     except ValueError:  # windows of unequal length make no array

@@ -1,4 +1,4 @@
-"""One summary for the spectra of activations, gradients and weights (Spectral Lens, appendix C).
+"""One summary for the spectra of activations, gradients and weights (*Spectral Lens*, appendix C).
 
 How many modes matter (RankMe), how fast head and tail fall (band exponents), and how far apart two
 spectra are. The eigenvalues are those of a matrix of second moments: a covariance of activations, a
@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_count, check_floating, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax._base.printing import result
@@ -28,15 +28,15 @@ Window: TypeAlias = tuple[int, int]
 HEAD_WINDOW: Window = (1, 10)
 """Ranks of the head, as in the paper's published scripts."""
 PAPER_WINDOWS: tuple[Window, ...] = ((100, 200), (200, 400), (400, 800))
-"""The bank of tail windows (Spectral Lens, equation 3), for 12, 36 and 48 layers."""
+"""The bank of tail windows (*Spectral Lens*, eq. 3), for 12, 36 and 48 layers."""
 _TIER_LAYERS = (12, 36, 48)
 _TIER_WIDTHS = (768, 1280, 1600)
 
 
 def tail_window(dimension: int, *, num_layers: int | None = None) -> Window:
-    """The window of ranks in which the tail exponent of a model is read.
+    """Return the window of ranks in which the tail exponent of a model is read.
 
-    Spectral Lens, section 2.2 (around equation 3): [100, 200] for 12 layers of width 768,
+    *Spectral Lens*, section 2.2 (around eq. 3): [100, 200] for 12 layers of width 768,
     [200, 400] for 36 of width 1280, [400, 800] for 48 of width 1600, and on through doubled windows
     for larger models. Between the tiers, the smaller one's window holds.
 
@@ -60,10 +60,8 @@ def tail_window(dimension: int, *, num_layers: int | None = None) -> Window:
         >>> tail_window(768), tail_window(1600, num_layers=48), tail_window(96)
         ((100, 200), (400, 800), (12, 25))
     """
-    sizes = {"dimension": dimension} | ({} if num_layers is None else {"num_layers": num_layers})
-    for name, value in sizes.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        require(whole and value >= 1, name, expected="an integer >= 1", got=repr(value))
+    check_count("dimension", dimension)
+    check_count("num_layers", num_layers, optional=True)
     size, tiers = (dimension, _TIER_WIDTHS) if num_layers is None else (num_layers, _TIER_LAYERS)
     tier = max(sum(size >= smallest for smallest in tiers) - 1, 0)
     tier += max(int(math.log2(size / tiers[-1])), 0) if size >= tiers[-1] else 0
@@ -76,7 +74,7 @@ def tail_window(dimension: int, *, num_layers: int | None = None) -> Window:
 
 
 def spectral_resolution(num_eigenvalues: int, dtype: DTypeLike) -> float:
-    """The least eigenvalue, as a fraction of the largest, that is taken for one.
+    """Return the least eigenvalue that is resolved, as a fraction of the largest.
 
     ``4 sqrt(k) eps``. An eigensolver that is backward stable errs by a few ``eps`` of the LARGEST
     eigenvalue in each of them, so that small ones are noise of either sign, whose logarithms fall
@@ -102,7 +100,7 @@ def spectral_resolution(num_eigenvalues: int, dtype: DTypeLike) -> float:
 
 @entry_point
 def cumulative_variance(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:
-    """The share of the trace that the leading modes hold, for 1, 2, ... of them.
+    """Return the share of the trace that the leading 1, 2, ... modes hold.
 
     Args:
         eigenvalues: of a positive semi-definite matrix, in any order; negative ones of the size of
@@ -112,7 +110,9 @@ def cumulative_variance(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
         Shares that rise to 1; NaN where all eigenvalues are zero.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
+        TypeError: if the eigenvalues are not an array of real floating-point numbers.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
 
     Example:
         >>> cumulative_variance(jnp.array([1.0, 5.0, 2.0]))
@@ -125,7 +125,7 @@ def cumulative_variance(eigenvalues: Float[Array, "*batch k"]) -> Float[Array, "
 def effective_dimension(
     eigenvalues: Float[Array, "*batch k"], fraction: float = 0.9
 ) -> Int[Array, "*batch"]:
-    """The least number of leading modes that hold `fraction` of the trace.
+    """Return the least number of leading modes that hold `fraction` of the trace.
 
     Args:
         eigenvalues: of a positive semi-definite matrix, in any order.
@@ -135,7 +135,9 @@ def effective_dimension(
         Between 1 and k; 0 where all eigenvalues are zero, or one is not finite.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
+        TypeError: if the eigenvalues are not an array of real floating-point numbers.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
         ValueError: if `fraction` is not in (0, 1].
 
     Example:
@@ -153,11 +155,11 @@ def effective_dimension(
 def jensen_shannon_divergence(
     p_eigs: Float[Array, "*batch k"], q_eigs: Float[Array, "*batch k"]
 ) -> Float[Array, "*batch"]:
-    """How far apart two trace-normalised spectra are, rank by rank.
+    """Measure how far apart two trace-normalised spectra are, rank by rank.
 
-    Spectral Lens, appendix B.3: ``H((p + q) / 2) - (H(p) + H(q)) / 2`` with the entropy H of shares
-    sorted by size. Computed as a sum of terms that are not negative, so that spectra which nearly
-    agree keep their digits.
+    *Spectral Lens*, appendix B.3: ``H((p + q) / 2) - (H(p) + H(q)) / 2`` with the entropy H of
+    shares sorted by size. Computed as a sum of terms that are not negative, so that spectra which
+    nearly agree keep their digits.
 
     Args:
         p_eigs: eigenvalues of one positive semi-definite matrix, in any order.
@@ -167,7 +169,9 @@ def jensen_shannon_divergence(
         Between 0 (the same shape) and ``ln 2``, in nats; NaN where all eigenvalues of one are zero.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
+        TypeError: if the eigenvalues are not an array of real floating-point numbers.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
         ValueError: if there are not as many of one as of the other.
 
     Example:
@@ -202,7 +206,7 @@ class SpectrumSummary:
     Attributes:
         eigenvalues: in descending order, not normalised.
         trace: their sum, those below zero counted as zero: the total variance of a covariance.
-        rank_me: RankMe, the entropy effective rank (Spectral Lens, equation 10).
+        rank_me: RankMe, the entropy effective rank (*Spectral Lens*, eq. 10).
         effective_dimension: the least number of modes that hold 90 % of the trace.
         head: the power law over the leading ranks.
         tail: the power law over the tail window.
@@ -228,10 +232,10 @@ def summarize_spectrum(
     resolution: float | Float[Array, ""] | None = None,
     status: Int[Array, ""] | int = 0,
 ) -> SpectrumSummary:
-    """Summarise the spectrum of a covariance or Gram matrix (Spectral Lens, appendix C).
+    """Summarise the spectrum of a covariance or Gram matrix (*Spectral Lens*, appendix C).
 
-    RankMe (equation 10), band exponents over head and tail (equation 2), and what the eigenvalues
-    add up to. Pure: works under `jit`, `scan` and `vmap`.
+    RankMe (*Spectral Lens*, eq. 10), band exponents over head and tail (eq. 2), and what the
+    eigenvalues add up to. Pure: works under `jit`, `scan` and `vmap`.
 
     Args:
         eigenvalues: of a positive semi-definite matrix, in any order.
@@ -251,7 +255,7 @@ def summarize_spectrum(
     Raises:
         TypeError: if `eigenvalues` is not an array of real floating-point numbers.
         ValueError: if it is not a vector, if a window reaches beyond it, or, where its values are
-            known, as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
+            known, if one is infinite, NaN, or below zero by more than rounding.
 
     Example:
         >>> summary = summarize_spectrum(jnp.arange(1.0, 769.0) ** -1.5)
@@ -273,8 +277,7 @@ def summarize_spectrum(
         resolution = spectral_resolution(k, eigenvalues.dtype)
     head = (HEAD_WINDOW[0], min(HEAD_WINDOW[1], k)) if head is None else head
     tail = tail_window(k) if tail is None else tail
-    check_window("head", head, k, of="eigenvalues")
-    check_window("tail", tail, k, of="eigenvalues")
+    check_windows(k, of="eigenvalues", head=head, tail=tail)
 
     safe = _descending(jnp.asarray(safe, accumulation_dtype()))
     values = jnp.where(finite, safe, jnp.nan)
@@ -297,37 +300,42 @@ def summarize_spectrum(
     )
 
 
-def check_window(argument: str, window: Window, rank: int, *, of: str) -> None:
-    """Refuse a window of ranks that is not within a spectrum.
+def check_windows(
+    rank: int, *, of: str, head: Window | None = None, tail: Window | None = None
+) -> None:
+    """Refuse windows of ranks that are not within a spectrum.
 
     Args:
-        argument: the name of the argument, as the caller wrote it.
-        window: ``(first, last)``, counted from 1.
         rank: the last rank there can be.
         of: what has that many ranks, for the message.
+        head: ``(first, last)``, counted from 1; `None` is not checked.
+        tail: the window of the tail, in the same form.
 
     Raises:
         ValueError: naming the window and the rank.
 
     Example:
-        >>> check_window("tail", (100, 200), 96, of="eigenvalues")
+        >>> check_windows(96, of="eigenvalues", tail=(100, 200))
         Traceback (most recent call last):
             ...
         ValueError: tail: expected a window (first, last) of ranks with 1 <= first <= last <= 96,
         the number of eigenvalues, got (100, 200)
     """
-    whole = (
-        isinstance(window, tuple | list)
-        and len(window) == 2
-        and all(isinstance(end, int | np.integer) for end in window)
-    )
-    require(
-        whole and 1 <= window[0] <= window[1] <= rank,
-        argument,
-        expected=f"a window (first, last) of ranks with 1 <= first <= last <= {rank}, the number "
-        f"of {of}",
-        got=window,
-    )
+    for argument, window in (("head", head), ("tail", tail)):
+        if window is None:
+            continue
+        whole = (
+            isinstance(window, tuple | list)
+            and len(window) == 2
+            and all(isinstance(end, int | np.integer) for end in window)
+        )
+        require(
+            whole and 1 <= window[0] <= window[1] <= rank,
+            argument,
+            expected=f"a window (first, last) of ranks with 1 <= first <= last <= {rank}, the "
+            f"number of {of}",
+            got=window,
+        )
 
 
 def _descending(values: Float[Array, "*batch k"]) -> Float[Array, "*batch k"]:

@@ -1,7 +1,7 @@
 """The tangent kernel of a multi-layer perceptron in closed form, layer by layer.
 
-NTK Lens, appendix B.2.1 (after Fan and Wang, 2020). With inputs as the columns of ``X_0``, L hidden
-layers of widths ``w_l`` and a read-out,
+*NTK Lens*, appendix B.2.1 (after Fan and Wang, 2020). With inputs as the columns of ``X_0``, L
+hidden layers of widths ``w_l`` and a read-out,
 
     ``X_l = sigma(W_l X_(l-1)) / sqrt(w_l)``,    ``f = W_out X_L``,
 
@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_floating, require
 from lnpjax._base.numerics import accumulation_dtype
+from lnpjax.kernel._dense import layer_kernel, sensitivities
 
 Activation = Callable[[Array], Array]
 
@@ -32,6 +33,11 @@ class PerceptronParams(TypedDict):
 
     `hidden` holds ``W_1, ..., W_L``, each ``(w_l, w_(l-1))``, with w_0 the size of an input;
     `readout` is ``(m, w_L)``, or the vector ``(w_L,)`` of the paper for one output.
+
+    Example:
+        >>> params = PerceptronParams(hidden=(jnp.ones((4, 3)),), readout=jnp.ones((2, 4)))
+        >>> apply(jnp.tanh, params, jnp.ones((5, 3))).shape
+        (5, 2)
     """
 
     hidden: tuple[Float[Array, "width below"], ...]
@@ -45,9 +51,10 @@ class LayerKernels:
 
     Attributes:
         terms: the share of each layer in the tangent kernel, ``(B m, B m)``, sample-major, by the
-            path of its parameter: ``hidden/0`` for W_1, ..., ``readout`` (the summands of equation
-            12). They add up to the kernel.
-        conjugate_kernels: ``C_l = X_l^T X_l`` for l = 0, ..., L, each ``(B, B)`` (equation 10).
+            path of its parameter: ``hidden/0`` for W_1, ..., ``readout`` (the summands of *NTK
+            Lens*, eq. 12). They add up to the kernel.
+        conjugate_kernels: ``C_l = X_l^T X_l`` for l = 0, ..., L, each ``(B, B)`` (*NTK Lens*,
+            eq. 10).
         sensitivities: ``Sigma_l = S_l^T S_l`` for l = 1, ..., L, each ``(B m, B m)``.
     """
 
@@ -57,14 +64,14 @@ class LayerKernels:
 
     @property
     def kernel(self) -> Float[Array, "bm bm"]:
-        """The tangent kernel, the sum of `terms` (equation 12)."""
+        """The tangent kernel, the sum of `terms` (*NTK Lens*, eq. 12)."""
         return sum(self.terms.values(), jnp.zeros_like(self.terms["readout"]))
 
 
 def apply(
     activation: Activation, params: PerceptronParams, inputs: Float[Array, "batch features"]
 ) -> Float[Array, "batch outputs"] | Float[Array, " batch"]:
-    """The network of NTK Lens, equation 8, in the parametrisation with ``1 / sqrt(w_l)``.
+    """Apply the network of *NTK Lens*, eq. 8, in the parametrisation with ``1 / sqrt(w_l)``.
 
     ``functools.partial(apply, activation)`` is an `apply_fn` for the rest of the library.
 
@@ -93,10 +100,10 @@ def apply(
 def layer_kernels(
     activation: Activation, params: PerceptronParams, inputs: Float[Array, "batch features"]
 ) -> LayerKernels:
-    """The tangent kernel of the network, one term per layer.
+    """Compute the tangent kernel of the network, one term per layer.
 
-    NTK Lens, equation 12, ``Theta = X_L^T X_L + sum_l (S_l^T S_l) o (X_(l-1)^T X_(l-1))``, with the
-    sensitivities of its equation 13 from the last layer down. For m outputs every column of ``S_l``
+    *NTK Lens*, eq. 12, ``Theta = X_L^T X_L + sum_l (S_l^T S_l) o (X_(l-1)^T X_(l-1))``, with the
+    sensitivities of its eq. 13 from the last layer down. For m outputs every column of ``S_l``
     becomes m columns, one per output; a conjugate kernel enters once for each pair of outputs, that
     of the read-out's term only for equal ones.
 
@@ -125,34 +132,27 @@ def layer_kernels(
     """
     _check(params, inputs)
     weights, readout = params["hidden"], jnp.atleast_2d(params["readout"])
-    num_outputs = len(readout)
     with jax.default_matmul_precision("highest"):
         activations, slopes = _forward(activation, params, inputs)
         conjugate_kernels = tuple(_gram(layer) for layer in activations)
-
-        # s: (B, m, w_l), the derivative of every output by the pre-activations of layer l.
-        s = slopes[-1][:, None, :] * readout
-        sensitivities = [_gram(s.reshape(-1, s.shape[-1]))]
-        for weight, slope in zip(weights[:0:-1], slopes[-2::-1], strict=True):
-            s = slope[:, None, :] * (s @ weight)
-            sensitivities.append(_gram(s.reshape(-1, s.shape[-1])))
-        sensitivities.reverse()
-
-    every_pair = jnp.ones((num_outputs, num_outputs))
-    terms = {
-        f"hidden/{index}": sensitivity * jnp.kron(conjugate_kernel, every_pair)
-        for index, (sensitivity, conjugate_kernel) in enumerate(
-            zip(sensitivities, conjugate_kernels[:-1], strict=True)
+        last = slopes[-1][:, None, :] * readout
+        grams = tuple(
+            _gram(derivatives.reshape(-1, derivatives.shape[-1]))
+            for derivatives in sensitivities(last, weights[1:], slopes[:-1])
         )
+    terms = {
+        f"hidden/{index}": layer_kernel(*factors)
+        for index, factors in enumerate(zip(grams, conjugate_kernels[:-1], strict=True))
     }
-    terms["readout"] = jnp.kron(conjugate_kernels[-1], jnp.eye(num_outputs))
-    return LayerKernels(terms, conjugate_kernels, tuple(sensitivities))
+    # The read-out's sensitivity is one for its own output, and zero for the others.
+    terms["readout"] = jnp.kron(conjugate_kernels[-1], jnp.eye(len(readout)))
+    return LayerKernels(terms, conjugate_kernels, grams)
 
 
 def _forward(
     activation: Activation, params: PerceptronParams, inputs: Array
 ) -> tuple[list[Array], list[Array]]:
-    """``X_l^T`` for l = 0..L, and the diagonals of ``D^l / sqrt(w_l)`` for l = 1..L, all (B, w_l).
+    """Return ``X_l^T`` for l = 0..L and the diagonals of ``D^l / sqrt(w_l)`` for l = 1..L.
 
     ``D^l`` is always followed by the ``1 / sqrt(w_l)`` of its layer, so the two stay together.
     """

@@ -1,11 +1,11 @@
-"""Random features on power-law data: what the components must be (Spectral Reach, A.4)."""
+"""Random features on power-law data: what the components must be (*Spectral Reach*, A.4)."""
 
 from __future__ import annotations
 
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax.spectra._eigenvalues import check_eigenvalues
 
 # Nodes in ln t. Outside of this range the integrand of `expected_position` is below 1e-12 of its
@@ -15,11 +15,11 @@ _LOG_TIMES = np.arange(-35.0, 70.0, 0.1)
 
 
 def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
-    """``mu_k`` proportional to ``k^-beta``, with the sum d (B.2.5): the covariance of the inputs.
+    """Return ``mu_k`` proportional to ``k^-beta``, with the sum d: the covariance of the inputs.
 
-    `lnpjax.spectra.inverse_participation_ratio` of it is the right-hand side of equation 11, with d
-    terms in its sums. (The infinite sums of equation 48 do not exist at ``beta = 1``, where the
-    paper's range begins.)
+    *Spectral Reach*, B.2.5. `lnpjax.spectra.inverse_participation_ratio` of it is the right-hand
+    side of *Spectral Reach*, eq. 11, with d terms in its sums. (The infinite sums of eq. 48 do not
+    exist at ``beta = 1``, where the paper's range begins.)
 
     Args:
         dimension: d, of an input.
@@ -35,18 +35,18 @@ def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
         >>> power_law_variances(2, 1.0).round(3)
         array([1.333, 0.667])
     """
-    require(dimension >= 1, "dimension", expected="an integer >= 1", got=dimension)
+    check_count("dimension", dimension)
     powers = np.arange(1.0, dimension + 1) ** -beta
     return dimension * powers / powers.sum()
 
 
 def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
-    """The mean of chi_pos over Gaussian teachers, for one kernel.
+    """Return the mean of chi_pos over Gaussian teachers, for one kernel.
 
     With ``y ~ N(0, K)`` the mean of ``sum_k alpha_k^2 lambda_k / (|y|^2 Tr K)`` is that of a ratio.
-    Equation 46 divides the means instead, which is close where many modes share the target and too
-    large where few do: by 5 % for two eigenvalues as 2 to 1. Here ``1 / s = integral of
-    exp(-s t)`` turns the mean of the ratio into a single integral,
+    *Spectral Reach*, eq. 46, divides the means instead, which is close where many modes share the
+    target and too large where few do: by 5 % for two eigenvalues as 2 to 1. Here
+    ``1 / s = integral of exp(-s t)`` turns the mean of the ratio into a single integral,
     ``integral_0^inf sum_k lambda_k^2 / (1 + 2 t lambda_k) prod_j (1 + 2 t lambda_j)^(-1/2) dt``,
     over the trace.
 
@@ -56,10 +56,12 @@ def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
 
     Returns:
         A number in (0, 1]; never more than `lnpjax.spectra.inverse_participation_ratio`, by which
-        equation 46 estimates it.
+        *Spectral Reach*, eq. 46, estimates it.
 
     Raises:
-        TypeError, ValueError: as `lnpjax.spectra._eigenvalues.check_eigenvalues`.
+        TypeError: if the eigenvalues are not an array of real floating-point numbers.
+        ValueError: if there are none; where values are known, if one is infinite, NaN, or below
+            zero by more than rounding.
         ValueError: if the eigenvalues are traced or all zero.
 
     Example:
@@ -67,8 +69,8 @@ def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
 
         >>> print(f"{expected_position(np.ones(1)):.6f} {expected_position(np.ones(4)):.6f}")
         1.000000 0.250000
-        >>> print(f"{expected_position(np.array([2.0, 1.0])):.4f}, and 5/9 by equation 46")
-        0.5286, and 5/9 by equation 46
+        >>> print(f"{expected_position(np.array([2.0, 1.0])):.4f}, and 5/9 by eq. 46")
+        0.5286, and 5/9 by eq. 46
     """
     check_eigenvalues("eigenvalues", eigenvalues)
     values = concrete(eigenvalues)

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Float, Int, PyTree
 
 from lnpjax._base import numerics
-from lnpjax._base.checks import require
+from lnpjax._base.checks import check_count, require
 from lnpjax.adapters import from_nnx
 from lnpjax.data import Batches, load_dataset, validation_batch
 from lnpjax.data.images import DIGITS_WHITE, read_digits
@@ -31,7 +31,7 @@ SMOOTH = nnx.gelu  # at a kink there is no gradient, and none that could predict
 
 
 class Pair(NamedTuple):
-    """One network at two states.
+    """One network at two states; made by `small_network` and `run_checkpoint`.
 
     Attributes:
         before: at initialisation.
@@ -45,12 +45,18 @@ class Pair(NamedTuple):
 
 
 class OutputSpace(NamedTuple):
-    """How much of a network is looked at (Spectral Reach, D.5: 1 sample, K = 40, S = 256).
+    """How much of a network is looked at (*Spectral Reach*, D.5: 1 sample, K = 40, S = 256).
 
     Attributes:
         num_samples: samples of each batch.
         num_vocabulary: K, vocabulary entries of a language model: the most frequent targets.
         num_positions: S, positions of a language model, evenly spread.
+
+    Example:
+        >>> space = OutputSpace(num_vocabulary=2, num_positions=2)
+        >>> positions, entries = space.chosen(np.array([[3, 3, 1, 3]]), vocab_size=5)
+        >>> positions.tolist(), entries.tolist()
+        ([0, 3], [1, 3])
     """
 
     num_samples: int = 1
@@ -58,7 +64,7 @@ class OutputSpace(NamedTuple):
     num_positions: int = 256
 
     def chosen(self, targets: Int[np.ndarray, "batch time"], vocab_size: int) -> OutputSubset:
-        """Indices of positions and of vocabulary entries."""
+        """Return indices of positions and of vocabulary entries."""
         counts = np.bincount(np.asarray(targets).ravel(), minlength=vocab_size)
         frequent = np.argsort(-counts, kind="stable")[: self.num_vocabulary]
         length = targets.shape[1]
@@ -72,16 +78,16 @@ class OutputSpace(NamedTuple):
             ValueError: naming the option.
         """
         for name, value in self._asdict().items():
-            require(value >= 1, name, expected="an integer >= 1", got=value)
+            check_count(name, value)
 
 
 def small_network(
     name: ModelName, *, steps: int = 200, space: OutputSpace | None = None, seed: int = 0
 ) -> Pair:
-    """A small network before and after training: digits for "mlp" and "cnn", text for a Llama.
+    """Train a small network, and return it before and after.
 
     Args:
-        name: which.
+        name: which: digits for "mlp" and "cnn", text for a Llama.
         steps: Adam steps of training.
         space: how much of it is looked at.
         seed: of its parameters.
@@ -123,7 +129,7 @@ def small_network(
 def run_checkpoint(
     folder: str, *, step: int | None = None, space: OutputSpace | None = None
 ) -> tuple[Run, Pair]:
-    """The network of a run at its start and at a checkpoint.
+    """Load the network of a run at its start and at a checkpoint.
 
     Args:
         folder: the run's.
@@ -134,8 +140,14 @@ def run_checkpoint(
         The run, and both states, in the precision that jax is set to.
 
     Raises:
-        ValueError, OSError, ImportError: as `lnpjax.pretraining.open_run`; also if
-            there is no such checkpoint.
+        ValueError, OSError, ImportError: if the folder does not hold a run whose data is at hand,
+            or there is no such checkpoint.
+
+    Example:
+        >>> run_checkpoint("no/such/run")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: path: expected a run folder, got ...
     """
     space = space or OutputSpace()
     space.check()
@@ -218,7 +230,7 @@ def _convolutional_on_digits(rngs: nnx.Rngs) -> tuple[nnx.Module, Batch, Batch]:
 
 
 def _llama_on_text(rngs: nnx.Rngs, *, tied: bool) -> tuple[nnx.Module, Batch, Batch]:
-    """Bytes of the Python library's sources."""
+    """Build a Llama, and batches of bytes of the Python library's sources."""
     dtype = str(numerics.accumulation_dtype())
     config = LlamaConfig(
         vocab_size=VOCABULARY,

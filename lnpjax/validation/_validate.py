@@ -1,4 +1,4 @@
-"""Everything cheap against everything exact, on one network (Spectral Reach, D.5).
+"""Everything cheap against everything exact, on one network (*Spectral Reach*, D.5).
 
 The cheap side is `lnpjax.lnp`, which never forms a kernel. The exact side is the explicit kernel,
 by this library and by neural-tangents, and its eigenmodes.
@@ -43,12 +43,23 @@ class Subject:
     """A network at one state, a loss, and two batches to look at it with.
 
     Attributes:
-        apply_fn: as in `lnpjax.lnp`.
-        loss_fn: likewise.
-        params: likewise.
+        apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``, pure.
+        loss_fn: ``loss_fn(outputs, targets) -> scalar``, a mean over samples.
+        params: any pytree.
         batch_a: the batch whose eigenmodes are taken.
         batch_b: another one, for the cross-batch quantities.
         outputs: which outputs of each sample to keep (`lnpjax.jacobian.select_outputs`).
+
+    Example:
+        >>> subject = Subject(
+        ...     lambda w, x: x @ w,
+        ...     lambda f, y: jnp.mean((f - y) ** 2),
+        ...     jnp.ones((3, 2)),
+        ...     batch_a=(jnp.eye(3)[:2], jnp.zeros((2, 2))),
+        ...     batch_b=(jnp.eye(3)[2:], jnp.zeros((1, 2))),
+        ... )
+        >>> sorted({finding.agrees for finding in validate(subject).findings})
+        [True]
     """
 
     apply_fn: ApplyFn
@@ -60,7 +71,7 @@ class Subject:
 
 
 class Finding(NamedTuple):
-    """One quantity, by every way that there is to it.
+    """One quantity, measured in every way there is; `validate` makes it.
 
     Attributes:
         quantity: its name.
@@ -68,6 +79,10 @@ class Finding(NamedTuple):
         exact: from the explicit kernel, by backend.
         difference: the largest difference, relative to the scale of the quantity.
         tolerance: how large it may be.
+
+    Example:
+        >>> Finding("chi_net", 2.0, {"jax": 2.5}, difference=0.2, tolerance=1e-3).agrees
+        False
     """
 
     quantity: str
@@ -83,7 +98,7 @@ class Finding(NamedTuple):
 
 
 class Validation(NamedTuple):
-    """The outcome of `validate`.
+    """The outcome of a validation; made by `validate`.
 
     Attributes:
         findings: one for each quantity.
@@ -117,7 +132,7 @@ def validate(
         A `Validation`.
 
     Raises:
-        TypeError, ValueError, ImportError: as `lnpjax.entk`.
+        TypeError, ValueError, ImportError: for what `lnpjax.entk` refuses.
 
     Cost: three explicit kernels and three eigendecompositions for each backend, and `Exact`
     measurements of both batches.
@@ -145,7 +160,9 @@ def validate(
     return Validation(
         [
             *_compared(cheap, {name: values for name, (_, _, values) in exact.items()}, scales),
-            _estimated(estimated, {name: found[0].trace for name, found in exact.items()}),
+            _estimated(
+                estimated, {name: modes_of_a.trace for name, (modes_of_a, _, _) in exact.items()}
+            ),
             _step_finding(steps, modes),
             *_kernel_finding(kernels),
         ],
@@ -156,7 +173,7 @@ def validate(
 
 
 def step_sizes() -> Float[Array, " step"]:
-    """How much of the loss the test steps are predicted to take away, up to all of it.
+    """Return how much of the loss the test steps are predicted to take away, up to all of it.
 
     The smallest must be small, for piecewise linear networks bend at every kink that a step meets,
     and large enough for the loss to be told from its rounding.
@@ -170,7 +187,7 @@ def _is_double() -> bool:
 
 
 def _tolerance() -> float:
-    """1e-9 in double precision; in single, what the kernel's rounding leaves of small modes."""
+    """Return 1e-9 in double precision; in single, what rounding leaves of small modes."""
     return 1e-9 if _is_double() else 1e-3
 
 
@@ -198,7 +215,7 @@ def _kernels(subject: Subject, backend: Backend) -> _Kernels:
 
 
 def _loss_gradients(subject: Subject) -> tuple[Float[Array, "a m"], Float[Array, "b m"]]:
-    """The loss gradients of both batches in the chosen outputs."""
+    """Return the loss gradients of both batches in the chosen outputs."""
 
     def loss_gradient(params: PyTree, batch: Batch) -> Float[Array, "batch m"]:
         inputs, targets = batch
@@ -214,7 +231,7 @@ def _loss_gradients(subject: Subject) -> tuple[Float[Array, "a m"], Float[Array,
 def _cheap(
     subject: Subject, gradients: tuple[Array, Array], key: Array
 ) -> tuple[dict[str, float], Estimate]:
-    """The LNP components, and one stochastic estimate of the trace.
+    """Return the LNP components, and one stochastic estimate of the trace.
 
     A network with chosen outputs is measured as the network of those outputs alone, with the linear
     loss of the same gradient.
@@ -245,7 +262,7 @@ def _cheap(
 def _exact(
     aa: Array, bb: Array, ba: Array, gradient_a: Array, gradient_b: Array
 ) -> tuple[Modes, dict[str, float], dict[str, float]]:
-    """Modes of A, the scale of each quantity, and all of them from the explicit kernels."""
+    """Return modes of A, scales of the quantities, and all of them from the explicit kernels."""
     a, b = eigenmodes(aa, gradient_a), eigenmodes(bb, gradient_b)
 
     def components(modes: Modes) -> dict[str, Array]:
@@ -288,7 +305,7 @@ def _compared(
 
 
 def _estimated(estimate: Estimate, traces: dict[str, Array]) -> Finding:
-    """Eight probes per sample, within four standard errors and rounding."""
+    """Compare eight probes per sample, within four standard errors and rounding."""
     exact = {name: float(trace) for name, trace in traces.items()}
     value, sem = float(estimate.value), float(estimate.sem)
     difference = max(abs(value - trace) / trace for trace in exact.values())
@@ -297,7 +314,7 @@ def _estimated(estimate: Estimate, traces: dict[str, Array]) -> Finding:
 
 
 def _steps(subject: Subject, modes: Modes) -> tuple[Array, ModeStep]:
-    """The loss, and steps that are predicted to take the shares `step_sizes` of it."""
+    """Return the loss, and steps that are predicted to take the shares `step_sizes` of it."""
 
     def steps(params: PyTree, modes: Modes) -> tuple[Array, ModeStep]:
         inputs, targets = subject.batch_a
@@ -318,7 +335,7 @@ def _steps(subject: Subject, modes: Modes) -> tuple[Array, ModeStep]:
 
 
 def _step_finding(steps: ModeStep, modes: Modes) -> Finding:
-    """The slope of the loss along real steps, as it comes through the outputs, against delta_loss.
+    """Compare the slope of the loss along real steps with delta_loss.
 
     The two smallest steps rid the slope of its first-order error.
     """
@@ -332,13 +349,13 @@ def _step_finding(steps: ModeStep, modes: Modes) -> Finding:
 
 
 def _kernel_finding(kernels: dict[Any, _Kernels]) -> Iterator[Finding]:
-    """The largest entry of the kernels by every backend, and the largest difference of an entry."""
+    """Compare the largest entry of the kernels by every backend."""
     if len(kernels) < 2:
         return
     first, second = list(kernels.values())[:2]
     scale = float(jnp.max(jnp.abs(first.aa)))
     differences = (jnp.max(jnp.abs(x - y)) for x, y in zip(first, second, strict=True))
     tolerance = min(1e-5, _tolerance())
-    largest = {name: float(jnp.max(jnp.abs(found.aa))) for name, found in kernels.items()}
+    largest = {name: float(jnp.max(jnp.abs(kernel.aa))) for name, kernel in kernels.items()}
     difference = max(float(value) for value in differences) / scale
     yield Finding("largest kernel entry", None, largest, difference, tolerance)

@@ -213,9 +213,7 @@ def check_norms(model, params, inputs, *, tapped, rtol=1e-10, atol=1e-12):
     def found(params, inputs, cotangents):
         rows = linearize_samples(model, params, inputs, norms_only=True)
         assert len(rows.pullbacks.tapped) == tapped
-        norms = rows.map_norms(
-            lambda vjp, c: lnpjax.jacobian._probes.squares(vjp(c), None), cotangents
-        )
+        norms = rows.map_norms(lambda norms, cotangent: norms(cotangent), cotangents)
         gradients = rows.map_vjp(lambda vjp, cotangent: vjp(cotangent), cotangents)
         return norms, rows.vjp(cotangents), gradients
 
@@ -243,6 +241,38 @@ def test_norms_and_sums_equal_those_of_per_sample_gradients(name, x64):
     params, inputs = jax.tree.map(lambda leaf: leaf.astype(float), (make_params(), INPUTS))
     close = {"rtol": 1e-6, "atol": 1e-6} if "cast" in name else {"rtol": 1e-10, "atol": 1e-12}
     check_norms(model, params, inputs, tapped=len(expected), **close)
+
+
+@pytest.mark.parametrize("microbatch_size", [None, 2])
+def test_weighted_norms_are_sums_of_weighted_squares(microbatch_size, x64):
+    params, inputs = jax.tree.map(lambda leaf: leaf.astype(float), (make_params(), INPUTS))
+    weights = jax.tree.map(lambda leaf: jnp.abs(jnp.sin(leaf)), params)
+    rows = linearize_samples(
+        scanned, params, inputs, microbatch_size=microbatch_size, norms_only=True
+    )
+    cotangents = jax.random.normal(jax.random.key(2), rows.outputs.shape)
+    norms = rows.map_norms(lambda norms, c: norms(c), cotangents, weights=weights)
+    gradients = rows.map_vjp(lambda vjp, c: vjp(c), cotangents)
+    expected = jax.tree.map(
+        lambda g, w: jnp.sum(g**2 * w, axis=range(1, g.ndim)), gradients, weights
+    )
+    np.testing.assert_allclose(norms, jnp.stack(jax.tree.leaves(expected), axis=1), rtol=1e-10)
+    assert not np.allclose(norms, rows.map_norms(lambda norms, c: norms(c), cotangents))
+
+
+def test_a_leaf_can_have_a_norm_of_its_own(x64):
+    rows = linearize_samples(
+        lambda p, x: x @ p["w"] + p["b"],
+        {"b": jnp.ones(2), "w": jnp.ones((3, 2))},
+        jnp.arange(12.0).reshape(4, 3),
+        norms_only=True,
+    )
+    cotangents = jnp.arange(8.0).reshape(4, 2)
+    norms = rows.map_norms(lambda norms, c: norms(c, {"b": jnp.sum}), cotangents)
+    np.testing.assert_allclose(norms[:, 0], cotangents.sum(1))
+    plain = rows.map_norms(lambda norms, c: norms(c), cotangents)
+    np.testing.assert_allclose(plain[:, 0], (cotangents**2).sum(1))
+    np.testing.assert_array_equal(norms[:, 1], plain[:, 1])
 
 
 @pytest.mark.parametrize(
@@ -324,9 +354,7 @@ def test_no_gradient_of_all_layers_exists_for_every_sample():
     rows = linearize_samples(apply_fn, params, inputs)
 
     def with_gradients(cotangents):
-        return rows.map_vjp(
-            lambda vjp, c: lnpjax.jacobian._probes.squares(vjp(c), None), cotangents
-        )
+        return rows.map_norms(lambda norms, c: norms(c), cotangents)  # rows without taps
 
     every_gradient = 4 * batch * params["layers"].size
     needed = temporaries(lambda p: measure(p, batch_a, key=jax.random.key(0)), params)

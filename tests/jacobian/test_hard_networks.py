@@ -81,8 +81,8 @@ def test_auto_contracts_where_products_would_be_cheaper():
         return jnp.concatenate([jnp.tanh(x @ w)] * 8, axis=-1)
 
     def chosen(network: Any) -> str:
-        side = lnpjax.kernel._fill.Side(network, WEIGHTS, INPUTS[:1], None)
-        return lnpjax.kernel._fill.plan(
+        side = lnpjax.kernel._fill.BatchJacobian(network, WEIGHTS, INPUTS[:1], None)
+        return lnpjax.kernel._fill.choose_plan(
             side, side, method="auto", chunk_size=None, symmetric=True
         ).method
 

@@ -412,7 +412,7 @@ def test_streams_of_batches():
         ({"tail": (4, 9)}, POOL, ValueError, r"^tail: .* <= 8, .*150 samples of 8.* \(4, 9\)"),
         ({"head": (1, 10)}, POOL, ValueError, r"^head: .* <= 8, .* \(1, 10\)"),
         ({"tail": (3, 8)}, POOL[:1], ValueError, r"^tail: .* <= 4, .* that 5 samples"),
-        ({}, POOL[:1, :1], ValueError, r"^batch: expected at least two samples"),
+        ({}, POOL[:1, :1], ValueError, r"^(batch_a|pool): expected at least two samples"),
         ({"microbatch_size": 0}, POOL, ValueError, r"^microbatch_size: .* got 0"),
         ({"pool": POOL}, POOL, ValueError, r"^pool: expected a pair"),
         ({"tail": (3, 1)}, POOL, ValueError, r"^tail: .* got \(3, 1\)"),

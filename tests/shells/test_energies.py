@@ -156,7 +156,7 @@ GOOD = {"nodes": jnp.ones(2), "weights": jnp.ones(2), "edges": jnp.array([1.0, 2
         ({"nodes": jnp.ones(0), "weights": jnp.ones(0)}, ValueError, "nodes: .*at least one"),
         ({"weights": jnp.array([1.0, -1.0])}, ValueError, r"weights: .*got \[-1.0\]"),
         ({"weights": jnp.array([1, 1])}, TypeError, "weights: .*int32"),
-        ({"edges": jnp.array([1.0])}, ValueError, "edges: .*at least one shell"),
+        ({"edges": jnp.array([1.0])}, ValueError, "edges: .*at least 2 shell edges"),
         ({"edges": jnp.array([1.0, 1.0])}, ValueError, "edges: .*strictly ascending"),
         ({"edges": jnp.array([0.0, 1.0])}, ValueError, "edges: expected positive"),
         ({"edges": jnp.array([1, 2])}, TypeError, "edges: .*int32"),

@@ -116,7 +116,7 @@ def test_no_spectrum(summary):
         (jnp.ones(3, complex), TypeError, "got dtype complex64"),
         (jnp.ones(()), ValueError, r"at least one eigenvalue .* got shape \(\)"),
         (jnp.ones((3, 0)), ValueError, r"at least one eigenvalue .* got shape \(3, 0\)"),
-        (jnp.array([1.0, jnp.nan, jnp.inf]), ValueError, "finite eigenvalues, got 2"),
+        (jnp.array([1.0, jnp.nan, jnp.inf]), ValueError, r"finite eigenvalues, got \[nan, inf\]"),
         (jnp.array([[1.0, 0.0], [1.0, -0.01]]), ValueError, "below zero by more than rounding"),
     ],
 )
@@ -179,7 +179,11 @@ def test_trace_outputs(x64):
         (lambda: normalized_kernel(jnp.ones((2, 3))), ValueError, r"kernel: .* square .*\(2, 3\)"),
         (lambda: normalized_kernel(jnp.ones(3)), ValueError, "kernel: expected a square matrix"),
         (lambda: normalized_kernel(jnp.eye(3, dtype=int)), TypeError, "kernel: .* int32"),
-        (lambda: normalized_kernel(jnp.eye(2) * jnp.nan), ValueError, "kernel: .* finite .* got 4"),
+        (
+            lambda: normalized_kernel(jnp.eye(2) * jnp.nan),
+            ValueError,
+            "kernel: .* finite .* got .nan",
+        ),
         (lambda: normalized_kernel(-jnp.eye(2)), ValueError, "kernel: .* negative entry -1"),
         (
             lambda: normalized_kernel(jnp.array([[1.0, 0.1], [0.0, 1.0]])),

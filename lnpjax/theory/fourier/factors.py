@@ -1,17 +1,16 @@
 """The two-layer Fourier model: logistic modes and the concentration of a band (F.11, F.12).
 
 ``f = sum_r u_r v_r phi_r`` learns ``f* = sum_r beta_r phi_r`` by gradient flow on
-``J = 1/2 sum_r (u_r v_r - beta_r)^2`` (Spectral Lens paper, equations 76 to 78). Time is that of
+``J = 1/2 sum_r (u_r v_r - beta_r)^2`` (*Spectral Lens*, eqs. 76 to 78). Time is that of
 gradient flow; a target has the unit 1 / time.
 """
 
 from __future__ import annotations
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_values, require
 from lnpjax.theory.shells.transport import check_positive
 
 
@@ -20,12 +19,12 @@ def factor_products(
     initial: Float[Array, " mode"],
     time: Float[Array, "*t"] | float,
 ) -> Float[Array, "*t mode"]:
-    """Learned coefficients ``m_r = u_r v_r`` from a balanced start (F.11).
+    """Return the learned coefficients ``m_r = u_r v_r`` from a balanced start (F.11).
 
     ``m = m_0 / (e^(-2 beta t) + m_0 (1 - e^(-2 beta t)) / beta)``. For ``beta > 0`` this is the
-    logistic curve of equation 83, and as ``(1 - e^(-2 beta t)) / beta`` goes to 2t at ``beta = 0``
-    it is equation 84 there: one branch, and no loss of digits between. The factors themselves are
-    ``u_r = v_r = sqrt(m_r)``.
+    logistic curve of *Spectral Lens*, eq. 83, and as ``(1 - e^(-2 beta t)) / beta`` goes to 2t at
+    ``beta = 0`` it is eq. 84 there: one branch, and no loss of digits between. The factors
+    themselves are ``u_r = v_r = sqrt(m_r)``.
 
     Args:
         targets: ``beta_r >= 0``.
@@ -56,7 +55,7 @@ def factor_products(
 def band_concentration(
     energies: Float[Array, "*s mode"], band: Bool[Array, " mode"]
 ) -> Float[Array, "*s"]:
-    """Share ``H_S`` of a band in the sum over all modes (equation 100).
+    """Return the share ``H_S`` of a band in the sum over all modes (*Spectral Lens*, eqs. 9, 100).
 
     Args:
         energies: ``m_r >= 0`` or any power of them, not all zero: the paper's probes of hidden
@@ -94,11 +93,12 @@ def band_concentration_rate(
     *,
     power: float = 1,
 ) -> Float[Array, "*t"]:
-    """``dH_S/dt = (A' B - A B') / (A + B)^2`` under the two-layer dynamics (equation 104).
+    """Return ``dH_S/dt = (A' B - A B') / (A + B)^2`` under the two-layer dynamics.
 
-    With ``m' = 2 m (beta - m)`` (82). F.12: positive where targets are zero off the band, and
-    coefficients on it are on their way up, ``0 < m_r < beta_r``. The same argument holds for any
-    power of the coefficients. It does not for a band that starts above its targets.
+    *Spectral Lens*, eq. 104, with ``m' = 2 m (beta - m)`` (eq. 82). F.12: positive where targets
+    are zero off the band, and coefficients on it are on their way up, ``0 < m_r < beta_r``. The
+    same argument holds for any power of the coefficients. It does not for a band that starts above
+    its targets.
 
     Args:
         targets: ``beta_r >= 0``.
@@ -121,8 +121,7 @@ def band_concentration_rate(
     targets = check_positive("targets", targets, zero=True)
     products = check_positive("products", products, zero=True)
     _check_band(products, band)
-    known = concrete(power)
-    require(known is None or bool(np.all(known > 0)), "power", expected="above 0", got=power)
+    check_values("power", power, expected="a finite number > 0", above=0.0)
     energies = products**power
     growth = 2 * power * energies * (targets - products)
     on, off = (energies * band).sum(axis=-1), (energies * ~band).sum(axis=-1)

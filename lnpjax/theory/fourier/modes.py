@@ -1,18 +1,18 @@
-"""A linear model on a cyclic group, mode by mode (Spectral Lens, F.1 to F.3).
+"""A linear model on a cyclic group, mode by mode (*Spectral Lens*, F.1 to F.3).
 
 A function on the phases ``Z_c`` learns a target under a kernel that looks the same from every
-phase: ``d_t f = K (f* - f)``, ``K(a, a') = k(a - a')`` (equations 18 to 20). The characters
-``chi_r(a) = e^(2 pi i r a / c)`` diagonalise K, and every Fourier coefficient relaxes to its target
-``beta_r`` at its own rate ``kappa_r``.
+phase: ``d_t f = K (f* - f)``, ``K(a, a') = k(a - a')`` (*Spectral Lens*, eqs. 18 to 20). The
+characters ``chi_r(a) = e^(2 pi i r a / c)`` diagonalise K, and every Fourier coefficient relaxes to
+its target ``beta_r`` at its own rate ``kappa_r``.
 
-Conventions. Inner products average over phases (equation 15), so that the characters have norm 1
-and a coefficient is ``fft(f) / c``. The last axis holds modes or phases, and a `time` of any shape
-puts its axes before it. Time is that of gradient flow; a rate has the unit 1 / time.
+Conventions. Inner products average over phases (*Spectral Lens*, eq. 15), so that the characters
+have norm 1 and a coefficient is ``fft(f) / c``. The last axis holds modes or phases, and a `time`
+of any shape puts its axes before it. Time is that of gradient flow; a rate has the unit 1 / time.
 
 What the paper calls the gradient of a mode is the velocity of its hidden state: ``g = d_t h`` for
-its (27) and (28). Per-sample gradients of a loss with respect to weights have another second moment
-(in the model with features ``sqrt(kappa_r) chi_r`` it is not even diagonal), so that F.2(d) is no
-statement about those.
+its eqs. 27 and 28. Per-sample gradients of a loss with respect to weights have another second
+moment (in the model with features ``sqrt(kappa_r) chi_r`` it is not even diagonal), so that F.2(d)
+does not speak of those.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Complex, Float, Inexact
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.theory.shells.transport import check_positive
 
 
 def characters(period: int) -> Complex[Array, "mode phase"]:
-    """The characters ``chi_r(a) = e^(2 pi i r a / c)`` of the cyclic group (equation 14).
+    """Return the characters ``chi_r(a) = e^(2 pi i r a / c)`` of the cyclic group.
+
+    *Spectral Lens*, eq. 14.
 
     Args:
         period: c >= 1, the number of phases.
@@ -44,14 +46,14 @@ def characters(period: int) -> Complex[Array, "mode phase"]:
         >>> characters(2).real.tolist()
         [[1.0, 1.0], [1.0, -1.0]]
     """
-    require(period >= 1, "period", expected="at least one phase", got=period)
+    check_count("period", period)
     # Reduced as integers first: the angle of a large product would be rounded.
     turns = np.outer(np.arange(period), np.arange(period)) % period / period
     return jnp.exp(2j * jnp.pi * jnp.asarray(turns, accumulation_dtype()))
 
 
 def cyclic_shift(values: Inexact[Array, "*s phase"], shift: int) -> Inexact[Array, "*s phase"]:
-    """``(S_q f)(a) = f(a + q mod c)`` (equation 16).
+    """Return ``(S_q f)(a) = f(a + q mod c)`` (*Spectral Lens*, eq. 16).
 
     Args:
         values: a function on the phases.
@@ -68,7 +70,9 @@ def cyclic_shift(values: Inexact[Array, "*s phase"], shift: int) -> Inexact[Arra
 
 
 def shift_eigenvalues(period: int, shift: int) -> Complex[Array, " mode"]:
-    """Eigenvalues ``e^(2 pi i r q / c)`` of the shift, ``S_q chi_r = omega^(r q) chi_r`` (17).
+    """Return the eigenvalues of the shift, ``S_q chi_r = omega^(r q) chi_r``.
+
+    *Spectral Lens*, eq. 17.
 
     Args:
         period: c.
@@ -85,7 +89,9 @@ def shift_eigenvalues(period: int, shift: int) -> Complex[Array, " mode"]:
 
 
 def fourier_coefficients(values: Inexact[Array, "*s phase"]) -> Complex[Array, "*s mode"]:
-    """Coefficients ``<f, chi_r>`` of functions on the phases (equations 15 and 21).
+    """Return coefficients ``<f, chi_r>`` of functions on the phases.
+
+    *Spectral Lens*, eqs. 15 and 21.
 
     Example:
         >>> fourier_coefficients(jnp.array([3.0, 1.0])).real.tolist()
@@ -95,7 +101,9 @@ def fourier_coefficients(values: Inexact[Array, "*s phase"]) -> Complex[Array, "
 
 
 def from_coefficients(coefficients: Inexact[Array, "*s mode"]) -> Complex[Array, "*s phase"]:
-    """The function ``sum_r a_r chi_r``; the inverse of `fourier_coefficients` (equation 21).
+    """Return the function ``sum_r a_r chi_r``; the inverse of `fourier_coefficients`.
+
+    *Spectral Lens*, eq. 21.
 
     Example:
         >>> from_coefficients(jnp.array([2.0, 1.0])).real.tolist()
@@ -105,7 +113,9 @@ def from_coefficients(coefficients: Inexact[Array, "*s mode"]) -> Complex[Array,
 
 
 def kernel_spectrum(kernel: Inexact[Array, " phase"]) -> Float[Array, " mode"]:
-    """Rates ``kappa_r = sum_delta k(delta) omega^(-r delta)`` of a shift-invariant kernel (22).
+    """Return the rates ``kappa_r = sum_delta k(delta) omega^(-r delta)`` of a kernel.
+
+    *Spectral Lens*, eq. 22.
 
     Args:
         kernel: k, its value at every difference of phases, real or complex.
@@ -123,14 +133,14 @@ def kernel_spectrum(kernel: Inexact[Array, " phase"]) -> Float[Array, " mode"]:
     """
     require(kernel.ndim == 1, "kernel", expected="a vector over phases", got=f"{kernel.ndim} axes")
     eigenvalues = jnp.fft.fft(kernel)
-    known = concrete(eigenvalues)
-    if known is not None:
-        tolerance = float(np.finfo(known.dtype).eps) ** 0.5 * float(np.max(np.abs(known)))
+    values = concrete(eigenvalues)
+    if values is not None:
+        tolerance = float(np.finfo(values.dtype).eps) ** 0.5 * float(np.max(np.abs(values)))
         require(
-            bool(np.all(known.real >= -tolerance) and np.all(np.abs(known.imag) <= tolerance)),
+            bool(np.all(values.real >= -tolerance) and np.all(np.abs(values.imag) <= tolerance)),
             "kernel",
             expected="a positive semidefinite kernel",
-            got=f"the eigenvalues {known}",
+            got=f"the eigenvalues {values}",
         )
     return jnp.maximum(eigenvalues.real, 0)
 
@@ -142,7 +152,7 @@ def mode_coefficients(
     *,
     initial: Inexact[Array, " mode"] | float = 0.0,
 ) -> Inexact[Array, "*t mode"]:
-    """``a_r(t) = beta_r + (a_r(0) - beta_r) e^(-kappa_r t)`` (equation 24).
+    """Return ``a_r(t) = beta_r + (a_r(0) - beta_r) e^(-kappa_r t)`` (*Spectral Lens*, eq. 24).
 
     Args:
         rates: ``kappa_r >= 0``.
@@ -177,19 +187,21 @@ def mode_loss(
     *,
     initial: Inexact[Array, " mode"] | float = 0.0,
 ) -> Float[Array, "*t"]:
-    """``L = 1/2 sum_r |a_r - beta_r|^2``, half the mean square error over phases (25, 26).
+    """Return ``L = 1/2 sum_r |a_r - beta_r|^2``, half the mean square error over phases.
+
+    *Spectral Lens*, eqs. 25 and 26.
 
     Args:
-        rates: as in `mode_coefficients`.
-        targets: likewise.
-        time: likewise.
-        initial: likewise.
+        rates: ``kappa_r >= 0``.
+        targets: ``beta_r``, real or complex.
+        time: t >= 0, of any shape.
+        initial: ``a_r(0)``.
 
     Returns:
         The loss.
 
     Raises:
-        ValueError: as `mode_coefficients`.
+        ValueError: if, where values are known, a rate or a time is negative.
 
     Example:
         >>> print(f"{mode_loss(jnp.array([0.5, 0.5]), jnp.ones(2), 1.0):.4f}")
@@ -206,19 +218,19 @@ def update_energies(
     *,
     initial: Inexact[Array, " mode"] | float = 0.0,
 ) -> Float[Array, "*t mode"]:
-    """``kappa_r^2 |beta_r - a_r|^2``, eigenvalues of the second moment of updates (30).
+    """Return ``kappa_r^2 |beta_r - a_r|^2``, eigenvalues of the second moment of updates.
 
-    Those of the activations (29) are the squares of `mode_coefficients`. An update is the velocity
-    ``d_t h`` of a hidden state; see the module.
+    *Spectral Lens*, eq. 30. Those of the activations (eq. 29) are the squares of
+    `mode_coefficients`. An update is the velocity ``d_t h`` of a hidden state; see the module.
 
     Args:
-        rates: as in `mode_coefficients`.
-        targets: likewise.
-        time: likewise.
-        initial: likewise.
+        rates: ``kappa_r >= 0``.
+        targets: ``beta_r``, real or complex.
+        time: t >= 0, of any shape.
+        initial: ``a_r(0)``.
 
     Raises:
-        ValueError: as `mode_coefficients`.
+        ValueError: if, where values are known, a rate or a time is negative.
 
     Example:
         >>> update_energies(jnp.array([1.0, 2.0]), jnp.ones(2), 0.0)
@@ -234,12 +246,12 @@ def moment_matrix(
     *,
     centered: bool = False,
 ) -> Inexact[Array, "width width"]:
-    """Second moment or covariance over phases, ``sum_r e_r u_r u_r^*`` (F.2(d) and F.3).
+    """Return the second moment or covariance over phases, ``sum_r e_r u_r u_r^*``.
 
     Args:
         energies: ``|a_r|^2`` or `update_energies`, of all c modes, the constant one first.
         directions: orthonormal ``u_r`` as rows.
-        centered: leave the constant mode out, which is the mean (equations 40 to 42).
+        centered: leave the constant mode out, which is the mean (*Spectral Lens*, eqs. 40 to 42).
 
     Raises:
         ValueError: if there are not as many directions as energies, or if they are known not to be
@@ -255,11 +267,11 @@ def moment_matrix(
         expected=f"one row for each of energies of shape {energies.shape}",
         got=f"shape {directions.shape}",
     )
-    known = concrete(directions)
-    if known is not None:
-        error = float(np.max(np.abs(known @ known.conj().T - np.eye(len(known)))))
+    rows = concrete(directions)
+    if rows is not None:
+        error = float(np.max(np.abs(rows @ rows.conj().T - np.eye(len(rows)))))
         require(
-            error <= float(np.finfo(known.dtype).eps) ** 0.5,
+            error <= float(np.finfo(rows.dtype).eps) ** 0.5,
             "directions",
             expected="orthonormal rows",
             got=f"inner products that are off by up to {error}",

@@ -1,7 +1,9 @@
-"""The polar factor as steepest descent in the operator norm: idealised Muon (Spectral Lens, F.17).
+"""The polar factor as steepest descent in the operator norm: idealised Muon.
+
+*Spectral Lens*, F.17.
 
 `optax.contrib.muon` approximates it by five Newton-Schulz steps. Its standard coefficients do not
-add up to 1, so that 1 is no fixed point, and more steps do not help: singular values above 1% of
+add up to 1, so that 1 is not a fixed point, and more steps do not help: singular values above 1% of
 the Frobenius norm end up anywhere in [0.68, 1.13], and those far below 0.1% of it short of that. On
 Gaussian matrices the update is 20% away from the polar factor, at a cosine of 0.98. Coefficients
 that do converge, (2, -1.5, 0.5), reach it to rounding.
@@ -13,22 +15,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_kernel
+from lnpjax._base.numerics import rounding_floor
 from lnpjax.theory.shells.transport import Scalar, check_positive
 
 
 def _compact_svd(gradient: Array) -> tuple[Array, Array, Array, Array]:
-    """U, sigma, V^T and which singular values are above rounding."""
+    """Return U, sigma, V^T and which singular values are above rounding."""
     check_kernel("gradient", gradient, symmetric=False)
     left, singular, right = jnp.linalg.svd(gradient, full_matrices=False)
-    cutoff = singular[0] * max(gradient.shape) * jnp.finfo(gradient.dtype).eps
-    return left, singular, right, singular > cutoff
+    return left, singular, right, singular > rounding_floor(singular[0], max(gradient.shape))
 
 
 def polar_factor(gradient: Float[Array, "m n"]) -> Float[Array, "m n"]:
-    """``Q(G) = U V^T`` of the compact singular value decomposition (equation 143).
+    """Return ``Q(G) = U V^T`` of the compact singular value decomposition.
 
-    Of all matrices of operator norm <= 1 it has the largest inner product with G, the nuclear norm
-    (F.17), and is the only one if G has full rank. ``Q(c G) = Q(G)`` for c > 0.
+    *Spectral Lens*, eq. 143. Of all matrices of operator norm <= 1 it has the largest inner product
+    with G, the nuclear norm (F.17), and is the only one if G has full rank. ``Q(c G) = Q(G)`` for c
+    > 0.
 
     Args:
         gradient: G. Singular values below rounding count as zero; of ``G = 0`` it is 0.
@@ -46,7 +49,7 @@ def polar_factor(gradient: Float[Array, "m n"]) -> Float[Array, "m n"]:
 
 
 def nuclear_norm(gradient: Float[Array, "m n"]) -> Float[Array, ""]:
-    """Sum of singular values: ``max <G, M>`` over operator norms <= 1 (equation 145).
+    """Sum singular values: ``max <G, M>`` over operator norms <= 1 (*Spectral Lens*, eq. 145).
 
     Args and errors are those of `polar_factor`.
 
@@ -60,11 +63,12 @@ def nuclear_norm(gradient: Float[Array, "m n"]) -> Float[Array, ""]:
 def guaranteed_decrease(
     gradient: Float[Array, "m n"], step: Scalar, *, smoothness: Scalar
 ) -> Float[Array, ""]:
-    """By how much ``W - eta Q(G)`` lowers a function at least, ``eta |G|_* - L eta^2 r / 2`` (149).
+    """Return by how much ``W - eta Q(G)`` lowers a function at least.
 
-    At best, for half the `largest_step`, that is ``|G|_*^2 / (2 L r)``. Gradient descent's
-    guarantee under the same smoothness, ``|G|_F^2 / (2 L)``, is never less, as
-    ``|G|_*^2 <= r |G|_F^2``: what the theorem shows is descent, not an advantage.
+    ``eta |G|_* - L eta^2 r / 2`` (*Spectral Lens*, eq. 149). At best, for half the `largest_step`,
+    that is ``|G|_*^2 / (2 L r)``. Gradient descent's guarantee under the same smoothness,
+    ``|G|_F^2 / (2 L)``, is never less, as ``|G|_*^2 <= r |G|_F^2``: what the theorem shows is
+    descent, not an advantage.
 
     Args:
         gradient: G, of rank r.
@@ -88,7 +92,7 @@ def guaranteed_decrease(
 
 
 def largest_step(gradient: Float[Array, "m n"], *, smoothness: Scalar) -> Float[Array, ""]:
-    """Steps below ``2 |G|_* / (L r)`` are sure to descend (equation 150).
+    """Return ``2 |G|_* / (L r)``: smaller steps are sure to descend (*Spectral Lens*, eq. 150).
 
     Args:
         gradient: G, not zero.

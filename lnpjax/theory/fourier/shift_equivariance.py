@@ -1,4 +1,4 @@
-"""Rotary positions and absolute ones under a shift of the sequence (Spectral Lens, F.13, F.14)."""
+"""Rotary and absolute positions under a shift of the sequence (*Spectral Lens*, F.13, F.14)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import check_kernel, require
+from lnpjax._base.checks import check_count, check_kernel, require
 from lnpjax.models.rotary import rotary_angles, rotate_pairs
 
 
@@ -19,7 +19,7 @@ def _check_attention(inputs: Array, query: Array, key: Array, first_position: in
         expected=f"the shape of key, (head, {inputs.shape[1]})",
         got=f"shape {query.shape} for keys of shape {key.shape}",
     )
-    require(first_position >= 0, "first_position", expected="at least 0", got=first_position)
+    check_count("first_position", first_position, least=0)
 
 
 def rotary_scores(
@@ -30,12 +30,13 @@ def rotary_scores(
     first_position: int = 0,
     base: float = 10000.0,
 ) -> Float[Array, "time time"]:
-    """Attention scores ``<R_i W_q x_i, R_j W_k x_j>`` with rotary positions (equation 108).
+    """Return attention scores ``<R_i W_q x_i, R_j W_k x_j>`` with rotary positions.
 
-    They do not change when the sequence is moved, ``a_(i+tau, j+tau)(S_tau x) = a_ij(x)`` (F.13):
-    depending on `first_position` not at all. This is a symmetry in position. That of the modular
-    task, in the phase, is the same only for shifts of the phase by a multiple of the task's step:
-    one position on is one step in the phase, ``S_tau x(a) = x(a - tau d)``.
+    *Spectral Lens*, eq. 108. They do not change when the sequence is moved,
+    ``a_(i+tau, j+tau)(S_tau x) = a_ij(x)`` (F.13): depending on `first_position` not at all. This
+    is a symmetry in position. That of the modular task, in the phase, is the same only for shifts
+    of the phase by a multiple of the task's step: one position on is one step in the phase,
+    ``S_tau x(a) = x(a - tau d)``.
 
     Args:
         inputs: x, the position first.
@@ -76,10 +77,10 @@ def absolute_scores(
     *,
     first_position: int = 0,
 ) -> Float[Array, "time time"]:
-    """Attention scores ``<W_q (x_i + p_i), W_k (x_j + p_j)>`` with a table of positions (116).
+    """Return attention scores ``<W_q (x_i + p_i), W_k (x_j + p_j)>``, positions from a table.
 
-    They change when the sequence is moved, unless neither projection sees a difference between
-    positions (F.14; `surviving_positions`).
+    *Spectral Lens*, eq. 116. They change when the sequence is moved, unless neither projection sees
+    a difference between positions (F.14; `surviving_positions`).
 
     Args:
         inputs: x, the position first.
@@ -122,7 +123,7 @@ def _positions(inputs: Array, table: Array, first: int) -> Array:
 def shift_defect(
     scores: Callable[[int], Float[Array, "time time"]], shift: int
 ) -> Float[Array, "time time"]:
-    """How scores change when the sequence is moved, ``a_(i+tau, j+tau)(S_tau x) - a_ij(x)`` (109).
+    """Return how scores change as the sequence moves, ``a_(i+tau, j+tau)(S_tau x) - a_ij(x)``.
 
     Args:
         scores: from the first position of the sequence to its scores.
@@ -139,7 +140,7 @@ def shift_defect(
         >>> shift_defect(lambda first_position: jnp.full((1, 1), 2 * first_position), 3).tolist()
         [[6]]
     """
-    require(shift >= 0, "shift", expected="at least 0", got=shift)
+    check_count("shift", shift, least=0)
     return scores(shift) - scores(0)
 
 
@@ -150,10 +151,11 @@ def absolute_shift_change(
     table: Float[Array, "position width"],
     shift: int,
 ) -> Float[Array, "time time"]:
-    """The `shift_defect` of `absolute_scores` in closed form (equations 120 and 121).
+    """Return the `shift_defect` of `absolute_scores` in closed form.
 
-    Two terms are linear in one token and a change of position at the other; what remains depends on
-    positions alone. All of them vanish for all inputs only if the positional terms do (F.14).
+    *Spectral Lens*, eqs. 120 and 121. Two terms are linear in one token and a change of position at
+    the other; what remains depends on positions alone. All of them vanish for all inputs only if
+    the positional terms do (F.14).
 
     Args:
         inputs: x, the position first.
@@ -163,8 +165,8 @@ def absolute_shift_change(
         shift: tau >= 0.
 
     Raises:
-        TypeError: as `absolute_scores`.
-        ValueError: likewise.
+        TypeError: if one is not a floating-point array.
+        ValueError: if shapes do not match, or the sequence reaches beyond the table.
 
     Example:
         >>> import jax.numpy as jnp
@@ -182,11 +184,11 @@ def absolute_shift_change(
 def surviving_positions(
     table: Float[Array, "position width"], weight: Float[Array, "head width"]
 ) -> Float[Array, "position head"]:
-    """What a projection sees of differences between positions, ``W (p_t - mean p)`` (118).
+    """Return what a projection sees of differences between positions, ``W (p_t - mean p)``.
 
-    Scores of an absolute table are equivariant to shifts if it is zero for ``W_q`` and ``W_k``, and
-    where both have full row rank only then (F.14). Without full row rank there are other ways:
-    ``W_q = 0``, say.
+    *Spectral Lens*, eq. 118. Scores of an absolute table are equivariant to shifts if it is zero
+    for ``W_q`` and ``W_k``, and where both have full row rank only then (F.14). Without full row
+    rank there are other ways: ``W_q = 0``, say.
 
     Args:
         table: p, one row for every position.

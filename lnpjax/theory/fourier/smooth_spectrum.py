@@ -1,9 +1,9 @@
 """Power laws of targets and rates: learned head, unresolved tail, and fits to them (F.6 to F.9).
 
-The Spectral Lens paper's smooth specialisation of `lnpjax.theory.fourier.modes`: the mode of rank r
-has the target energy ``beta_r^2 = C r^-p`` and the rate ``kappa_r = eta r^-q`` (equations 54, 55).
-From a start at zero its activation energy is ``C r^-p (1 - e^-x)^2`` with ``x = (r* / r)^q``, where
-``r* = (eta t)^(1/q)`` is the crossover rank (57, 58).
+The smooth specialisation that *Spectral Lens* makes of `lnpjax.theory.fourier.modes`: the mode of
+rank r has the target energy ``beta_r^2 = C r^-p`` and the rate ``kappa_r = eta r^-q`` (eqs. 54
+and 55). From a start at zero its activation energy is ``C r^-p (1 - e^-x)^2`` with
+``x = (r* / r)^q``, where ``r* = (eta t)^(1/q)`` is the crossover rank (eqs. 57 and 58).
 
 Exponents are positive where spectra fall: minus the slope of log energy against log rank.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax._base.checks import concrete, require
-from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.numerics import accumulation_dtype, slope_weights
 from lnpjax.theory.shells.transport import Scalar, check_positive
 
 # Where x / (e^x - 1) = 1/2.
@@ -28,7 +28,9 @@ _HALF_WAY = 1.2564312086261697
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SmoothSpectrum:
-    """Targets and rates that are power laws of the rank (equations 54 and 55); a pytree.
+    """Targets and rates that are power laws of the rank. A pytree.
+
+    *Spectral Lens*, eqs. 54 and 55.
 
     Attributes:
         p: exponent of the target energies, > 0.
@@ -36,6 +38,11 @@ class SmoothSpectrum:
             and there is no crossover rank.
         eta: the rate of rank 1, > 0; per time.
         amplitude: C, the target energy of rank 1.
+
+    Example:
+        >>> model = SmoothSpectrum(p=1.0, q=0.5)
+        >>> model.tail_exponent, model.target_energies(jnp.array([1.0, 4.0])).tolist()
+        (2.0, [1.0, 0.25])
     """
 
     p: Scalar
@@ -45,22 +52,22 @@ class SmoothSpectrum:
 
     @property
     def tail_exponent(self) -> Scalar:
-        """``alpha_tail = p + 2q`` of the unresolved tail (equation 61)."""
+        """``alpha_tail = p + 2q`` of the unresolved tail (*Spectral Lens*, eq. 61)."""
         return self.p + 2 * self.q
 
     def target_energies(self, ranks: Float[Array, "*s"] | float) -> Float[Array, "*s"]:
-        """``beta_r^2 = C r^-p`` (equation 54)."""
+        """Return ``beta_r^2 = C r^-p`` (*Spectral Lens*, eq. 54)."""
         return self.amplitude * check_positive("ranks", ranks) ** -self.p
 
     def rates(self, ranks: Float[Array, "*s"] | float) -> Float[Array, "*s"]:
-        """``kappa_r = eta r^-q`` (equation 55)."""
+        """Return ``kappa_r = eta r^-q`` (*Spectral Lens*, eq. 55)."""
         return self.eta * check_positive("ranks", ranks) ** -self.q
 
 
 def _progress(
     model: SmoothSpectrum, ranks: Float[Array, "*s"] | float, time: Float[Array, "*s"] | float
 ) -> Float[Array, "*s"]:
-    """``x = eta t r^-q`` (equation 62)."""
+    """Return ``x = eta t r^-q`` (*Spectral Lens*, eq. 62)."""
     check_positive("p", model.p)
     check_positive("q", model.q, zero=True)
     check_positive("eta", model.eta)
@@ -70,7 +77,7 @@ def _progress(
 def activation_spectrum(
     model: SmoothSpectrum, ranks: Float[Array, "*s"] | float, time: Float[Array, "*s"] | float
 ) -> Float[Array, "*s"]:
-    """Activation energies ``C r^-p (1 - e^(-eta t r^-q))^2`` (equation 57).
+    """Return activation energies ``C r^-p (1 - e^(-eta t r^-q))^2`` (*Spectral Lens*, eq. 57).
 
     Args:
         model: the power laws.
@@ -93,14 +100,16 @@ def activation_spectrum(
 
 
 def crossover_rank(model: SmoothSpectrum, time: Float[Array, "*s"] | float) -> Float[Array, "*s"]:
-    """``r* = (eta t)^(1/q)``, the rank that is learned to 1 - 1/e (equation 58).
+    """Return ``r* = (eta t)^(1/q)``, the rank that is learned to 1 - 1/e.
+
+    *Spectral Lens*, eq. 58.
 
     Args:
         model: the power laws.
         time: t > 0.
 
     Raises:
-        ValueError: as `activation_spectrum`.
+        ValueError: if values of the model, a rank or a time are known not to be positive.
 
     Example:
         >>> print(f"{crossover_rank(SmoothSpectrum(p=1.0, q=0.5), 3.0):.3f}")
@@ -110,7 +119,7 @@ def crossover_rank(model: SmoothSpectrum, time: Float[Array, "*s"] | float) -> F
 
 
 def bend_rank(model: SmoothSpectrum, time: Float[Array, "*s"] | float) -> Float[Array, "*s"]:
-    """Where the local exponent is half-way, ``p + q``: ``r* 1.2564^(-1/q)``.
+    """Return where the local exponent is half-way, ``p + q``: ``r* 1.2564^(-1/q)``.
 
     F.6(iii) centres the bend on r* up to a factor, and this is the factor. It does not stay of
     order 1 when q is small, 0.10 at q = 0.1: there the bend is wide and lies well below r*.
@@ -120,7 +129,7 @@ def bend_rank(model: SmoothSpectrum, time: Float[Array, "*s"] | float) -> Float[
         time: t > 0.
 
     Raises:
-        ValueError: as `activation_spectrum`.
+        ValueError: if values of the model, a rank or a time are known not to be positive.
 
     Example:
         >>> model = SmoothSpectrum(p=1.0, q=0.5)
@@ -133,9 +142,10 @@ def bend_rank(model: SmoothSpectrum, time: Float[Array, "*s"] | float) -> Float[
 def local_exponent(
     model: SmoothSpectrum, ranks: Float[Array, "*s"] | float, time: Float[Array, "*s"] | float
 ) -> Float[Array, "*s"]:
-    """Minus the slope of the spectrum at a rank, ``p + 2q x / (e^x - 1)``, ``x = (r*/r)^q``.
+    """Return minus the slope of the spectrum at a rank, ``p + 2q x / (e^x - 1)``.
 
-    It rises with the rank from p (head) to ``p + 2q`` (tail), and is ``p + 1.16 q`` at r*.
+    With ``x = (r* / r)^q``. It rises with the rank from p (head) to ``p + 2q`` (tail), and is
+    ``p + 1.16 q`` at r*.
 
     Args:
         model: the power laws.
@@ -143,7 +153,7 @@ def local_exponent(
         time: t > 0, broadcast against `ranks`.
 
     Raises:
-        ValueError: as `activation_spectrum`.
+        ValueError: if values of the model, a rank or a time are known not to be positive.
 
     Example:
         >>> model = SmoothSpectrum(p=1.0, q=0.5)
@@ -159,9 +169,9 @@ def local_exponent(
 def recruitment_time(
     model: SmoothSpectrum, cutoff_rank: Scalar, *, tolerance: Scalar
 ) -> Float[Array, "*s"]:
-    """When all modes up to a rank are learned to within a tolerance (F.7, equation 66).
+    """Return when all modes up to a rank are learned to within a tolerance (F.7).
 
-    ``T = ln(1/delta) / eta R^q``, set by the slowest of them.
+    *Spectral Lens*, eq. 66. ``T = ln(1/delta) / eta R^q``, set by the slowest of them.
 
     Args:
         model: the power laws.
@@ -183,9 +193,9 @@ def recruitment_time(
 
 
 def _check_fraction(argument: str, value: Scalar) -> Array:
-    known = concrete(value)
+    values = concrete(value)
     require(
-        known is None or bool(np.all((known > 0) & (known < 1))),
+        values is None or bool(np.all((values > 0) & (values < 1))),
         argument,
         expected="a fraction in (0, 1)",
         got=value,
@@ -196,9 +206,9 @@ def _check_fraction(argument: str, value: Scalar) -> Array:
 def head_matched_rate(
     q: Scalar, *, anchor_rank: Scalar, progress: Scalar, time: Scalar
 ) -> Float[Array, "*s"]:
-    """The eta with which the anchor is learned to a given share at a given time (73).
+    """Return the eta with which the anchor is learned to a given share at a given time.
 
-    ``eta = -ln(1 - xi) r_h^q / t_0``.
+    *Spectral Lens*, eq. 73. ``eta = -ln(1 - xi) r_h^q / t_0``.
 
     Args:
         q: exponent of the rates.
@@ -229,14 +239,14 @@ def head_matched_recruitment_time(
     progress: Scalar,
     time: Scalar,
 ) -> Float[Array, "*s"]:
-    """`recruitment_time` among runs whose anchor has the same progress at time t_0 (F.8, 71).
+    """Return the `recruitment_time` among runs whose anchor has the same progress at t_0 (F.8).
 
-    ``T = ln(1/delta) / (-ln(1 - xi)) t_0 (R / r_h)^q``: for R beyond the anchor it grows with q,
-    that is with the tail exponent. So does the exponent of any window of ranks beyond the anchor,
-    inside the bend or not, since ``x = -ln(1 - xi) (r_h / r)^q`` falls with q there: between runs
-    matched like this a fit need not reach the tail to order them. Without the match it may order
-    them wrongly, however far out; and the order is that of recruitment, not of the time to a loss:
-    below the anchor it is the flat run that is behind.
+    *Spectral Lens*, eq. 71. ``T = ln(1/delta) / (-ln(1 - xi)) t_0 (R / r_h)^q``: for R beyond the
+    anchor it grows with q, that is with the tail exponent. So does the exponent of any window of
+    ranks beyond the anchor, inside the bend or not, since ``x = -ln(1 - xi) (r_h / r)^q`` falls
+    with q there: between runs matched like this a fit need not reach the tail to order them.
+    Without the match it may order them wrongly, however far out; and the order is that of
+    recruitment, not of the time to a loss: below the anchor it is the flat run that is behind.
 
     Args:
         q: exponent of the rates.
@@ -261,23 +271,26 @@ def head_matched_recruitment_time(
     return recruitment_time(SmoothSpectrum(1.0, q, eta), cutoff_rank, tolerance=tolerance)
 
 
-def _log_rank_slope(first: int, last: int) -> Float[np.ndarray, " rank"]:
-    """Weights whose inner product with values is their least-squares slope in log rank."""
+def _window(
+    model: SmoothSpectrum, time: Float[Array, "*s"] | float, first: int, last: int
+) -> tuple[Float[Array, "*s rank"], Float[Array, " rank"]]:
+    """Return ``x`` of every rank of a window, and the weights of a fit in log rank."""
     require(
         1 <= first < last,
         "first",
         expected=f"a window of at least two ranks, counted from 1, up to last = {last}",
         got=first,
     )
-    logs = np.log(np.arange(first, last + 1))
-    logs -= logs.mean()
-    return logs / np.sum(logs**2)
+    ranks = np.arange(first, last + 1)
+    weights = jnp.asarray(slope_weights(np.log(ranks)), accumulation_dtype())
+    progress = _progress(model, jnp.asarray(ranks, weights.dtype), jnp.asarray(time)[..., None])
+    return progress, weights
 
 
 def window_exponent(
     model: SmoothSpectrum, time: Float[Array, "*s"] | float, *, first: int, last: int
 ) -> Float[Array, "*s"]:
-    """What a least-squares fit over ranks ``first .. last`` measures (F.9).
+    """Return what a least-squares fit over ranks ``first .. last`` measures (F.9).
 
     Log energy against log rank, every rank with the same weight: the tail exponent plus
     `window_bias`.
@@ -292,7 +305,7 @@ def window_exponent(
         The fitted exponent, between p and ``p + 2q``.
 
     Raises:
-        ValueError: if the window is empty, or as `activation_spectrum`.
+        ValueError: if the window is empty, or values are known not to be positive.
 
     Example:
         The window of the paper's toy, early and late (the true exponent is 2):
@@ -307,7 +320,7 @@ def window_exponent(
 def window_bias(
     model: SmoothSpectrum, time: Float[Array, "*s"] | float, *, first: int, last: int
 ) -> Float[Array, "*s"]:
-    """Fitted less true tail exponent of a finite window, in ``(-2q, 0)`` (F.9).
+    """Return the fitted less the true tail exponent of a finite window, in ``(-2q, 0)`` (F.9).
 
     A fit is linear in log energies, so that its bias is minus the slope of what they have over a
     power law, ``2 ln((1 - e^-x) / x)``. It depends on time through the crossover rank alone, and
@@ -320,20 +333,18 @@ def window_bias(
         last: its highest rank.
 
     Raises:
-        ValueError: as `window_exponent`.
+        ValueError: if the window is empty, or values are known not to be positive.
 
     Example:
         >>> print(f"{window_bias(SmoothSpectrum(p=1.0, q=0.5), 1.0, first=10, last=40):.3f}")
         -0.106
     """
-    weights = jnp.asarray(_log_rank_slope(first, last), accumulation_dtype())
-    ranks = jnp.arange(first, last + 1, dtype=weights.dtype)
-    x = _progress(model, ranks, jnp.asarray(time)[..., None])
+    x, weights = _window(model, time, first, last)
     return -2 * _log_saturation(x) @ weights
 
 
 def _log_saturation(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """``ln((1 - e^-x) / x)``, with all digits where it is close to zero."""
+    """Return ``ln((1 - e^-x) / x)``, with all digits where it is close to zero."""
     small = x < 0.05
     series = x * (-1 / 2 + x * (1 / 24 - x**2 * (1 / 2880 - x**2 / 181440)))
     away = jnp.where(small, 1.0, x)
@@ -343,7 +354,7 @@ def _log_saturation(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def window_bias_far_out(
     model: SmoothSpectrum, time: Float[Array, "*s"] | float, *, first: int, last: int
 ) -> Float[Array, "*s"]:
-    """The `window_bias` of a window far beyond the crossover: ``(r*)^q`` times a constant (F.9).
+    """Return the `window_bias` far beyond the crossover: ``(r*)^q`` times a constant (F.9).
 
     The constant is the least-squares slope of ``r^-q`` in log r over the window, negative: to this
     order the bias falls off as ``(r* / r)^q`` and not faster. Where q is small that is slow.
@@ -355,24 +366,23 @@ def window_bias_far_out(
         last: its highest rank.
 
     Raises:
-        ValueError: as `window_exponent`.
+        ValueError: if the window is empty, or values are known not to be positive.
 
     Example:
         >>> model = SmoothSpectrum(p=1.0, q=0.5)
         >>> print(f"{window_bias_far_out(model, 1.0, first=10, last=40):.3f}")
         -0.110
     """
-    weights = jnp.asarray(_log_rank_slope(first, last), accumulation_dtype())
-    ranks = jnp.arange(first, last + 1, dtype=weights.dtype)
-    return _progress(model, ranks, jnp.asarray(time)[..., None]) @ weights
+    x, weights = _window(model, time, first, last)
+    return x @ weights
 
 
 def window_start(
     model: SmoothSpectrum, time: Float[Array, "*s"] | float, *, tolerance: Scalar
 ) -> Float[Array, "*s"]:
-    """How far out a window has to start for a bias below a tolerance (F.9): ``r* (q / tol)^(1/q)``.
+    """Return how far out a window must start for a bias below a tolerance, ``r* (q/tol)^(1/q)``.
 
-    A fitted slope is a positively weighted mean of local slopes, each biased by
+    F.9. A fitted slope is a positively weighted mean of local slopes, each biased by
     ``2q (1 - x / (e^x - 1)) < q x``, most at the low end of the window: that is at most the
     tolerance from this rank on, wherever the window ends. A bound that is sharp far out for narrow
     windows. The paper's ``R_1 >> r*`` hides the power 1/q: to within 0.1 takes 10 times r* at

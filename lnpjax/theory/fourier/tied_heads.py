@@ -1,7 +1,7 @@
-"""What a tied head cannot express, and what tying costs (Spectral Lens, F.15, F.16).
+"""What a tied head cannot express, and what tying costs (*Spectral Lens*, F.15, F.16).
 
 Linear maps from tokens to logits through an embedding E of full row rank: tied ``E^T A E``, untied
-``W^T A E`` (equation 126). Errors are in the Frobenius norm.
+``W^T A E`` (*Spectral Lens*, eq. 126). Errors are in the Frobenius norm.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from lnpjax._base.checks import check_kernel, concrete, require
 
 
 def _row_basis(embedding: Array) -> Float[Array, "vocabulary width"]:
-    """Orthonormal basis of ``col(E^T)``."""
+    """Return an orthonormal basis of ``col(E^T)``."""
     check_kernel("embedding", embedding, symmetric=False)
-    known = concrete(embedding)
-    rank = embedding.shape[0] if known is None else int(np.linalg.matrix_rank(known))
+    values = concrete(embedding)
+    rank = embedding.shape[0] if values is None else int(np.linalg.matrix_rank(values))
     require(
         rank == embedding.shape[0],
         "embedding",
@@ -30,7 +30,7 @@ def _row_basis(embedding: Array) -> Float[Array, "vocabulary width"]:
 def output_projector(
     embedding: Float[Array, "width vocabulary"],
 ) -> Float[Array, "vocabulary vocabulary"]:
-    """The orthogonal projector P onto ``col(E^T)``, the outputs of a tied head (F.16).
+    """Return the orthogonal projector P onto ``col(E^T)``, the outputs of a tied head (F.16).
 
     Args:
         embedding: E, of full row rank.
@@ -61,7 +61,7 @@ def _check_map(embedding: Array, target: Array) -> None:
 def best_tied_map(
     embedding: Float[Array, "width vocabulary"], target: Float[Array, "vocabulary vocabulary"]
 ) -> Float[Array, "vocabulary vocabulary"]:
-    """The map ``E^T A E`` nearest to a target in the Frobenius norm, ``P T* P``.
+    """Return the ``E^T A E`` nearest to a target in the Frobenius norm, ``P T* P``.
 
     ``{E^T A E}`` is all of ``{P X P}``: a tied map is confined on both sides (F.15). So `target` is
     tied if and only if this is the target itself.
@@ -72,7 +72,7 @@ def best_tied_map(
 
     Raises:
         TypeError: if one is not a floating-point array.
-        ValueError: if shapes do not match, or as `output_projector`.
+        ValueError: if shapes do not match, or E is known not to have full row rank.
 
     Example:
         >>> best_tied_map(jnp.array([[0.0, 2.0]]), jnp.ones((2, 2))).tolist()
@@ -86,9 +86,10 @@ def best_tied_map(
 def best_untied_map(
     embedding: Float[Array, "width vocabulary"], target: Float[Array, "vocabulary vocabulary"]
 ) -> Float[Array, "vocabulary vocabulary"]:
-    """The map ``W^T A E`` nearest to a target in the Frobenius norm, ``T* P``.
+    """Return the ``W^T A E`` nearest to a target in the Frobenius norm, ``T* P``.
 
-    ``{W^T A E} = {B E} = {X P}`` (F.15, equation 127): confined on the input side alone.
+    ``{W^T A E} = {B E} = {X P}`` (*Spectral Lens*, eq. 127): confined on the input side
+    alone.
 
     Args and errors are those of `best_tied_map`.
 
@@ -104,7 +105,7 @@ def best_untied_map(
 def tied_error(
     embedding: Float[Array, "width vocabulary"], target: Float[Array, "vocabulary vocabulary"]
 ) -> Float[Array, ""]:
-    """The least Frobenius error of a tied map, ``|T* - P T* P|``.
+    """Return the least Frobenius error of a tied map, ``|T* - P T* P|``.
 
     Its square is that of `tied_error_bound` and ``|P T* (I - P)|^2`` more: what tied maps miss on
     the output side and on the input side.
@@ -121,7 +122,7 @@ def tied_error(
 def untied_error(
     embedding: Float[Array, "width vocabulary"], target: Float[Array, "vocabulary vocabulary"]
 ) -> Float[Array, ""]:
-    """The least Frobenius error of an untied map, ``|T* (I - P)|``.
+    """Return the least Frobenius error of an untied map, ``|T* (I - P)|``.
 
     What a tied head costs at this embedding is ``tied^2 - untied^2 = |(I - P) T* P|^2``. It is not
     `tied_error_bound`: where the target maps ``col(E^T)`` into itself, as a cyclic shift does when
@@ -140,9 +141,10 @@ def untied_error(
 def tied_error_bound(
     embedding: Float[Array, "width vocabulary"], target: Float[Array, "vocabulary vocabulary"]
 ) -> Float[Array, ""]:
-    """The paper's lower bound on `tied_error`, ``|(I - P) T*|`` (F.16, equation 139).
+    """Return the paper's lower bound on `tied_error`, ``|(I - P) T*|`` (F.16).
 
-    Sharp if and only if ``P T* (I - P) = 0``, as it is for every ``T* = B E``.
+    *Spectral Lens*, eq. 139. Sharp if and only if ``P T* (I - P) = 0``, as it is for every
+    ``T* = B E``.
 
     Args and errors are those of `best_tied_map`.
 
@@ -156,7 +158,7 @@ def tied_error_bound(
 
 
 def embedding_width(target: Float[Array, "vocabulary vocabulary"], *, tied: bool) -> Int[Array, ""]:
-    """The least width at which SOME embedding makes a target exact: what tying costs if E is free.
+    """Return the least width at which SOME embedding makes a target exact.
 
     F.15 and F.16 hold the embedding fixed. If it is learned too, an untied head needs
     ``rank T*``, and a tied one ``rank [T*, T*^T]``, a subspace that holds both outputs and inputs:

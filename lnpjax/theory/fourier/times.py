@@ -1,4 +1,4 @@
-"""When the modes of a linear model get where: the Spectral Lens paper's F.4, F.5 and F.10.
+"""When the modes of a linear model get where: *Spectral Lens*, F.4, F.5 and F.10.
 
 The model, its rates and its targets are those of `lnpjax.theory.fourier.modes`, from a start at
 zero.
@@ -18,7 +18,7 @@ from lnpjax.theory.shells.transport import Scalar, check_positive
 
 
 def normalized_mass(energies: Float[Array, "*s mode"]) -> Float[Array, "*s mode"]:
-    """Share of every mode in the energy (equation 46).
+    """Return the share of every mode in the energy (*Spectral Lens*, eq. 46).
 
     F.4: with equal targets, rates that are all equal give ``1/m`` at any time, and unequal ones
     give the fastest mode more, whatever the loss: most at the start, where shares are
@@ -36,12 +36,12 @@ def time_to_loss(
     targets: Inexact[Array, " mode"],
     loss: Float[Array, "*s"] | float,
 ) -> Float[Array, "*s"]:
-    """The unique time at which a model that started from zero has a given loss (F.4, F.5).
+    """Return the unique time at which a model that started from zero has a given loss.
 
     With one rate for all modes it is ``ln(L(0) / loss) / (2 kappa)``. Otherwise it lies between
     that for the largest and that for the smallest rate, and is found there by bisection. A last
     step of Newton's makes its first derivatives, with respect to all arguments, those of the
-    implicit function (53); second derivatives are not available.
+    implicit function (*Spectral Lens*, eq. 53); second derivatives are not available.
 
     Args:
         rates: ``kappa_r > 0``.
@@ -61,9 +61,9 @@ def time_to_loss(
     rates, loss = check_positive("rates", rates), check_positive("loss", loss)
     energies = jnp.abs(jnp.asarray(targets)) ** 2
     start = energies.sum() / 2
-    known_start, known = concrete(start), concrete(loss)
+    known_start, known_loss = concrete(start), concrete(loss)
     require(
-        known_start is None or known is None or bool(np.all(known < known_start)),
+        known_start is None or known_loss is None or bool(np.all(known_loss < known_start)),
         "loss",
         expected=f"less than the initial loss {known_start}",
         got=loss,
@@ -81,9 +81,9 @@ def time_to_loss(
     twice_folds = jax.lax.stop_gradient(jnp.log(start / loss)) / 2
     bracket = twice_folds / jnp.max(rates), twice_folds / jnp.min(rates)
     steps = 2 * jnp.finfo(rates.dtype).nmant  # Enough for rates that differ by 1 / precision.
-    found = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, bracket)[1])
-    slope = jax.jvp(log_excess, (found,), (jnp.ones_like(found),))[1]
-    return found - log_excess(found) / jax.lax.stop_gradient(slope)
+    time = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, bracket)[1])
+    slope = jax.jvp(log_excess, (time,), (jnp.ones_like(time),))[1]
+    return time - log_excess(time) / jax.lax.stop_gradient(slope)
 
 
 def _check_bands(num_fast: int, num_modes: int) -> None:
@@ -113,11 +113,12 @@ def fast_band_concentration(
     num_fast: int,
     num_modes: int,
 ) -> Float[Array, "*s"]:
-    """Share ``C^(k)`` of the fast band in the activation energy of a two-band model (49).
+    """Return the share ``C^(k)`` of the fast band in a two-band model's activation energy.
 
-    Targets are 1, the start is zero. Within a family that differs in the slow rate alone, more
-    concentration early means a longer `two_band_time` (F.5). Between runs that differ in the fast
-    rate alone it is the other way round: a larger one raises the concentration and saves time.
+    *Spectral Lens*, eq. 49. Targets are 1, the start is zero. Within a family that differs in the
+    slow rate alone, more concentration early means a longer `two_band_time` (F.5). Between runs
+    that differ in the fast rate alone it is the other way round: a larger one raises the
+    concentration and saves time.
 
     Args:
         time: ``t_0 > 0``.
@@ -148,7 +149,9 @@ def fast_band_concentration_slope(
     num_fast: int,
     num_modes: int,
 ) -> Float[Array, "*s"]:
-    """``dC/dkappa_s = -A B' / (A + B)^2 < 0`` of `fast_band_concentration` (51, 52).
+    """Return ``dC/dkappa_s = -A B' / (A + B)^2 < 0`` of `fast_band_concentration`.
+
+    *Spectral Lens*, eqs. 51 and 52.
 
     Args and errors are those of `fast_band_concentration`; a time.
 
@@ -165,7 +168,9 @@ def fast_band_concentration_slope(
 def two_band_time(
     slow_rate: Scalar, *, fast_rate: Scalar, loss: Scalar, num_fast: int, num_modes: int
 ) -> Float[Array, ""]:
-    """Time ``T_eps`` to a target loss in the two-band model (equation 50); `time_to_loss` of it.
+    """Return the time ``T_eps`` to a target loss in the two-band model: `time_to_loss` of it.
+
+    *Spectral Lens*, eq. 50.
 
     Args:
         slow_rate: ``kappa_s``.
@@ -191,7 +196,7 @@ def two_band_time(
 def two_band_time_slope(
     slow_rate: Scalar, *, fast_rate: Scalar, loss: Scalar, num_fast: int, num_modes: int
 ) -> Float[Array, ""]:
-    """``dT/dkappa_s < 0`` of `two_band_time` (equation 53); time squared.
+    """Return ``dT/dkappa_s < 0`` of `two_band_time`, in time squared (*Spectral Lens*, eq. 53).
 
     Args and errors are those of `two_band_time`.
 
@@ -210,7 +215,7 @@ def two_band_time_slope(
 def crossover_times(
     rates: Float[Array, " mode"], targets: Inexact[Array, " mode"] | None = None
 ) -> Float[Array, "mode mode"]:
-    """When the update energies of two modes are equal, from a start at zero (F.10, equation 74).
+    """Return when the update energies of two modes are equal, from a start at zero (F.10).
 
     ``t_ij = ln(kappa_i |beta_i| / (kappa_j |beta_j|)) / (kappa_i - kappa_j)``: before, the mode of
     the larger rate has the larger update, afterwards the other. The paper has equal targets, where
@@ -238,10 +243,10 @@ def crossover_times(
 
 
 def reversal_time(rates: Float[Array, " mode"]) -> Float[Array, ""]:
-    """After when the ranking by updates is that by activations reversed (F.10), equal targets.
+    """Return when the ranking by updates becomes that by activations reversed (F.10).
 
-    The paper takes the largest of all crossover times. A crossover time is the inverse logarithmic
-    mean of its two rates, so the largest is that of the two slowest modes:
+    With equal targets. The paper takes the largest of all crossover times. A crossover time is the
+    inverse logarithmic mean of its two rates, so the largest is that of the two slowest modes:
     ``T* = ln(kappa_(m-1) / kappa_m) / (kappa_(m-1) - kappa_m)``. As this is at least
     ``1 / kappa_(m-1)``, by then all modes but the slowest are learned to 1 - 1/e, and where rates
     lie close, that one too: a complete reversal belongs to the end of training.

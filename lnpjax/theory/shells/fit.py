@@ -11,11 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lnpjax._base.checks import check_floating, concrete, require
+from lnpjax._base.checks import check_floating, require
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.status import Status, flag
 from lnpjax.theory.shells.scale_free import ScaleFree, log_shell_energies
-from lnpjax.theory.shells.transport import Equation, check_edges, check_equation, check_positive
+from lnpjax.theory.shells.transport import (
+    Equation,
+    check_edges,
+    check_equation,
+    check_positive,
+    check_times,
+)
 
 # Where the search starts: every pair of a drift and a power. Fits from all of them run side by side
 # and the best is kept; one start alone can end in the valley where the cutoff stands in for p.
@@ -82,7 +88,7 @@ def fit_scale_free(
         The `ScaleFreeFit`.
 
     Raises:
-        TypeError: if `energies` or `errors` are no arrays of real floating-point numbers.
+        TypeError: if `energies` or `errors` are not arrays of real floating-point numbers.
         ValueError: for an unknown equation, shapes that disagree, fewer than two times; and, where
             values are known, for edges or times that do not increase, or errors that are not
             positive.
@@ -98,7 +104,7 @@ def fit_scale_free(
         0.30 -0.50 True
     """
     check_equation(equation)
-    edges, times = check_edges(edges), _check_times(times)
+    edges, times = check_edges(edges), check_times(times)
     energies, inverse_errors, used = _check_energies(energies, errors, edges, times, floor)
     dtype = accumulation_dtype()
     logs = jnp.log(jnp.where(used, energies, 1))
@@ -154,7 +160,7 @@ def fit_scale_free(
 def _levenberg_marquardt(
     residuals: Callable[[Array], Array], start: Float[Array, " k"]
 ) -> tuple[Float[Array, " k"], Float[Array, ""]]:
-    """The parameters at a minimum of the sum of squares, and the sum there."""
+    """Return the parameters at a minimum of the sum of squares, and the sum there."""
 
     def iteration(state: tuple[Array, Array, Array], _: None) -> tuple[Any, None]:
         parameters, cost, damping = state
@@ -181,28 +187,10 @@ def _levenberg_marquardt(
     return parameters, cost
 
 
-def _check_times(times: Any) -> Float[Array, " time"]:
-    array = check_positive("times", times)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "times",
-        expected="a vector of at least two times: one profile does not show the drift",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(array)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "times",
-        expected="increasing times",
-        got=times,
-    )
-    return array
-
-
 def _check_energies(
     energies: Any, errors: Any, edges: Array, times: Array, floor: Any
 ) -> tuple[Array, Array, Array]:
-    """Energies, weights of their logarithms, and which of them take part."""
+    """Return energies, weights of their logarithms, and which of them take part."""
     check_floating("energies", energies)
     expected = (len(times), len(edges) - 1)
     require(

@@ -19,7 +19,7 @@ _FRACTION_DEPTH = 80
 def upper_incomplete_gamma(
     order: Float[Array, ...] | float, lower: Float[Array, ...] | float
 ) -> Float[Array, ...]:
-    """``Gamma(a, x) = integral_x^infinity y^(a-1) e^(-y) dy``.
+    """Return ``Gamma(a, x) = integral_x^infinity y^(a-1) e^(-y) dy``.
 
     `jax.scipy.special.gammaincc` stops at orders a > 0. The recurrence that is usually taken below
     divides by a and loses all digits near a = 0, -1, -2, ...; here the singular part of the
@@ -61,7 +61,7 @@ def upper_incomplete_gamma(
 
 
 def _singular_part(order: Array, lower: Array) -> Array:
-    """``integral_x^split y^(a-1) e^(-y) dy``, for any a."""
+    """Return ``integral_x^split y^(a-1) e^(-y) dy``, for any a."""
     n = np.arange(_SERIES_TERMS)
     coefficients = (-1.0) ** n / np.cumprod(np.maximum(n, 1).astype(float))
     power = order[..., None] + n
@@ -72,14 +72,14 @@ def _singular_part(order: Array, lower: Array) -> Array:
 
 
 def _one_minus_exp_ratio(z: Array) -> Array:
-    """``(1 - e^(-z)) / z``, smooth at zero."""
+    """Return ``(1 - e^(-z)) / z``, smooth at zero."""
     small = jnp.abs(z) < 1e-4
     away = jnp.where(small, 1.0, z)
     return jnp.where(small, 1 - z / 2 + z**2 / 6 - z**3 / 24, -jnp.expm1(-away) / away)
 
 
 def _continued_fraction(order: Array, lower: Array) -> Array:
-    """Legendre's fraction for ``Gamma(a, x)``, from the bottom up; all terms positive for a < 1."""
+    """Sum Legendre's fraction for ``Gamma(a, x)`` upwards; all terms positive for a < 1."""
 
     def level(index: int, below: Array) -> Array:
         n = (_FRACTION_DEPTH - index) * jnp.ones_like(order)

@@ -1,6 +1,6 @@
 """What a second sample sees of the spectrum of the first, and when its loss rises again.
 
-Section 6 of the shells paper. Two samples of one distribution induce the quadratic forms P_tr and
+Section 6 of *Spectral shells*. Two samples of one distribution induce the quadratic forms P_tr and
 P_te; the difference ``Delta = P_te - P_tr`` is the whole difference of their losses,
 ``L_te - L_tr = 1/2 <e, Delta e>``. In the modes of the training kernel its diagonal is the weight
 ``w = <phi, Delta phi>``. With energies that carry the half (`lnpjax.theory.shells`),
@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lnpjax._base.checks import check_floating, check_kernel, require
-from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.checks import check_count, check_floating, check_kernel, require
+from lnpjax._base.numerics import accumulation_dtype, rounding_floor
 from lnpjax.kernel import eigenmodes
 from lnpjax.theory.shells.scale_free import ScaleFree, shell_energies
 from lnpjax.theory.shells.transport import Equation, amplitude_growth, check_edges, check_positive
@@ -40,7 +40,7 @@ class SampleMismatch:
         train_modes: phi on the training outputs, one per column, with ``<phi, P_tr phi> = 1``.
         test_modes: the same functions on the test outputs; zero where not `resolved`.
         weights: ``w = <phi, P_te phi> - 1`` of every mode; NaN where not `resolved`.
-        resolved: which eigenvalues stand out from rounding. The others' eigenvectors are no
+        resolved: which eigenvalues stand out from rounding. The others' eigenvectors are not
             functions that the kernel could continue.
     """
 
@@ -100,7 +100,7 @@ def sample_mismatch(
     dtype = accumulation_dtype()
     parts = eigenmodes(kernel_train, jnp.ones(len(kernel_train), dtype))
     raw, vectors = parts.eigenvalues, parts.eigenvectors
-    resolved = raw > len(raw) * jnp.finfo(dtype).eps * raw[0]
+    resolved = raw > rounding_floor(raw[0], len(raw))
     with jax.default_matmul_precision("highest"):
         continued = jnp.asarray(kernel_test_train, dtype) @ vectors
     length = jnp.sqrt(jnp.asarray(num_train, dtype))
@@ -116,12 +116,7 @@ def sample_mismatch(
 
 
 def _num_samples(argument: str, rows: int, num_outputs: Any) -> int:
-    require(
-        isinstance(num_outputs, int) and num_outputs >= 1,
-        "num_outputs",
-        expected="an integer >= 1",
-        got=num_outputs,
-    )
+    check_count("num_outputs", num_outputs)
     require(
         rows >= 1 and rows % num_outputs == 0,
         "num_outputs",
@@ -159,7 +154,7 @@ def mismatch_terms(
     Args:
         mismatch: of the two samples.
         error_train: e on the training outputs, in the order of the kernel; any shape.
-        error_test: e on the test outputs, likewise.
+        error_test: e on the test outputs, in the order of the kernel; any shape.
 
     Returns:
         The `MismatchTerms`, in units of a loss ``1/2 mean |e|^2`` over samples.
@@ -211,14 +206,14 @@ def shell_weights(
     *,
     energies: Float[Array, " mode"] | None = None,
 ) -> Float[Array, " shell"]:
-    """The weight ``w(lambda)`` of section 6.4: the mean of w over the modes of every shell.
+    """Return the mean of w over the modes of every shell, the ``w(lambda)`` of section 6.4.
 
     Args:
         mismatch: of the two samples.
         edges: K + 1 increasing positive eigenvalues of M; a shell has its lower edge.
-        energies: the weight of every mode in the mean, as of `mismatch_terms`; with it, ``sum w E``
-            over shells is the diagonal part exactly, as far as shells cover the modes. `None` for
-            the plain mean, which belongs to the two samples alone.
+        energies: the weight of every mode in the mean, such as those of `mismatch_terms`; with it,
+            ``sum w E`` over shells is the diagonal part exactly, as far as shells cover the modes.
+            `None` for the plain mean, which belongs to the two samples alone.
 
     Returns:
         w of every shell, dimensionless; NaN for a shell without resolved modes or energy.
@@ -257,13 +252,13 @@ def mismatch_window(
     *,
     share: float = 0.9,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """The window ``[lambda_-, lambda_+]`` where most of the mismatch is (section 6.4).
+    """Return the window ``[lambda_-, lambda_+]`` where most of the mismatch is (section 6.4).
 
     The paper asks for "the dominant contribution"; here it is the shortest run of shells that has
     the given share of ``sum |w| E``, and of several the one with the most.
 
     Args:
-        weights: w of every shell, as of `shell_weights`; NaN counts as zero.
+        weights: w of every shell, from `shell_weights`; NaN counts as zero.
         energies: E of every shell, >= 0.
         edges: K + 1 increasing positive shell boundaries.
         share: in (0, 1].
@@ -307,7 +302,7 @@ class DoubleDescent:
     Attributes:
         train_loss: ``sum E`` over shells, per time.
         test_loss: ``sum (1 + w) E``.
-        train_rate: ``d L_tr / dt``; not above zero but for energy that drifts in across the ends.
+        train_rate: ``d L_tr / dt``; not above zero, except where energy drifts in across the ends.
         test_rate: ``d L_te / dt``.
         amplified: the paper's condition: whether transport raises the amplitude, ``d_t A > 0``, in
             the middle of a shell with w > 0, per time.
@@ -332,7 +327,7 @@ def double_descent(
     *,
     equation: Equation = "conservative",
 ) -> DoubleDescent:
-    """Whether a mismatch makes the test loss of a scale-free spectrum rise (section 6.4).
+    """Tell whether a mismatch makes the test loss of a scale-free spectrum rise (section 6.4).
 
     The paper calls ``d_t A > 0`` in the mismatch window sufficient. It is necessary (for w >= 0
     and energy that does not come from outside), but the test loss rises only where
@@ -342,7 +337,7 @@ def double_descent(
     Args:
         model: the initial spectrum and its drift.
         edges: K + 1 increasing positive shell boundaries.
-        weights: w of every shell, as of `shell_weights`; NaN counts as zero.
+        weights: w of every shell, from `shell_weights`; NaN counts as zero.
         times: positive times.
         equation: "conservative", or "advective" for the paper's solution.
 

@@ -1,6 +1,6 @@
 """A scale-free spectrum in closed form: shell energies, loss, exponents and energy balance.
 
-The power laws of section 5 of the shells paper, for the two equations and in the conventions of
+The power laws of section 5 of *Spectral shells*, for the two equations and in the conventions of
 `lnpjax.theory.shells`.
 """
 
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_values
 from lnpjax._base.numerics import accumulation_dtype
 from lnpjax.theory.shells.incomplete_gamma import upper_incomplete_gamma
 from lnpjax.theory.shells.transport import (
@@ -40,8 +40,8 @@ class ScaleFree:
 
     ``eps_0(u) = amplitude u^p e^(-cutoff u)`` at time t0, and ``v = c0 lambda / t`` from then on.
     This family is closed under both equations: at any later time the density is again a power times
-    an exponential, with the same p (`cutoff_at`). The paper's (15) is one of its members, made by
-    `self_similar`.
+    an exponential, with the same p (`cutoff_at`). *Spectral shells*, eq. 15, is one of its members,
+    made by `self_similar`.
 
     Attributes:
         c0: exponent of the drift, any real number; 0 is a frozen kernel.
@@ -49,6 +49,11 @@ class ScaleFree:
         amplitude: initial density at ``u = 1``, without the cutoff; energy per eigenvalue.
         t0: when the scale-free regime starts, > 0; time.
         cutoff: inverse of the largest eigenvalue that has energy at t0; time. 0 for a pure power.
+
+    Example:
+        >>> model = ScaleFree(c0=0.5, p=-1.0, amplitude=2.0)
+        >>> model.initial_density(jnp.array([1.0, 4.0])).tolist()
+        [2.0, 0.5]
     """
 
     c0: Scalar
@@ -58,23 +63,24 @@ class ScaleFree:
     cutoff: Scalar = 0.0
 
     def initial_density(self, eigenvalues: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """``eps_0``, the energy per unit of eigenvalue at t0."""
+        """Return ``eps_0``, the energy per unit of eigenvalue at t0."""
         return self.amplitude * eigenvalues**self.p * jnp.exp(-self.cutoff * eigenvalues)
 
 
 def self_similar(c0: Scalar, p: Scalar, *, amplitude: Scalar = 1.0, t0: Scalar = 1.0) -> ScaleFree:
-    """The member of the family that looks the same at all times, the paper's equation 15.
+    """Return the member of the family that looks the same at all times.
 
-    The paper puts the dissipation before t0 into the initial spectrum, which amounts to
-    ``cutoff = 2 t0 / (1 + c0)``; then the density is ``amplitude (lambda (t/t0)^-c0)^p
-    exp(-2 lambda t / (1 + c0))`` for the advective equation, and ``(t/t0)^-c0`` times that for the
-    conservative one. Any other member comes close to it for t far beyond t0.
+    *Spectral shells*, eq. 15. The paper puts the dissipation before t0 into the initial spectrum,
+    which amounts to ``cutoff = 2 t0 / (1 + c0)``; then the density is
+    ``amplitude (lambda (t/t0)^-c0)^p exp(-2 lambda t / (1 + c0))`` for the advective equation, and
+    ``(t/t0)^-c0`` times that for the conservative one. Any other member comes close to it for t far
+    beyond t0.
 
     Args:
         c0: > -1; at or below, dissipation does not outgrow its beginnings.
-        p: as in `ScaleFree`.
-        amplitude: likewise.
-        t0: likewise.
+        p: exponent of the density, any real number.
+        amplitude: initial density at ``u = 1``, without the cutoff; energy per eigenvalue.
+        t0: when the scale-free regime starts, > 0; time.
 
     Raises:
         ValueError: if ``c0 <= -1`` or ``t0 <= 0``.
@@ -83,8 +89,7 @@ def self_similar(c0: Scalar, p: Scalar, *, amplitude: Scalar = 1.0, t0: Scalar =
         >>> self_similar(1.0, -0.5).cutoff
         1.0
     """
-    known = concrete(c0)
-    require(known is None or bool(np.all(known > -1)), "c0", expected="a number > -1", got=c0)
+    check_values("c0", c0, expected="a finite number > -1", above=-1.0)
     check_positive("t0", t0)
     return ScaleFree(c0, p, amplitude, t0, 2 * t0 / (1 + c0))
 
@@ -96,7 +101,9 @@ def energy_density(
     *,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """Energy per eigenvalue of a scale-free spectrum (equations 15 and 18).
+    """Return the energy per eigenvalue of a scale-free spectrum.
+
+    *Spectral shells*, eqs. 15 and 18.
 
     Args:
         model: the initial spectrum and its drift.
@@ -108,7 +115,7 @@ def energy_density(
         ``prefactor(t) lambda^p e^(-kappa(t) lambda)``, energy per eigenvalue; kappa is `cutoff_at`.
 
     Raises:
-        ValueError: as `amplitude`.
+        ValueError: for an unknown equation, or values that are known not to be positive.
 
     Example:
         >>> print(f"{energy_density(self_similar(1.0, 0.0), 0.5, 2.0, equation='advective'):.4f}")
@@ -120,11 +127,12 @@ def energy_density(
 
 
 def cutoff_at(model: ScaleFree, time: Float[Array, "*s"] | float) -> Float[Array, "*s"]:
-    """The dissipation scale ``kappa(t) = (cutoff + 2 T) (t/t0)^-c0`` (equations 14 and 16).
+    """Return the dissipation scale ``kappa(t) = (cutoff + 2 T) (t/t0)^-c0``.
 
-    The density falls like ``e^(-kappa lambda)``, and a profile over logarithmic shells has its
-    peak, the resolution frontier, at ``(p + 1) / kappa``. Of the self-similar spectrum kappa is
-    ``2 t / (1 + c0)``: the frontier moves like 1/t whatever the drift.
+    *Spectral shells*, eqs. 14 and 16. The density falls like ``e^(-kappa lambda)``, and a profile
+    over logarithmic shells has its peak, the resolution frontier, at ``(p + 1) / kappa``. Of the
+    self-similar spectrum kappa is ``2 t / (1 + c0)``: the frontier moves like 1/t whatever the
+    drift.
 
     Args:
         model: the initial spectrum and its drift.
@@ -151,10 +159,10 @@ def _ratio(model: ScaleFree, time: Any) -> Array:
 def prefactor(
     model: ScaleFree, time: Float[Array, "*s"] | float, *, equation: Equation = "conservative"
 ) -> Float[Array, "*s"]:
-    """What multiplies ``lambda^p e^(-kappa lambda)`` in the density (equations 15 and 16).
+    """Return what multiplies ``lambda^p e^(-kappa lambda)`` in the density.
 
-    ``amplitude (t/t0)^(-c0 p)`` for the advective equation and ``amplitude (t/t0)^(-c0 (p+1))`` for
-    the conservative one.
+    *Spectral shells*, eqs. 15 and 16. ``amplitude (t/t0)^(-c0 p)`` for the advective equation and
+    ``amplitude (t/t0)^(-c0 (p+1))`` for the conservative one.
 
     Raises:
         ValueError: for an unknown equation, or a time that is known not to be positive.
@@ -170,7 +178,7 @@ def prefactor(
 
 
 def _log_shell_integrals(power: Any, rate: Array, edges: Array) -> Array:
-    """``ln integral lambda^power e^(-rate lambda) dlambda`` over each shell, ``(*s, shell)``."""
+    """Return ``ln integral lambda^power e^(-rate lambda) dlambda`` over each shell."""
     log_edges = jnp.log(edges)
     half = jnp.diff(log_edges) / 2
     middle = log_edges[:-1] + half
@@ -188,11 +196,12 @@ def log_shell_energies(
     equation: Equation = "conservative",
     moment: float = 0,
 ) -> Float[Array, "*s shell"]:
-    """``ln E`` of every shell, also where E itself is too small for a float (equation 16).
+    """Return ``ln E`` of every shell, also where E itself is too small for a float.
 
-    By Gauss-Legendre quadrature of the density in ``ln lambda``, for any p: the integral over the
-    shell, where equation 16 takes the density at one of its points. With edges a factor of 10 apart
-    it loses accuracy where ``kappa lambda`` exceeds 30 and energies are below 1e-13 of the peak.
+    *Spectral shells*, eq. 16. By Gauss-Legendre quadrature of the density in ``ln lambda``, for any
+    p: the integral over the shell, where eq. 16 takes the density at one of its points. With edges
+    a factor of 10 apart it loses accuracy where ``kappa lambda`` exceeds 30 and energies are below
+    1e-13 of the peak.
 
     Args:
         model: the initial spectrum and its drift.
@@ -227,7 +236,7 @@ def shell_energies(
     equation: Equation = "conservative",
     moment: float = 0,
 ) -> Float[Array, "*s shell"]:
-    """Energy of every shell: the exponential of `log_shell_energies`.
+    """Return the energy of every shell: the exponential of `log_shell_energies`.
 
     Example:
         >>> shell_energies(ScaleFree(c0=0.0, p=0.0), jnp.array([1.0, 3.0]), 1.0).round(3)
@@ -243,10 +252,10 @@ def loss(
     lambda_min: Scalar = 0.0,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """The loss above an eigenvalue, ``integral_lambda_min^infinity eps dlambda`` (17 to 20).
+    """Return the loss above an eigenvalue, ``integral_lambda_min^infinity eps dlambda``.
 
-    ``prefactor(t) kappa^-(p+1) Gamma(p + 1, kappa lambda_min)``, which is equation 20 for the
-    paper's spectrum and equation.
+    *Spectral shells*, eqs. 17 to 20. ``prefactor(t) kappa^-(p+1) Gamma(p + 1, kappa lambda_min)``,
+    which is eq. 20 for the paper's spectrum and equation.
 
     Args:
         model: the initial spectrum and its drift; any real c0 and p.
@@ -281,14 +290,15 @@ def loss(
 def loss_exponent(
     c0: Scalar, p: Scalar, *, equation: Equation = "conservative"
 ) -> Float[Array, "*s"]:
-    """The exponent alpha of ``L ~ t^-alpha`` long after t0 (equation 21), for every c0 and p.
+    """Return the exponent alpha of ``L ~ t^-alpha`` long after t0, for every c0 and p.
 
-    While ``kappa lambda_min`` is small, for the conservative equation:
+    *Spectral shells*, eq. 21. While ``kappa lambda_min`` is small, for the conservative equation:
 
     - p > -1: the frontier eats into the spectrum, ``alpha = (1 + c0)(p + 1)``; or nothing
       dissipates any more, ``alpha = 0``, where c0 <= -1.
     - p < -1: the energy sits at lambda_min, and what drifts across it counts:
-      ``alpha = c0 (p + 1)``. Equation 21 does not hold there: its integral is no constant.
+      ``alpha = c0 (p + 1)``. *Spectral shells*, eq. 21, does not hold there: its integral is not
+      constant.
     - at p = -1, and at c0 = -1, the power is modified by logarithms.
 
     The advective equation has c0 less in all cases, as its transport makes energy; for p > -1 and
@@ -322,7 +332,7 @@ def growth_ends(
     p: Scalar,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """Until when the density at an eigenvalue grows, in the self-similar spectrum.
+    """Return until when the density at an eigenvalue grows, in the self-similar spectrum.
 
     Transport raises it at the rate ``-c0 (p + 1) / t`` (``-c0 p / t`` for the advective equation)
     and dissipation lowers it at ``2 lambda / (1 + c0)``: the two balance at
@@ -380,7 +390,7 @@ def energy_balance(
     *,
     equation: Equation = "conservative",
 ) -> EnergyBalance:
-    """The balance of Definition 4.1 for the closed form, each of its terms from its own formula.
+    """Return the balance of definition 4.1 for the closed form, each term from its own formula.
 
     Args:
         model: the initial spectrum and its drift.
@@ -392,7 +402,8 @@ def energy_balance(
         The `EnergyBalance`; energies per time, the shell last.
 
     Raises:
-        ValueError: as `log_shell_energies`.
+        ValueError: for an unknown equation, edges that do not increase, or values known not to be
+            positive.
 
     Example:
         >>> edges = jnp.array([1.0, 2.0, 4.0])

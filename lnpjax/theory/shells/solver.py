@@ -1,9 +1,9 @@
 """A numerical solution of the transport-dissipation equation, for any drift and initial spectrum.
 
-With ``x = ln lambda`` and ``h = lambda eps``, the energy per unit of x, equation 7 of the shells
-paper reads ``d_t h + d_x((v / lambda) h) = -2 lambda h``. Here it is a conservative difference
-scheme on points even in x, with upwind fluxes between them, and Runge-Kutta steps even in ``ln t``
-in which the dissipation, stiff at large eigenvalues, enters by its exact exponential.
+With ``x = ln lambda`` and ``h = lambda eps``, the energy per unit of x, *Spectral shells*, eq. 7,
+reads ``d_t h + d_x((v / lambda) h) = -2 lambda h``. Here it is a conservative
+difference scheme on points even in x, with upwind fluxes between them, and Runge-Kutta steps even
+in ``ln t`` in which the dissipation, stiff at large eigenvalues, enters by its exact exponential.
 """
 
 from __future__ import annotations
@@ -17,9 +17,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_count, concrete, require
 from lnpjax.status import Status, flag
-from lnpjax.theory.shells.transport import Equation, Scalar, check_equation, check_positive
+from lnpjax.theory.shells.transport import (
+    Equation,
+    Scalar,
+    check_equation,
+    check_positive,
+    check_times,
+)
 
 Drift: TypeAlias = Callable[[Array, Array], Array]
 # The flux at the right edge of point j from points j-2, ..., j+2, for a drift to the right (Shu and
@@ -30,6 +36,7 @@ _RECONSTRUCTION = {
     5: np.array([2, -13, 47, 27, -3]) / 60,
 }
 _GHOSTS = 3
+_MIN_POINTS = 2 * _GHOSTS
 # A continuation beyond an end of the grid rises no faster than this power: what lies there may be
 # rounding, far beyond the cutoff, and the ratio of two such numbers anything.
 _STEEPEST = 4
@@ -66,7 +73,7 @@ class TransportSolution:
 
 
 def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[Array, " point"]:
-    """Centres of cells that divide ``[lambda_min, lambda_max]`` evenly in the logarithm.
+    """Return centres of cells that divide ``[lambda_min, lambda_max]`` evenly in the logarithm.
 
     Args:
         lambda_min: lower end, > 0.
@@ -80,12 +87,12 @@ def log_grid(lambda_min: Scalar, lambda_max: Scalar, num_points: int) -> Float[A
         >>> print(*(f"{point:.2f}" for point in log_grid(1.0, 64.0, 6)))
         1.41 2.83 5.66 11.31 22.63 45.25
     """
-    _check_num_points("num_points", num_points)
+    check_count("num_points", num_points, least=_MIN_POINTS)
     lower = check_positive("lambda_min", lambda_min)
     upper = check_positive("lambda_max", lambda_max)
-    known = concrete(lower), concrete(upper)
+    ends = concrete(lower), concrete(upper)
     require(
-        known[0] is None or known[1] is None or bool(known[0] < known[1]),
+        ends[0] is None or ends[1] is None or bool(ends[0] < ends[1]),
         "lambda_max",
         expected=f"more than lambda_min = {lambda_min}",
         got=lambda_max,
@@ -104,11 +111,11 @@ def solve_transport(
     order: int = 5,
     substeps: int = 32,
 ) -> TransportSolution:
-    """Solve ``d_t eps + d_lambda(v eps) = -2 lambda eps`` (equation 7), or its advective relative.
+    """Solve ``d_t eps + d_lambda(v eps) = -2 lambda eps``, or its advective relative.
 
-    At both ends of the grid the spectrum is continued as the power law through its last two points
-    (in ``lambda eps``, at most the fourth power upwards): what flows in is an assumption, and
-    harmless where the energy there is small.
+    *Spectral shells*, eq. 7. At both ends of the grid the spectrum is continued as the power law
+    through its last two points (in ``lambda eps``, at most the fourth power upwards): what flows in
+    is an assumption, and harmless where the energy there is small.
 
     Args:
         initial_density: eps at the first time, at every point.
@@ -143,12 +150,7 @@ def solve_transport(
     """
     check_equation(equation)
     require(order in _RECONSTRUCTION, "order", expected="1, 3 or 5", got=order)
-    require(
-        isinstance(substeps, int | np.integer) and int(substeps) >= 1,
-        "substeps",
-        expected="an integer >= 1",
-        got=substeps,
-    )
+    check_count("substeps", substeps)
     require(
         callable(drift),
         "drift",
@@ -156,7 +158,7 @@ def solve_transport(
         got=type(drift).__name__,
         error=TypeError,
     )
-    grid, times = _check_grid(eigenvalues), _check_times(times)
+    grid, times = _check_grid(eigenvalues), check_times(times)
     density = check_positive("initial_density", initial_density, zero=True)
     require(
         density.shape == grid.shape,
@@ -168,9 +170,9 @@ def solve_transport(
     fractions = jnp.arange(substeps + 1) / substeps
     steps = times[:-1, None] * (times[1:] / times[:-1])[:, None] ** fractions
     courant = jnp.max(jax.vmap(scheme.courant)(steps[:, :-1].ravel(), steps[:, 1:].ravel()))
-    known = concrete(courant)
+    largest = concrete(courant)
     require(
-        known is None or bool(known <= _MAX_COURANT),
+        largest is None or bool(largest <= _MAX_COURANT),
         "substeps",
         expected=f"enough of them for at most {_MAX_COURANT} cells per step",
         got=f"{substeps}, which make {courant}",
@@ -208,12 +210,12 @@ class _Scheme:
         self.weights = jnp.asarray(_RECONSTRUCTION[order], grid.dtype)
 
     def courant(self, start: Array, end: Array) -> Array:
-        """Cells that energy crosses in a step, at the velocity of its start."""
+        """Count the cells that energy crosses in a step, at the velocity of its start."""
         speed = self.drift(self.edges, start) / self.edges
         return jnp.max(jnp.abs(speed)) * start * jnp.log(end / start) / self.dx
 
     def rates(self, h: Array, time: Array) -> tuple[Array, Array]:
-        """``d h / d ln t`` without dissipation; rates of dissipation, outflow and creation."""
+        """Return ``d h / d ln t`` without dissipation, and its books."""
         flux = self._fluxes(_continue(h, jnp.exp(_STEEPEST * self.dx)), time)
         created = jnp.zeros_like(h)
         if self.equation == "advective":
@@ -232,14 +234,14 @@ class _Scheme:
         return time * change, time * books
 
     def _fluxes(self, extended: Array, time: Array) -> Array:
-        """Energy per time across every edge, from the points upwind of it."""
+        """Return the energy per time across every edge, from the points upwind of it."""
         at_points = self.drift(self.extended, time) / self.extended * extended
         rightward = jnp.convolve(at_points, self.weights[::-1], mode="valid")[:-1]
         leftward = jnp.convolve(at_points, self.weights, mode="valid")[1:]
         return jnp.where(self.drift(self.edges, time) >= 0, rightward, leftward)
 
     def step(self, state: tuple[Array, Array], start: Array, end: Array) -> tuple[Array, Array]:
-        """A classical Runge-Kutta step in ``ln t`` for the dissipation-free variable."""
+        """Make a classical Runge-Kutta step in ``ln t`` for the dissipation-free variable."""
         h, books = state
         width, middle = jnp.log(end / start), jnp.sqrt(start * end)
         first = jnp.exp(-2 * self.grid * (middle - start))
@@ -256,7 +258,7 @@ class _Scheme:
 
 
 def _continue(h: Array, steepest: Array) -> Array:
-    """Ghost points beyond both ends, on the power law through the last two points."""
+    """Add ghost points beyond both ends, on the power law through the last two points."""
 
     def beyond(last: Array, before: Array) -> Array:
         positive = (last > 0) & (before > 0)
@@ -266,23 +268,18 @@ def _continue(h: Array, steepest: Array) -> Array:
     return jnp.concatenate([beyond(h[0], h[1])[::-1], h, beyond(h[-1], h[-2])])
 
 
-def _check_num_points(argument: str, num_points: Any) -> None:
-    require(
-        isinstance(num_points, int | np.integer) and int(num_points) >= 2 * _GHOSTS,
-        argument,
-        expected=f"at least {2 * _GHOSTS} points",
-        got=num_points,
-    )
-
-
 def _check_grid(eigenvalues: Any) -> Float[Array, " point"]:
     grid = check_positive("eigenvalues", eigenvalues)
-    require(grid.ndim == 1, "eigenvalues", expected="a vector", got=f"shape {grid.shape}")
-    _check_num_points("eigenvalues", len(grid))
-    known = concrete(grid)
-    if known is not None:
-        spacing = np.diff(np.log(known.astype(float)))
-        tolerance = 100 * float(jnp.finfo(grid.dtype).eps) * np.max(np.abs(np.log(known)) + 1)
+    require(
+        grid.ndim == 1 and len(grid) >= _MIN_POINTS,
+        "eigenvalues",
+        expected=f"a vector of at least {_MIN_POINTS} points",
+        got=f"shape {grid.shape}",
+    )
+    points = concrete(grid)
+    if points is not None:
+        spacing = np.diff(np.log(points.astype(float)))
+        tolerance = 100 * float(jnp.finfo(grid.dtype).eps) * np.max(np.abs(np.log(points)) + 1)
         require(
             bool((np.min(spacing) > 0) & (np.ptp(spacing) <= tolerance)),
             "eigenvalues",
@@ -290,21 +287,3 @@ def _check_grid(eigenvalues: Any) -> Float[Array, " point"]:
             got=f"spacings between {np.min(spacing)} and {np.max(spacing)}",
         )
     return grid
-
-
-def _check_times(times: Any) -> Float[Array, " time"]:
-    array = check_positive("times", times)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "times",
-        expected="a vector of at least two times",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(array)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "times",
-        expected="increasing times",
-        got=times,
-    )
-    return array

@@ -1,13 +1,14 @@
 """Transport and dissipation of error energy along the spectrum, in closed form.
 
-The shells paper lets error energy drift along the spectrum of ``M = J J^T`` with a velocity
-``v = c0 lambda / t`` (its equation 6) while every mode dissipates. Its transport-dissipation
-equation (7) conserves energy in transport. Its solution (10 to 23) does not: equation 10 leaves out
-``dv/dlambda = c0 / t``, and so solves another equation. Both are here, named for what they solve:
+*Spectral shells* lets error energy drift along the spectrum of ``M = J J^T`` with a velocity
+``v = c0 lambda / t`` (its eq. 6) while every mode dissipates. Its transport-dissipation
+equation, eq. 7, conserves energy in transport. Its solution (eqs. 10 to 23) does not: eq. 10 leaves
+out ``dv/dlambda = c0 / t``, and so solves another equation. Both are here, named for what they
+solve:
 
-- "conservative": ``d_t eps + d_lambda(v eps) = -2 lambda eps``, equation 7;
-- "advective": ``d_t eps + v d_lambda eps = -2 lambda eps``, equations 10 to 23. Its transport makes
-  energy at the rate ``(c0 / t) eps``, so that c0 > 0 slows the decay of its loss.
+- "conservative": ``d_t eps + d_lambda(v eps) = -2 lambda eps``, *Spectral shells*, eq. 7;
+- "advective": ``d_t eps + v d_lambda eps = -2 lambda eps``, *Spectral shells*, eqs. 10 to 23. Its
+  transport makes energy at the rate ``(c0 / t) eps``, so that c0 > 0 slows the decay of its loss.
 
 Conventions. Energies carry the half of the loss, as in section 3.2: a shell has ``E = 1/2 sum
 g_u^2``, the loss is ``L = sum E = integral eps dlambda``, and energy dissipates at ``2 lambda
@@ -27,10 +28,9 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from lnpjax._base.checks import concrete, require
+from lnpjax._base.checks import check_ascending, check_values, require
 from lnpjax._base.numerics import accumulation_dtype
 
 Equation: TypeAlias = Literal["conservative", "advective"]
@@ -49,7 +49,7 @@ def check_equation(equation: Any) -> None:
 
 
 def check_positive(argument: str, value: Any, *, zero: bool = False) -> Array:
-    """A real number or array as floating point; refused where known to be negative or not finite.
+    """Return numbers as floating point; refuse those known to be negative or not finite.
 
     Args:
         argument: the name of the argument, as the caller wrote it.
@@ -59,45 +59,39 @@ def check_positive(argument: str, value: Any, *, zero: bool = False) -> Array:
     Raises:
         ValueError: where an entry is infinite, NaN, negative, or zero without `zero`.
     """
-    known = concrete(value)
-    if known is not None:
-        above = known >= 0 if zero else known > 0
-        require(
-            bool(np.all(above & np.isfinite(known))),
-            argument,
-            expected=f"finite values {'>=' if zero else '>'} 0",
-            got=value,
-        )
+    bound, sign = {"least" if zero else "above": 0.0}, ">=" if zero else ">"
+    check_values(argument, value, expected=f"finite values {sign} 0", **bound)
     return jnp.asarray(value, accumulation_dtype())
 
 
 def check_edges(edges: Any) -> Float[Array, " edge"]:
-    """Shell boundaries as floating point; refused unless positive and increasing.
+    """Return shell boundaries as floating point; refuse them unless positive and increasing.
 
     Raises:
         ValueError: if there are fewer than two, or they do not increase.
     """
     array = check_positive("edges", edges)
-    require(
-        array.ndim == 1 and len(array) >= 2,
-        "edges",
-        expected="a vector of at least two shell boundaries",
-        got=f"shape {array.shape}",
-    )
-    known = concrete(edges)
-    require(
-        known is None or bool(np.all(np.diff(known) > 0)),
-        "edges",
-        expected="increasing shell boundaries",
-        got=edges,
-    )
+    check_ascending("edges", array, of="shell boundaries", positive=True)
+    return array
+
+
+def check_times(times: Any) -> Float[Array, " time"]:
+    """Return times as floating point; refuse them unless positive and increasing.
+
+    Raises:
+        ValueError: if there are fewer than two, or they do not increase.
+    """
+    array = check_positive("times", times)
+    check_ascending("times", array, of="times", positive=True)
     return array
 
 
 def drift(
     eigenvalues: Float[Array, "*s"] | float, time: Float[Array, "*s"] | float, *, c0: Scalar
 ) -> Float[Array, "*s"]:
-    """Velocity of energy along the spectrum, ``v = c0 lambda / t`` (equation 6); per time squared.
+    """Return the velocity of energy along the spectrum, ``v = c0 lambda / t``.
+
+    *Spectral shells*, eq. 6.
 
     Args:
         eigenvalues: lambda >= 0.
@@ -122,7 +116,9 @@ def characteristic(
     c0: Scalar,
     t0: Scalar = 1.0,
 ) -> Float[Array, "*s"]:
-    """Where energy that was at u at time t0 has moved, ``lambda = u (t / t0)^c0`` (equation 9).
+    """Return where energy at u at time t0 has moved, ``lambda = u (t / t0)^c0``.
+
+    *Spectral shells*, eq. 9.
 
     Args:
         labels: u >= 0, the Lagrangian coordinate.
@@ -147,11 +143,12 @@ def characteristic(
 def dissipation_time(
     time: Float[Array, "*s"] | float, *, c0: Scalar, t0: Scalar = 1.0
 ) -> Float[Array, "*s"]:
-    """``T = integral_t0^t (t'/t0)^c0 dt' = t0 ((t/t0)^(1+c0) - 1) / (1 + c0)``.
+    """Return ``T = integral_t0^t (t'/t0)^c0 dt' = t0 ((t/t0)^(1+c0) - 1) / (1 + c0)``.
 
     Along the characteristic of u, dissipation leaves ``e^(-2 u T)`` of the energy. The paper's
-    equation 11 has this without the factor t0. At c0 = -1 it is ``t0 ln(t/t0)``, and for c0 < -1 it
-    never exceeds ``t0 / |1 + c0|``: energy drifts away from where it would dissipate.
+    *Spectral shells*, eq. 11 has this without the factor t0. At c0 = -1 it is ``t0 ln(t/t0)``, and
+    for c0 < -1 it never exceeds ``t0 / |1 + c0|``: energy drifts away from where it would
+    dissipate.
 
     Args:
         time: t > 0.
@@ -175,7 +172,7 @@ def dissipation_time(
 
 
 def compression(ratio: Array, c0: Scalar, equation: Equation) -> Array:
-    """What a stretch of the spectrum does to the density: ``du/dlambda`` where energy is kept.
+    """Return what a stretch of the spectrum does to the density: ``du/dlambda`` for kept energy.
 
     Args:
         ratio: ``t / t0``.
@@ -184,6 +181,10 @@ def compression(ratio: Array, c0: Scalar, equation: Equation) -> Array:
 
     Raises:
         ValueError: for an unknown equation.
+
+    Example:
+        >>> print(compression(jnp.array(4.0), 0.5, "conservative"))
+        0.5
     """
     check_equation(equation)
     return ratio**-c0 if equation == "conservative" else jnp.ones_like(ratio)
@@ -198,7 +199,7 @@ def amplitude(
     t0: Scalar = 1.0,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """The density that transport alone would have made, A of equation 22.
+    """Return the density that transport alone would have made (*Spectral shells*, eq. 22).
 
     ``eps_0(u)`` with ``u = lambda (t/t0)^-c0`` for the advective equation (the paper's), and
     ``eps_0(u) du/dlambda`` for the conservative one.
@@ -240,11 +241,12 @@ def amplitude_growth(
     t0: Scalar = 1.0,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """How fast transport alone raises the density at a fixed eigenvalue (equation 23).
+    """Return how fast transport alone raises the density at a fixed eigenvalue.
 
-    ``d_t A = -(c0/t) u eps_0'(u)`` for the advective equation, ``-(c0/t) du/dlambda d(u eps_0)/du``
-    for the conservative one. So for c0 > 0 the paper asks for a decreasing initial spectrum, while
-    conservation asks for more, that it falls faster than 1/u; for c0 < 0 it is the other way round.
+    *Spectral shells*, eq. 23. ``d_t A = -(c0/t) u eps_0'(u)`` for the advective equation,
+    ``-(c0/t) du/dlambda d(u eps_0)/du`` for the conservative one. So for c0 > 0 the paper asks for
+    a decreasing initial spectrum, while conservation asks for more, that it falls faster than 1/u;
+    for c0 < 0 it is the other way round.
 
     Args:
         initial_density: ``eps_0``, elementwise and differentiable.
@@ -259,7 +261,7 @@ def amplitude_growth(
         dissipation works against it (`lnpjax.theory.shells.growth_ends`).
 
     Raises:
-        ValueError: as `amplitude`.
+        ValueError: for an unknown equation, or values that are known not to be positive.
 
     Example:
         ``u^-0.5`` decreases, but more slowly than ``1/u``:
@@ -289,10 +291,10 @@ def transported_density(
     t0: Scalar = 1.0,
     equation: Equation = "conservative",
 ) -> Float[Array, "*s"]:
-    """The solution for any initial spectrum: `amplitude` times ``e^(-2 u T)``.
+    """Return the solution for any initial spectrum: `amplitude` times ``e^(-2 u T)``.
 
-    Equations 11 and 13, from the initial time on: the paper's (13) leaves ``e^(2 u t0 / (1+c0))``
-    out, which is to say that it redefines ``eps_0``.
+    *Spectral shells*, eqs. 11 and 13, from the initial time on: the paper's eq. 13 leaves
+    ``e^(2 u t0 / (1+c0))`` out, which is to say that it redefines ``eps_0``.
 
     Args:
         initial_density: ``eps_0``, elementwise: energy per eigenvalue at t0.
@@ -306,11 +308,11 @@ def transported_density(
         Energy per eigenvalue.
 
     Raises:
-        ValueError: as `amplitude`.
+        ValueError: for an unknown equation, or values that are known not to be positive.
 
     Example:
         >>> flat = lambda u: jnp.ones_like(u)
-        >>> print(f"{transported_density(flat, 0.5, 3.0, c0=0.0):.4f} = {np.exp(-2 * 0.5 * 2):.4f}")
+        >>> print(f"{transported_density(flat, 0.5, 3.0, c0=0.0):.4f} = {jnp.exp(-2.0):.4f}")
         0.1353 = 0.1353
     """
     carried = amplitude(initial_density, eigenvalues, time, c0=c0, t0=t0, equation=equation)

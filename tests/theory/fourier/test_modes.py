@@ -138,7 +138,7 @@ def test_a_slow_mode_keeps_its_digits():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: fourier_modes.characters(0), "period: expected at least one"),
+        (lambda: fourier_modes.characters(0), "period: expected an integer >= 1, got 0"),
         (lambda: fourier_modes.kernel_spectrum(jnp.eye(2)), "kernel: expected a vector"),
         (lambda: fourier_modes.kernel_spectrum(jnp.array([0.0, 1.0])), "kernel: .* semidefinite"),
         (lambda: fourier_modes.kernel_spectrum(jnp.array([1.0, 0.5, 0.0])), "kernel: .*semid"),
