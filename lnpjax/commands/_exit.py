@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import lnpjax
 from lnpjax._base.checks import require
 
 ISSUES = "https://github.com/lnpjax/lnpjax/issues"
@@ -90,7 +89,7 @@ def _raised_by_require(error: Exception, refused: tuple[type[Exception], ...]) -
     code = frames[-1][0].f_code
     if code is require.__code__:
         return True
-    package = Path(lnpjax.__file__).parent
+    package = Path(__file__).parents[1]
     return isinstance(error, refused) and package in Path(code.co_filename).parents
 
 
