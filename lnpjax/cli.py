@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import metadata
-from pathlib import Path
-from types import TracebackType
+from io import TextIOWrapper
 from typing import Any
 
 import jax
 
 from lnpjax._base.checks import import_extra
 from lnpjax._version import __version__
+from lnpjax.commands._exit import Exit, explain
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.plot import Plot
 from lnpjax.commands.reproduce import Reproduce
@@ -22,7 +24,7 @@ from lnpjax.commands.spectrum import Spectrum
 from lnpjax.commands.train import Train
 from lnpjax.commands.validate import Validate
 
-USAGE = 2
+DEBUG = "--debug"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,11 +32,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Args:
         arguments: what follows the command's name; those of the process if None. ``--version``
-            alone prints the versions of this library and of JAX, and the devices.
+            alone prints the versions of this library and of JAX, and the devices. ``--debug``
+            anywhere raises errors instead of explaining them in a line.
 
     Returns:
-        The exit status: 0; 1 if training diverged; 2 for bad input, after one line on standard
-        error; 128 plus the signal's number if a signal ended it.
+        The exit status: 0; 1 for a bug, whose traceback is in a file; 2 for bad input, after one
+        line on standard error; 3 if training diverged; 4 if `lnpjax validate` found a disagreement;
+        128 plus the signal's number if a signal ended it.
 
     Raises:
         SystemExit: with status 2, for invalid arguments; with 0, for `--help`.
@@ -46,33 +50,66 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Python ..., ... cpu ...
         0
     """
-    if (sys.argv[1:] if arguments is None else list(arguments)) == ["--version"]:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = DEBUG in given
+    _print_anything()
+    if arguments is None:
+        sys.unraisablehook = ignore_closed_loops
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            status = _command([argument for argument in given if argument != DEBUG])
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("lnpjax: interrupted", file=sys.stderr)
+            return 128 + signal.SIGINT
+        except Exception as error:
+            if debug:
+                raise
+            return explain(error)
+    return status
+
+
+def _command(arguments: list[str]) -> int:
+    if arguments == ["--version"]:
         print(versions())
-        return 0
-    try:
-        tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
-        command = tyro.cli(
-            Train | Plot | Compare | Spectrum | Validate | Reproduce,
-            prog="lnpjax",
-            description="Measure what a network is learning from, while it trains.",
-            args=arguments,
-            config=(
-                tyro.conf.OmitArgPrefixes,
-                tyro.conf.FlagCreatePairsOff,
-                tyro.conf.DisallowNone,
-                tyro.conf.PositionalRequiredArgs,
-                tyro.conf.PositionalMetavarFromFieldName,
-            ),
-        )
-        return command()
-    except KeyboardInterrupt:
-        print("lnpjax: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        if not _is_for_the_user(error):
-            raise
-        print(f"lnpjax: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE
+        return Exit.DONE
+    tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
+    command = tyro.cli(
+        Train | Plot | Compare | Spectrum | Validate | Reproduce,
+        prog="lnpjax",
+        description="Measure what a network is learning from, while it trains. With --debug, an "
+        "error shows where it was raised.",
+        args=arguments,
+        config=(
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.DisallowNone,
+            tyro.conf.PositionalRequiredArgs,
+            tyro.conf.PositionalMetavarFromFieldName,
+        ),
+    )
+    return command()
+
+
+def ignore_closed_loops(unraisable: Any) -> None:
+    """Report what Python cannot raise, except that Orbax's reads end after their event loop."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def _print_anything() -> None:
+    """Have characters that an output cannot show escaped, instead of failing on them."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):
+            print(f"lnpjax: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def versions() -> str:
@@ -89,14 +126,3 @@ def versions() -> str:
     python = platform.python_version()
     present = f"{len(devices)} {devices[0].platform} device(s): {devices[0].device_kind}"
     return f"lnpjax {__version__}\n{releases}\nPython {python}, {present}"
-
-
-def _is_for_the_user(error: Exception) -> bool:
-    """Return whether the library or the operating system refused; else it is a bug to be shown."""
-    if isinstance(error, OSError):
-        return True
-    innermost: TracebackType | None = error.__traceback__
-    while innermost is not None and innermost.tb_next is not None:
-        innermost = innermost.tb_next
-    package = Path(__file__).parent
-    return innermost is not None and package in Path(innermost.tb_frame.f_code.co_filename).parents

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import lnpjax
 from lnpjax import cli
 from lnpjax._base.reporting import Reporter
 from lnpjax.commands import compare, plot, reproduce, spectrum, train, validate
+from lnpjax.commands._exit import Exit
 from lnpjax.pretraining import Experiment, PretrainConfig, open_run
 from lnpjax.runs import Run
 
@@ -141,12 +143,31 @@ def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
     assert "measured" in capsys.readouterr().out
 
 
-def test_a_second_stop_signal_interrupts() -> None:
+def test_a_second_stop_signal_ends_the_process_even_within_compiled_code() -> None:
+    before = signal.getsignal(signal.SIGINT)
     with train.catch_stop_signal() as caught:
         signal.raise_signal(signal.SIGTERM)
         assert caught == [signal.SIGTERM]
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            assert signal.getsignal(number) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_closed_terminal_stops_a_run_unless_that_is_ignored(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with train.catch_stop_signal() as caught:
+            signal.raise_signal(signal.SIGHUP)
+        assert caught == []
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with train.catch_stop_signal() as caught:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
+        assert caught == [signal.SIGHUP]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
@@ -221,7 +242,7 @@ CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "
         ({"microbatch_size": 0}, "microbatch_size: expected an integer >= 1, got 0"),
         ({"wandb": "project"}, "--wandb needs the package 'wandb': pip install 'lnpjax[wandb]'"),
         ({"out": "taken"}, "path: expected a new or empty folder"),
-        ({"resume": "nowhere"}, "--resume: expected no option with it except --tensorboard"),
+        ({"resume": "nowhere"}, "--resume: expected no option with it except --force, --tens"),
         ({"mesh": "rows=2"}, "mesh: expected sizes of the axes data and model, such as data=4,mo"),
         ({"mesh": "data=8"}, "batch_size: expected a multiple of 8, over as many devices the mesh"),
         ({"mesh": "data=4,model=64"}, "mesh: expected 256 devices for data=4,model=64 (set XLA_FL"),
@@ -281,10 +302,24 @@ def test_what_resume_and_plot_refuse(
     assert "metrics.jsonl, line" in refused(resume, capsys)
 
 
-def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch, text: Path) -> None:
+def test_a_bug_is_not_dressed_up_as_bad_input(
+    monkeypatch: pytest.MonkeyPatch,
+    text: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     monkeypatch.setattr(train.PretrainConfig, "resolve", lambda *_, **__: int("seven"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert cli.main(arguments(text)) == Exit.BUG
+    err = capsys.readouterr().err
+    assert "bug of lnpjax: ValueError: invalid literal" in err
+    assert "issues" in err
+    assert "Traceback" not in err
+    (report,) = tmp_path.glob("lnpjax-*.txt")
+    assert str(report) in err
+    assert "Traceback" in report.read_text()
     with pytest.raises(ValueError, match="seven"):
-        cli.main(arguments(text))
+        cli.main([*arguments(text), "--debug"])
 
 
 def test_arguments_that_cannot_be_parsed_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:

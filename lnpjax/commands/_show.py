@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lnpjax._base.checks import import_extra
+from lnpjax.commands._exit import silence_output
+from lnpjax.runs._reporters import make_console
 
 
 def shown(path: Path) -> str:
@@ -24,7 +29,27 @@ def console() -> Any:
     Raises:
         ImportError: if rich is not installed (the extra "run").
     """
-    return import_extra("rich.console", extra="run", purpose="the table").Console()
+    return make_console()
+
+
+@contextlib.contextmanager
+def courtesy() -> Iterator[None]:
+    """Print what a command can do without: go on where standard output is closed, or full.
+
+    Example:
+        >>> with courtesy():
+        ...     print("done")
+        done
+    """
+    try:
+        yield
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        silence_output()
+    except ValueError:
+        if not sys.stdout.closed:
+            raise
 
 
 def table(title: str, headings: tuple[str, ...], *, no_wrap: bool = False) -> Any:

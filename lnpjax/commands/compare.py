@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from lnpjax._base.checks import require
+from lnpjax.commands._files import figure_file, open_to_read
 from lnpjax.commands._show import console, shown, table
 from lnpjax.comparison import (
     KINDS,
@@ -24,7 +24,7 @@ from lnpjax.comparison._families import differences
 from lnpjax.plotting import plot_comparison
 from lnpjax.plotting._comparison import correlation_text, matched_text, run_label
 from lnpjax.plotting._lens import brief
-from lnpjax.runs import Run, read_run
+from lnpjax.runs import read_run
 
 FAR = 1.25  # a match that is off by more than this factor in tokens is pointed out
 
@@ -77,8 +77,11 @@ class Compare:
         options.check()
         several = len(self.runs) >= 2
         require(several, "RUN", expected="at least two run folders", got=len(self.runs))
-        comparison = compare([read_run(Run.open(folder)) for folder in self.runs], options)
-        out = Path(self.out).absolute()
+        unused = self.tokens is None or self.at == "tokens"
+        require(unused, "--tokens", expected="--at tokens with it", got=f"--at {self.at}")
+        out = figure_file(self.out)
+        runs = [open_to_read(folder, curves=False) for folder in self.runs]
+        comparison = compare([read_run(run) for run in runs], options)
         out.parent.mkdir(parents=True, exist_ok=True)
         plot_comparison(comparison, out)
         _print(comparison)

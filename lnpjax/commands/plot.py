@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from lnpjax._base.checks import require
+from lnpjax.commands._exit import Exit
+from lnpjax.commands._files import figure_file, open_to_read
 from lnpjax.commands._show import shown
 from lnpjax.plotting import plot_components, plot_run
-from lnpjax.runs import Run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,11 +17,12 @@ class Plot:
 
     Args:
         runs: Run folders. The figures of a single run go into its own folder.
-        out: Where the figure of several runs goes; the suffix decides the format.
+        out: Where the figure of several runs goes; the suffix decides the format. None:
+            comparison.png.
     """
 
     runs: tuple[str, ...]
-    out: str = "comparison.png"
+    out: str | None = None
 
     def __call__(self) -> int:
         """Run the command.
@@ -29,10 +31,13 @@ class Plot:
             The exit status.
         """
         require(bool(self.runs), "RUN", expected="at least one run folder", got="none")
-        runs = [Run.open(folder) for folder in self.runs]
+        several = len(self.runs) > 1 or self.out is None
+        require(several, "--out", expected="several run folders with it", got="one")
+        out = figure_file(self.out or "comparison.png")
+        runs = [open_to_read(folder) for folder in self.runs]
         if len(runs) == 1:
             print(shown(plot_run(runs[0])))
         else:
-            plot_components(runs, self.out)
-            print(self.out)
-        return 0
+            plot_components(runs, out)
+            print(shown(out))
+        return Exit.DONE

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import check_count, require
+from lnpjax.commands._files import refuse_unused
 from lnpjax.commands._show import console, shown, table
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.jacobian import ApplyFn, Batch
@@ -21,7 +22,9 @@ from lnpjax.models import split_llama
 from lnpjax.models.llama2c import PieceTokenizer, read_checkpoint
 from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
+from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
+from lnpjax.runs._lock import refuse_links_in
 from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
 from lnpjax.shells._profiles import StateSpectra
 
@@ -89,6 +92,10 @@ class Spectrum:
             expected="either run folders or --llama2c FILE",
             got="both" if self.runs else "neither",
         )
+        in_range = 0 <= self.seed <= LARGEST_SEED
+        require(in_range, "--seed", expected=f"0 to {LARGEST_SEED}", got=self.seed)
+        if self.llama2c is None:
+            refuse_unused(self, "--llama2c FILE", "data", "tokenizer", "context_length")
         networks = self._networks()
         measured: dict[str, StateSpectra] = {}
         for network in networks:
@@ -104,7 +111,10 @@ class Spectrum:
         profiles = profiles_of(measured, options)
         name = " and ".join(network.name for network in networks)
         folder = networks[0].folder if len(networks) == 1 else Path("spectrum") / "comparison"
-        folder = folder if self.out is None else Path(self.out)
+        if self.out is None:
+            refuse_links_in(folder)  # of a run, which may be a stranger's
+        else:
+            folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         _save(profiles, folder)
         plot_shell_profile(profiles[-1], folder / "profile.png", title=name)

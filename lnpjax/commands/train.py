@@ -18,7 +18,9 @@ from jax.sharding import Mesh
 
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.reporting import Reporter
-from lnpjax.commands._show import console, shown
+from lnpjax.commands._exit import Exit
+from lnpjax.commands._files import open_to_read
+from lnpjax.commands._show import console, courtesy, shown
 from lnpjax.data import KNOWN_DATA
 from lnpjax.plotting import plot_run
 from lnpjax.pretraining import (
@@ -46,7 +48,7 @@ from lnpjax.runs import (
 from lnpjax.runs._rows import CONFIG_FILE
 from lnpjax.sharding import make_mesh
 
-FAILED = 1
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: a closed terminal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +59,10 @@ class OutputOptions:
         out: A new folder for the run; one that holds a run is never overwritten. None:
             runs/DATA-PRESET-N with the first free N.
         resume: Go on with the run in this folder from its last checkpoint, with its own
-            configuration. The only other options allowed are --tensorboard, --wandb and those that
-            join processes.
+            configuration. The only other options allowed are --force, --tensorboard, --wandb and
+            those that join processes.
+        force: With --resume, go on although releases, settings of JAX or the kind of device are
+            others, so that the numbers differ from those of an uninterrupted run.
         tensorboard: Also write event files for TensorBoard into the run (needs the extra
             tensorboard).
         wandb: Also log to this project of Weights & Biases (needs the extra wandb). None: no
@@ -67,6 +71,7 @@ class OutputOptions:
 
     out: str | None = None
     resume: str | None = None
+    force: bool = False
     tensorboard: bool = False
     wandb: str | None = None
 
@@ -116,17 +121,21 @@ class Train:
                 writers=writers,
                 reporter=reporter,
                 should_stop=_should_stop(stop_signal, group, experiment.mesh),
+                force=self.output.force,
             )
             if own is not None:
-                _print_summary(own, outcome, plot_run(own) if outcome.steps_done else None)
+                figure = plot_run(own) if own.rows() else None
+                with courtesy():
+                    _print_summary(own, outcome, figure)
         if outcome.status == "stopped":
             where = shlex.quote(shown(run.path))
+            steps = f"{outcome.steps_done} of {experiment.config.training.steps} steps"
+            state = "saved" if outcome.steps_done else "with nothing to save"
             reporter.note(
-                f"stopped after {outcome.steps_done} of {experiment.config.training.steps} steps, "
-                f"saved; go on with: lnpjax train --resume {where}"
+                f"stopped after {steps}, {state}; go on with: lnpjax train --resume {where}"
             )
             return 128 + (stop_signal or [signal.SIGTERM])[0]  # another process may have caught it
-        return 0 if outcome.status == "finished" else FAILED
+        return Exit.DONE if outcome.status == "finished" else Exit.DIVERGED
 
     def _check(self) -> None:
         """Refuse what can be refused before the data are read, which can take long."""
@@ -138,10 +147,12 @@ class Train:
         if self.output.wandb is not None:
             import_extra("wandb", extra="wandb", purpose="--wandb")
         if self.output.resume is None:
+            require(not self.output.force, "--force", expected="--resume RUN with it", got="none")
             return
         allowed = dataclasses.replace(
             OutputOptions(),
             resume=self.output.resume,
+            force=self.output.force,
             tensorboard=self.output.tensorboard,
             wandb=self.output.wandb,
         )
@@ -149,8 +160,8 @@ class Train:
         require(
             not given,
             "--resume",
-            expected="no option with it except --tensorboard, --wandb and those that join "
-            "processes, since the run has its own",
+            expected="no option with it except --force, --tensorboard, --wandb and those that "
+            "join processes, since the run has its own",
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
@@ -197,7 +208,7 @@ class Train:
             mesh = _mesh(config.training.mesh, group)
             return Experiment(config, load_same_data(config, written, path), mesh=mesh)
 
-        own = group.together(lambda: Run.open(folder) if group.is_first else None)
+        own = group.together(lambda: open_to_read(folder) if group.is_first else None)
         path, written = group.from_first(own and [str(own.path), own.config])
         return own, group.together(load)
 
@@ -229,15 +240,20 @@ class Train:
 
 @contextlib.contextmanager
 def catch_stop_signal() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM instead of dying of the first; the second one interrupts."""
+    """Collect stop signals instead of dying of the first; the second one ends the process at once.
+
+    One that is ignored, as `nohup` has it for SIGHUP, stays ignored.
+    """
     caught: list[int] = []
+    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
 
     def catch(number: int, _: FrameType | None) -> None:
-        if caught:
-            raise KeyboardInterrupt
         caught.append(number)
+        for other in numbers:  # not by a function of Python, which would wait for one of C
+            again = signal.SIG_IGN if other == signal.SIGHUP else signal.SIG_DFL  # it comes twice
+            signal.signal(other, again)
 
-    before = {number: signal.signal(number, catch) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, catch) for number in numbers}
     try:
         yield caught
     finally:

@@ -14,11 +14,14 @@ import numpy as np
 
 from lnpjax._base.checks import check_count, require
 from lnpjax._base.reporting import Reporter
+from lnpjax.commands._exit import Exit
+from lnpjax.commands._files import refuse_unused
 from lnpjax.commands._show import console, shown, table
 from lnpjax.kernel import Backend
 from lnpjax.kernel._neural_tangents import import_neural_tangents
 from lnpjax.plotting import plot_mode_steps, plot_modes
 from lnpjax.runs import Run, terminal_reporter
+from lnpjax.runs._lock import refuse_links_in
 from lnpjax.validation import (
     ModelName,
     OutputSpace,
@@ -29,7 +32,8 @@ from lnpjax.validation import (
     validate,
 )
 
-DISAGREEMENT = 1
+CLASSES = 10
+MOST_ROWS = 20_480  # of an explicit kernel: 3.4 GB in double precision
 HEADINGS = {"jax": "jax", "neural_tangents": "nt"}
 
 
@@ -39,7 +43,7 @@ class Validate:
 
     The cheap measurement (LNP components from gradients) is compared with the eigenmodes of the
     explicit kernel, computed by this library and by neural-tangents, before and after training:
-    one row per quantity, with the largest relative difference and a verdict. The exit status is 1
+    one row per quantity, with the largest relative difference and a verdict. The exit status is 4
     if anything disagrees. The spectra are saved, and drawn as in Fig. 12 of the Spectral Reach
     paper, together with how well the modes predict real gradient steps.
 
@@ -90,10 +94,14 @@ class Validate:
         folder = self._folder(run)
         _save(outcomes, folder, name)
         print(f"results {shown(folder)}")
-        return 0 if all(outcome.agrees for outcome in outcomes.values()) else DISAGREEMENT
+        return Exit.DONE if all(outcome.agrees for outcome in outcomes.values()) else Exit.DISAGREES
 
     def _check(self) -> None:
         check_count("--steps", self.steps, least=0)
+        if self.run is not None:
+            refuse_unused(self, "--model alone", "model", "steps")
+        elif self.model in ("mlp", "cnn"):
+            refuse_unused(self, "a language model", "num_vocabulary", "num_positions")
         require(
             self.checkpoint is None or self.run is not None,
             "--checkpoint",
@@ -120,6 +128,12 @@ class Validate:
             self.num_vocabulary,
             self.num_positions,
         )
+        is_classifier = self.run is None and self.model in ("mlp", "cnn")
+        outputs = CLASSES if is_classifier else self.num_vocabulary * self.num_positions
+        rows = space.num_samples * outputs
+        expected = f"at most {MOST_ROWS // max(outputs, 1)} of {outputs} outputs each"
+        got = f"{space.num_samples} (kernels would have {rows:,} rows, {8 * rows**2:,} bytes each)"
+        require(rows <= MOST_ROWS, "num_samples", expected=expected, got=got)
         if self.run is None:
             return None, self.model, small_network(self.model, steps=self.steps, space=space)
         run, pair = run_checkpoint(self.run, step=self.checkpoint, space=space)
@@ -133,6 +147,7 @@ class Validate:
             return folder
         if run is not None:
             folder = run.path / "validation"
+            refuse_links_in(folder)
             folder.mkdir(exist_ok=True)
             return folder
         for number in itertools.count(1):

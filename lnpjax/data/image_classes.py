@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import math
-import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from lnpjax._base.checks import require
+from lnpjax._base.files import load_arrays
 from lnpjax.data.images import DIGITS_WHITE, read_digits
 
 TEST_SHARE = 0.2
 """Of a set that comes without a test set, the share that is kept for testing."""
 _CIFAR_SHAPE = (3, 32, 32)
 _NUM_CIFAR_FILES = 5
+MOST_BYTES = 4 * 2**30  # of one idx file; the largest published one has 47 million
 _UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
 
 
@@ -239,33 +241,41 @@ def _idx_pair(place: Path, split: str) -> LabelledImages | None:
 def _idx(file: Path, num_axes: int) -> np.ndarray:
     expected = f"an idx file of unsigned bytes with {num_axes} axes, whole, as published, at {file}"
     try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
+            return _read_idx(cast(IO[bytes], stream), num_axes, expected)
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"folder: expected {expected}, got {error}") from error
-    start = 4 * (1 + num_axes)
-    header = np.frombuffer(content[:start].ljust(start, b"\0"), ">u4")
+
+
+def _read_idx(stream: IO[bytes], num_axes: int, expected: str) -> np.ndarray:
+    start = stream.read(4 * (1 + num_axes))
+    header = np.frombuffer(start.ljust(4 * (1 + num_axes), b"\0"), ">u4")
     require(
         int(header[0]) == _UNSIGNED_BYTES << 8 | num_axes,
         "folder",
         expected=expected,
-        got=f"another header, {content[:4]!r}",
+        got=f"another header, {start[:4]!r}",
     )
-    shape = tuple(int(size) for size in header[1 : 1 + num_axes])
+    shape = tuple(int(size) for size in header[1:])
+    promised = math.prod(shape)
+    got = f"{promised} bytes for the shape {shape} that its header names"
+    require(promised <= MOST_BYTES, "folder", expected=f"at most {MOST_BYTES} bytes", got=got)
+    content = stream.read(promised + 1)  # a compressed file may hold far more
     require(
-        len(content) == start + math.prod(shape),
+        len(content) == promised,
         "folder",
         expected=expected,
-        got=f"{len(content) - start} bytes for the shape {shape} that its header names",
+        got=f"{'more than ' * (len(content) > promised)}{min(len(content), promised)} bytes for "
+        f"the shape {shape} that its header names",
     )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _npz(file: Path) -> LabelledImages:
     expected = f"an .npz file with arrays x (uint8 images) and y (labels) at {file}"
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            stored = dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        stored = load_arrays(file)
+    except (OSError, ValueError) as error:
         raise ValueError(f"folder: expected {expected}, got {error}") from error
     require({"x", "y"} <= set(stored), "folder", expected=expected, got=sorted(stored))
     return _checked(stored["x"], stored["y"], file)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from lnpjax._base.checks import import_extra, require
+from lnpjax._base.files import check_arrays
 from lnpjax.data.datasets import NUM_VALIDATION, ArrayDataset
 
 IMAGE_KEYS = ("x", "images")
@@ -174,6 +175,7 @@ def read_images(path: str | Path) -> np.ndarray:
         (5, 4, 4)
     """
     try:
+        check_arrays(Path(path))
         with np.load(path, allow_pickle=False) as file:
             present = list(file)
             key = next((key for key in IMAGE_KEYS if key in present), None)

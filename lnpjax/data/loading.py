@@ -111,8 +111,8 @@ def load_dataset(
         return _load_images(data, context_length=context_length, num_validation=num_validation)
 
     encoder = load_tokenizer(tokenizer)
-    documents = _open_documents(data, text_field, separator, cache_dir)
     budget = STANDARD_LIBRARY_BYTES if data == "stdlib" and max_bytes is None else max_bytes
+    documents = _open_documents(data, text_field, separator, cache_dir, budget)
     ids = encode_documents(documents, encoder, max_bytes=budget, progress=progress)
     require(
         len(ids) > 0,
@@ -150,13 +150,17 @@ def _holds_images(data: str) -> bool:
 
 
 def _open_documents(
-    data: str, text_field: str | None, separator: str, cache_dir: str | Path | None
+    data: str,
+    text_field: str | None,
+    separator: str,
+    cache_dir: str | Path | None,
+    longest: int | None,
 ) -> Iterator[str]:
     if data == "stdlib":
         return standard_library_documents(max_bytes=None)
     if data in HUB_DATASETS:
         return hub_documents(data, text_field=text_field, cache_dir=cache_dir)
-    return read_documents(data, text_field=text_field, separator=separator)
+    return read_documents(data, text_field=text_field, separator=separator, longest=longest)
 
 
 def _load_images(data: str, *, context_length: int | None, num_validation: int) -> ArrayDataset:

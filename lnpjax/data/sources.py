@@ -116,20 +116,55 @@ def split_documents(
         ['one', 'two']
     """
     require(separator != "", "separator", expected="a non-empty string", got="''")
-    return _split_documents(chunks, separator, drop_cut)
+    return _split_documents(chunks, separator, drop_cut, None)
 
 
-def _split_documents(chunks: Iterable[str], separator: str, drop_cut: bool) -> Iterator[str]:
+def _split_documents(
+    chunks: Iterable[str], separator: str, drop_cut: bool, longest: int | None
+) -> Iterator[str]:
     separator = re.sub("\r\n?", "\n", separator)
     newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    rest, separated = "", False
+    # Without a decoder for bytes it translates text, which its annotation does not say.
+    parts = _split((newlines.decode(cast(Any, chunk)) for chunk in chunks), separator, longest)
+    previous: str | None = None
+    separated = False
+    for part in parts:
+        if previous is not None:
+            separated = True
+            yield from filter(None, [previous.strip()])
+        previous = part
+    if previous is not None and previous.strip() and not (separated and drop_cut):
+        yield previous.strip()
+
+
+def _split(chunks: Iterable[str], separator: str, longest: int | None = None) -> Iterator[str]:
+    """Split text at a separator, in time and memory that are linear in the longest part.
+
+    Args:
+        chunks: the text, in pieces.
+        separator: what stands between parts.
+        longest: how many characters of a part are wanted, white space around it left out; of more,
+            these and some after them are kept. A first part of more is the only one.
+    """
+    overlap = len(separator) - 1
+    first, held, solid = True, 0, 0  # characters of the part, and up to its last that is no space
+    begun: list[str] = []
+    tail = ""  # it may begin a separator that ends in the next chunk
     for chunk in chunks:
-        # Without a decoder for bytes it translates text, which its annotation does not say.
-        *whole, rest = (rest + newlines.decode(cast(Any, chunk))).split(separator)
-        separated = separated or bool(whole)
-        yield from filter(None, map(str.strip, whole))
-    if rest.strip() and not (separated and drop_cut):
-        yield rest.strip()
+        *whole, last = (tail + chunk).split(separator)
+        for part in whole:
+            yield "".join([*begun, part])
+            begun, first, held, solid = [], False, 0, 0
+        cut = max(len(last) - overlap, 0)
+        piece, tail = last[:cut], last[cut:]
+        if longest is None or solid < longest:
+            piece = piece if solid else piece.lstrip()
+            begun.append(piece)
+            solid = held + len(piece.rstrip()) if piece.strip() else solid
+            held += len(piece)
+        elif first:
+            break
+    yield "".join([*begun, tail])
 
 
 def read_documents(
@@ -138,6 +173,7 @@ def read_documents(
     text_field: str | None = None,
     separator: str = DOCUMENT_SEPARATOR,
     drop_cut: bool = True,
+    longest: int | None = None,
 ) -> Iterator[str]:
     """Read documents from a `.txt`, `.jsonl` or `.parquet` file, or from a folder of such files.
 
@@ -153,6 +189,9 @@ def read_documents(
             of `TEXT_FIELDS` that is there.
         separator: what ends a document in a `.txt` file (see `split_documents`).
         drop_cut: whether the unterminated end of a `.txt` file is dropped (see `split_documents`).
+        longest: how many characters are wanted of a document, for instance the budget of
+            `take_bytes`; what is longer may be cut after them, so that a file without separators
+            is not read to its end. None for whole documents.
 
     Returns:
         An iterator of documents. White space at their ends is removed and empty ones are skipped,
@@ -181,7 +220,7 @@ def read_documents(
             return _parquet_texts(file, text_field)
         if kind == ".jsonl":
             return _jsonl_texts(file, text_field)
-        return split_documents(_decoded(file), separator=separator, drop_cut=drop_cut)
+        return _split_documents(_decoded(file), separator, drop_cut, longest)
 
     files = _text_files(path)
     if any(text_extension(file) == ".parquet" for file in files):
@@ -297,11 +336,7 @@ def _encoding(path: Path, start: bytes) -> str:
 
 def _lines(chunks: Iterable[str]) -> Iterator[str]:
     """Split text at line feeds only: JSON may hold other characters that Python calls line ends."""
-    rest = ""
-    for chunk in chunks:
-        *whole, rest = (rest + chunk).split("\n")
-        yield from whole
-    yield rest
+    return _split(chunks, "\n")
 
 
 def _jsonl_texts(path: Path, text_field: str | None) -> Iterator[str]:

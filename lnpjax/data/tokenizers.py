@@ -12,6 +12,8 @@ from jaxtyping import Int
 
 from lnpjax._base.checks import import_extra, require
 
+MOST_TOKENS = 10_000_000
+"""A vocabulary has a row of the embedding for each id up to the largest one."""
 END_OF_TEXT_TOKENS = ("[EOS]", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 """Tokens taken to end a text when a tokenizer file is read and none is named, in this order."""
 
@@ -174,10 +176,17 @@ class JsonTokenizer:
             expected=f"a token of {path}",
             got=repr(end_of_text),
         )
+        largest = max(vocabulary.values())
+        require(
+            largest < MOST_TOKENS,
+            "tokenizer",
+            expected=f"ids below {MOST_TOKENS}",
+            got=f"{path}, which has the id {largest} among {len(vocabulary)} tokens",
+        )
         candidates = END_OF_TEXT_TOKENS if end_of_text is None else (end_of_text,)
         return cls(
             backend=backend,
-            vocab_size=max(vocabulary.values()) + 1,
+            vocab_size=largest + 1,
             end_of_text=next((vocabulary[t] for t in candidates if t in vocabulary), None),
             name=str(path),
         )

@@ -5,6 +5,7 @@ Figures are made without pyplot, so they need no display and leave no global sta
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,9 @@ class Panel(NamedTuple):
 
 def dress(ax: Axes, panel: Panel, *, xlabel: str, xscale: str = "log", yscale: str = "log") -> None:
     """Give a panel its title, caption, axis labels, and a light grid."""
+    if ax.has_data():  # a logarithm of nothing cannot be drawn: points that are NaN count for none
+        xscale = xscale if math.isfinite(ax.dataLim.minposx) else "linear"
+        yscale = yscale if math.isfinite(ax.dataLim.minposy) else "linear"
     ax.set(xscale=xscale, yscale=yscale, xlabel=xlabel, ylabel=panel.label)
     pad = 18 + 10 * panel.caption.count("\n")
     ax.set_title(panel.title, loc="left", fontweight="bold", fontsize=11, pad=pad)

@@ -34,6 +34,12 @@ LEARNING_RATES = {
 """By preset: those of *Spectral Reach*, B.2.1 and B.2.2, and ours for 115K."""
 ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "spectra"})
 """Options that runs of version 0.1.0 lack; these ran as with the defaults."""
+MOST_STEPS = 2**31 - 1
+"""They are counted in 32 bits on the device."""
+LARGEST_SEED = 2**63 - 1
+MOST_WINDOWS_PER_DECADE = 10_000
+MOST_LAYERS = 10_000
+MOST_PARAMETERS = 10**12
 STDLIB_CONTEXT_LENGTH = 64  # half the usual one, so that the default run ends in a minute
 
 
@@ -229,11 +235,15 @@ class TrainingOptions:
             check_count(name, getattr(self, name))
         for name in ("warmup_steps", "seed", "data_seed"):
             check_count(name, getattr(self, name), least=0)
+        for name in ("steps", "warmup_steps"):
+            _require_at_most(name, getattr(self, name), MOST_STEPS)
+        _require_at_most("seed", self.seed, LARGEST_SEED)
         for name in ("learning_rate", "weight_decay"):
             value = getattr(self, name)
             fine = value is None or (math.isfinite(value) and value >= 0)
             require(fine, name, expected="a finite number >= 0", got=value)
         if self.mesh is not None:
+            require(isinstance(self.mesh, str), "mesh", expected="a text", got=repr(self.mesh))
             require_divisible("batch_size", self.batch_size, MeshShape.parse(self.mesh).data)
 
 
@@ -289,6 +299,7 @@ class MeasurementOptions:
             check_count(name, getattr(self, name))
         for name in ("distribution", "spectra"):
             check_count(name, getattr(self, name), least=0)
+        _require_at_most("windows_per_decade", self.windows_per_decade, MOST_WINDOWS_PER_DECADE)
         require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
         _require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         _require_choice("normalization", self.normalization, ("sample", "token", "none"))
@@ -373,6 +384,10 @@ class PretrainConfig:
         rate = self.training.learning_rate
         require(rate is not None, "learning_rate", expected="a number (see resolve)", got=rate)
         self.measurement.windows(self.training.steps)  # refuses a window wider than the run
+        _require_at_most("num_layers", self.model.num_layers, MOST_LAYERS)
+        size = self.model.num_parameters
+        expected = f"at most {MOST_PARAMETERS:,} parameters"
+        require(size <= MOST_PARAMETERS, "model", expected=expected, got=f"{size:,}")
 
     @classmethod
     def resolve(
@@ -470,6 +485,10 @@ def require_divisible(argument: str, value: int, data: int) -> None:
     """Refuse a number of samples that cannot be spread evenly over the axis data of a mesh."""
     expected = f"a multiple of {data}, over as many devices the mesh spreads samples"
     require(value % data == 0, argument, expected=expected, got=value)
+
+
+def _require_at_most(argument: str, value: int, most: int) -> None:
+    require(value <= most, argument, expected=f"an integer <= {most}", got=value)
 
 
 def _require_choice(argument: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 from lnpjax._base.checks import require
 from lnpjax._base.reporting import Reporter
 from lnpjax.pretraining.config import ADDED_LATER
+from lnpjax.pretraining.environment import check_environment, environment
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.pretraining.program import Experiment, PretrainState
 from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder, save_distribution
@@ -56,6 +57,7 @@ def pretrain(
     writers: Sequence[Writer] = (),
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    force: bool = False,
 ) -> Outcome:
     """Train from a run's last checkpoint, or from the start, to the end.
 
@@ -71,12 +73,15 @@ def pretrain(
         reporter: receives the progress; None for none.
         should_stop: called before every step; once it returns true, the run is saved and left.
             Several processes must get the same answers (see `processes.StopTogether`).
+        force: go on with a run that was made in another environment (releases, settings of JAX,
+            kind of device), in which the numbers differ.
 
     Returns:
         How it ended.
 
     Raises:
-        ValueError: if the checkpoint is not of this configuration, or is corrupt.
+        ValueError: if the checkpoint is of another configuration, or of another environment (and
+            not `force`), or is damaged with none before it. The run stays as it was.
         RuntimeError: if another process is writing to the run.
 
     Example:
@@ -101,10 +106,17 @@ def pretrain(
     """
     reporter = reporter or Reporter()
     training = experiment.config.training
-    extra = {"config": experiment.config.to_json()}
-    restored = run.restore(experiment.abstract_state())
-    first, state, saved = restored or Checkpoint(0, experiment.initial_state(), extra)
-    _check_same_config(saved, extra, run)
+    extra = {"config": experiment.config.to_json(), "environment": environment()}
+
+    def check(checkpoint: Checkpoint) -> None:
+        saved = checkpoint.extra
+        _check_same_config(saved, extra, run)
+        if checkpoint.step < training.steps:
+            known, now, where = saved.get("environment"), extra["environment"], str(run.path)
+            check_environment(known, now, where, reporter=reporter, force=force)
+
+    restored = run.restore(experiment.abstract_state(), check=check)
+    first, state, _ = restored or Checkpoint(0, experiment.initial_state(), extra)
     if first == training.steps:
         return Outcome("finished", first, math.nan, math.nan)
     reporter.note("compiling the training step, with and without the measurement")
@@ -127,7 +139,13 @@ def pretrain(
     finally:
         reporter.stop()
     speed = recorder.speed(done - first)
-    values = {"status": status, "first_step": first, "last_step": done - 1} | speed._asdict()
+    values = {
+        "status": status,
+        "first_step": first,
+        "last_step": done - 1,
+        **speed._asdict(),
+        "environment": extra["environment"],
+    }
     run.append_session({"kind": "session"} | {name: values[name] for name in SESSION.names()})
     return Outcome(status, done, speed.tokens_per_second, speed.measuring_share)
 

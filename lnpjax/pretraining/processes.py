@@ -289,13 +289,15 @@ class SharedRun:
             lambda: None if self._run is None else self._run.save(step, whole, extra)
         )
 
-    def restore(self, abstract_state: PyTree) -> Checkpoint | None:
+    def restore(
+        self, abstract_state: PyTree, *, check: Callable[[Checkpoint], object] | None = None
+    ) -> Checkpoint | None:
         """Restore a checkpoint into the shardings of `abstract_state`; see `Run.restore`."""
         on_host = jax.tree.map(
             lambda leaf: np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape), abstract_state
         )
         restored = self._group.together(
-            lambda: None if self._run is None else self._run.restore(on_host)
+            lambda: None if self._run is None else self._run.restore(on_host, check=check)
         )
         head = self._group.from_first(None if restored is None else [restored.step, restored.extra])
         if head is None:

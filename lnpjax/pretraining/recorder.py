@@ -73,7 +73,7 @@ class Recorder:
 
     Args:
         run: where rows are appended.
-        writers: get the same rows.
+        writers: get the same rows; one that fails gets no more.
         reporter: receives each step's loss and chi_pos, and warnings.
         tokens_per_step: what a step adds to the tokens seen.
         num_parameters: turns tokens into FLOPs.
@@ -94,7 +94,7 @@ class Recorder:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._run = run
-        self._writers = writers
+        self._writers = list(writers)
         self._reporter = reporter
         self._tokens_per_step = tokens_per_step
         self._num_parameters = num_parameters
@@ -143,8 +143,12 @@ class Recorder:
         flops = training_flops(self._num_parameters, tokens)
         row = make_row(kind, step, tokens, flops, **values)
         self._run.append(row)
-        for writer in self._writers:
-            writer.write(step, flatten_row(row))
+        for writer in tuple(self._writers):
+            try:
+                writer.write(step, flatten_row(row))
+            except Exception as error:  # a copy of the rows is not worth a run
+                self._writers.remove(writer)
+                self._reporter.warn(f"{type(writer).__name__} gets no more rows: {error}")
 
     def write_spectra(self, step: int, spectra: LensSpectra, loss: float) -> None:
         """Append a "spectra" row, and save the spectra themselves to `spectra/lens-STEP.npz`.

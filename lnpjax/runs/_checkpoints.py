@@ -1,9 +1,19 @@
-"""The leaves of a training state on disk, bit by bit: arrays, random keys and Python numbers."""
+"""The leaves of a training state on disk, bit by bit: arrays, random keys and Python numbers.
+
+What was written is told from what is read by SHA-256: of each array, of the rows that a checkpoint
+accounts for, and of `checkpoint.json` itself. Files of earlier versions have none of these; what
+is not recorded is not compared.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import glob
+import hashlib
+import json
 import math
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +23,14 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import import_extra, require
+from lnpjax._base.files import write_atomically
+
+_SEAL = "sha256"
+_PARTS = ("step", "leaves", "keys", "weak", "extra", "metrics_bytes")
+
+
+class DamagedError(ValueError):
+    """What is on disk is not what was saved there."""
 
 
 def is_key(leaf: Any) -> bool:
@@ -58,6 +76,21 @@ def _orbax() -> Any:
     return import_extra("orbax.checkpoint", extra="run", purpose="saving and restoring checkpoints")
 
 
+@contextlib.contextmanager
+def _path_for_orbax(folder: Path) -> Iterator[Path]:
+    """Yield a path of the folder that is not a pattern.
+
+    Orbax globs the path that it saves to: in "runs/[1]" it would find nothing of what it wrote.
+    """
+    if glob.escape(str(folder)) == str(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="lnpjax-") as place:
+        link = Path(place) / "parent"
+        link.symlink_to(folder.parent, target_is_directory=True)
+        yield link / folder.name
+
+
 def _checkpointer(ocp: Any) -> Any:
     # Of this process alone: Orbax's own would wait for every process of `jax.distributed`.
     process = jax.process_index()
@@ -66,17 +99,81 @@ def _checkpointer(ocp: Any) -> Any:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> None:
-    """Store arrays in a folder."""
+def checksum(content: bytes | np.ndarray | jax.Array) -> str:
+    """Return the SHA-256 of some bytes, or of an array with its dtype and shape."""
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(f"{content.dtype}{content.shape}".encode())
+    octets = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+    digest.update(octets.data)
+    return digest.hexdigest()
+
+
+def write_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
+    """Write `checkpoint.json`, with the checksum of the rest of it."""
+    seal = checksum(json.dumps(metadata).encode())
+    write_atomically(file, json.dumps({**metadata, _SEAL: seal}, allow_nan=False))
+
+
+def read_metadata(file: Path, step: int) -> dict[str, Any]:
+    """Read the `checkpoint.json` of a step.
+
+    Raises:
+        DamagedError: if it is not what was written.
+    """
+    try:
+        metadata = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{file}: expected a JSON object, got: {error}") from error
+    whole = isinstance(metadata, dict) and all(part in metadata for part in _PARTS)
+    expected = f"a JSON object with {', '.join(_PARTS)}"
+    require(whole, str(file), expected=expected, got="another", error=DamagedError)
+    seal = metadata.pop(_SEAL, None)
+    same = seal in (None, checksum(json.dumps(metadata).encode())) and metadata["step"] == step
+    expected = f"what was saved of step {step}"
+    require(same, str(file), expected=expected, got="something else", error=DamagedError)
+    return metadata
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> dict[str, str]:
+    """Store arrays in a folder, read them back, and return their checksums.
+
+    Raises:
+        OSError: if they cannot be stored, or are not what was stored.
+    """
     stored = {name: array for name, array in arrays.items() if array.size}  # Orbax: no empty ones
-    if stored:
-        ocp = _orbax()
-        with _checkpointer(ocp) as checkpointer:
-            checkpointer.save(folder, args=ocp.args.PyTreeSave(stored))
+    if not stored:
+        return {}
+    checksums = {name: checksum(array) for name, array in stored.items()}
+    ocp = _orbax()
+    restore_args = dict.fromkeys(stored, ocp.RestoreArgs(restore_type=np.ndarray))
+    try:
+        with _checkpointer(ocp) as checkpointer, _path_for_orbax(folder) as path:
+            checkpointer.save(path, args=ocp.args.PyTreeSave(stored))
+            back = checkpointer.restore(
+                path,
+                args=ocp.args.PyTreeRestore(
+                    item=dict.fromkeys(stored, 0), restore_args=restore_args
+                ),
+            )
+    except Exception as error:  # the storage layers raise many kinds; all mean the file system
+        raise OSError(f"{folder}: expected to store a checkpoint there, got: {error}") from error
+    same = all(checksum(back[name]) == stored_as for name, stored_as in checksums.items())
+    require(same, str(folder), expected="what was stored there", got="others", error=OSError)
+    return checksums
 
 
-def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
-    """Read the stored arrays in the order of their targets; None for an empty one."""
+def read_arrays(folder: Path, targets: list[Any], checksums: Mapping[str, str]) -> list[Any]:
+    """Read the stored arrays in the order of their targets; None for an empty one.
+
+    Args:
+        folder: where `write_arrays` stored them.
+        targets: like what was stored.
+        checksums: those that it returned; an array without one is not compared.
+
+    Raises:
+        DamagedError: if they are not what was stored.
+    """
     ocp = _orbax()
     restore_args = {
         str(i): ocp.RestoreArgs(restore_type=np.ndarray)
@@ -89,15 +186,19 @@ def read_arrays(folder: Path, targets: list[Any]) -> list[Any]:
     if restore_args:
         item = dict.fromkeys(restore_args, 0)
         try:
-            with _checkpointer(ocp) as checkpointer:
+            with _checkpointer(ocp) as checkpointer, _path_for_orbax(folder) as path:
                 arrays = checkpointer.restore(
-                    folder, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
+                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
                 )
         except Exception as error:  # the storage layers raise many kinds; all mean the file
-            raise ValueError(
-                f"{folder}: expected the arrays of a checkpoint, got: {error} (remove "
-                f"{folder.parent} to fall back on the checkpoint before it)"
+            raise DamagedError(
+                f"{folder}: expected the arrays of a checkpoint, got: {error}"
             ) from error
+    for name, array in arrays.items():
+        here = not isinstance(array, jax.Array) or array.is_fully_addressable
+        same = not here or checksums.get(name) in (None, checksum(array))
+        expected = "the arrays that were saved there"
+        require(same, str(folder), expected=expected, got="others", error=DamagedError)
     return [arrays.get(str(i)) for i in range(len(targets))]
 
 

@@ -62,7 +62,7 @@ def decode(line: bytes, where: str) -> dict[str, Any]:
     try:
         row = json.loads(line, object_hook=null_to_nan, parse_constant=_refuse_constant)
         require(isinstance(row, dict) and "kind" in row, "row", expected='a "kind"', got=row)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
             f'{where}: expected a row (a JSON object with a "kind"), got {line[:80]!r}'
         ) from error

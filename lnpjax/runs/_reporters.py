@@ -1,4 +1,7 @@
-"""The terminal output during a run: a progress bar or plain lines, on standard error."""
+"""The terminal output during a run: a progress bar or plain lines, on standard error.
+
+Progress is a courtesy: where nobody can see it any more, a run goes on without.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,16 @@ class LineReporter(Reporter):
     def __init__(self, stream: Any = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._chi_pos = "-"
+        self._lost = self._stream is None
 
     def note(self, text: str) -> None:
         """Print a text."""
-        print(text, file=self._stream, flush=True)
+        if self._lost:
+            return
+        try:
+            print(printable(text, self._stream), file=self._stream, flush=True)
+        except (OSError, ValueError):  # a closed pipe or terminal, or a full disk
+            self._lost = True
 
     def warn(self, text: str) -> None:
         """Print a warning."""
@@ -95,14 +104,15 @@ class BarReporter(Reporter):
             refresh_per_second=4,
         )
         self._measured = 0
+        self._lost = False
 
     def note(self, text: str) -> None:
         """Print a text, dimmed."""
-        self._console.print(text, style="dim", highlight=False, markup=False)
+        self._print(text, style="dim")
 
     def warn(self, text: str) -> None:
         """Print a warning above the bar."""
-        self._console.print(f"warning: {text}", style="yellow", highlight=False, markup=False)
+        self._print(f"warning: {text}", style="yellow")
 
     def start(self, step: int, steps: int, *, measured: int = 0) -> None:
         """Show the bar."""
@@ -115,7 +125,7 @@ class BarReporter(Reporter):
             chi_pos="-",
             measured=measured,
         )
-        self._progress.start()
+        self._show(self._progress.start)
 
     def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
         """Move the bar."""
@@ -123,11 +133,23 @@ class BarReporter(Reporter):
         if chi_pos is not None:
             self._measured += 1
             fields |= {"chi_pos": f"{chi_pos:.3g}", "measured": self._measured}
-        self._progress.update(self._task, **fields)
+        self._show(self._progress.update, self._task, **fields)
 
     def stop(self) -> None:
         """Leave the bar as it is."""
-        self._progress.stop()
+        self._show(self._progress.stop)
+
+    def _print(self, text: str, style: str) -> None:
+        text = printable(text, self._console.file)
+        self._show(self._console.print, text, style=style, highlight=False, markup=False)
+
+    def _show(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> None:
+        if self._lost:
+            return
+        try:
+            call(*arguments, **options)
+        except (OSError, ValueError, SystemExit):  # rich wants to exit where a pipe is closed
+            self._lost = True
 
 
 def terminal_reporter() -> Reporter:
@@ -157,9 +179,42 @@ def for_terminal(bar: Callable[[Any], T], lines: Callable[[], T]) -> T:
     Example:
         >>> for_terminal(BarReporter, LineReporter).stop()
     """
-    rich = import_extra("rich.console", extra="run", purpose="the progress bar")
-    console = rich.Console(stderr=True)
+    console = make_console(stderr=True)
     return bar(console) if console.is_terminal else lines()
+
+
+def make_console(**options: Any) -> Any:
+    """Return a `rich.console.Console` that raises an OSError where nobody reads its output.
+
+    Args:
+        **options: those of `rich.console.Console`.
+
+    Raises:
+        ImportError: if rich is not installed (the extra "run").
+
+    Example:
+        >>> make_console(width=80).width
+        80
+    """
+    rich = import_extra("rich.console", extra="run", purpose="progress and tables")
+
+    class Console(rich.Console):  # type: ignore[name-defined]
+        def on_broken_pipe(self) -> None:  # rich's ends the process with status 1
+            raise BrokenPipeError("nobody reads the output")
+
+    return Console(**options)
+
+
+def printable(text: str, stream: Any) -> str:
+    r"""Return a text with escapes for what a stream has no characters for.
+
+    Example:
+        >>> import io
+        >>> printable("0.5 ± 0.1", io.TextIOWrapper(io.BytesIO(), "ascii"))
+        '0.5 \\xb1 0.1'
+    """
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _duration(seconds: float) -> str:

@@ -23,6 +23,8 @@ Kind: TypeAlias = Literal["activations", "gradients", "weights"]
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 SESSIONS_FILE = "sessions.jsonl"
+CUT_FILE = "cut.jsonl"
+LOCK_FILE = ".lock"
 SPECTRA_FOLDER = "spectra"
 CHECKPOINTS_FOLDER = "checkpoints"
 FIGURES_FOLDER = "figures"
@@ -210,6 +212,7 @@ SESSION = RowKind(
         Field("tokens_per_second", "their ratio", unit="tokens/s"),
         Field("plain_tokens_per_second", "of steps without a measurement", unit="tokens/s"),
         Field("measuring_share", "share of the time that went into measuring LNP components"),
+        Field("environment", "releases, settings of JAX and the kind of device, by name"),
     ),
 )
 """The rows of `sessions.jsonl`, whose "kind" is "session"."""

@@ -6,19 +6,25 @@
     spectra/*.npz     arrays measured at some step
     checkpoints/      the last complete checkpoints, a folder per step; the arrays are Orbax's
     figures/*.png     drawn from the rows
+    cut.jsonl         rows that a resume took out of metrics.jsonl, since they are made again
     .lock             held while a process writes to the run; released when that process dies
 
 `lnpjax.runs._rows` says what the rows and arrays are.
 
 Why a killed run loses and repeats nothing: a checkpoint records how many bytes of `metrics.jsonl`
 it accounts for, those bytes are on disk before it is, and it appears under its final name by one
-rename. `Run.restore` takes the last such checkpoint and cuts `metrics.jsonl` to those bytes by one
-`truncate`. A kill before the rename leaves the checkpoint before it in force; a kill after it, or
-between reading the checkpoint and the cut, leaves a file that the next `restore` cuts to the same
-byte. The training loop's part: everything the next step depends on is in the saved state or
-follows from the step number. It starts with
+rename, once it has been read back. `Run.restore` takes the last such checkpoint, copies the rows
+after those bytes to `cut.jsonl`, and cuts `metrics.jsonl` to those bytes by one `truncate`. A kill
+before the rename leaves the checkpoint before it in force; a kill after it, or between reading the
+checkpoint and the cut, leaves a file that the next `restore` cuts to the same byte. The training
+loop's part: everything the next step depends on is in the saved state or follows from the step
+number. It starts with
 
     step, state, extra = run.restore(initial) or Checkpoint(0, initial, {})
+
+Why a damaged run is not trusted: a checkpoint records checksums of its arrays and of the rows that
+it accounts for. `Run.restore` verifies them before it changes anything, and goes back to the
+checkpoint before a damaged one, from which the same steps are made again.
 """
 
 from __future__ import annotations
@@ -27,8 +33,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
-from io import FileIO
+import warnings
+from collections.abc import Callable, Mapping
+from io import BytesIO, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -37,21 +44,34 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import require
-from lnpjax._base.files import discard, sync, write_atomically
+from lnpjax._base.files import (
+    append_synced,
+    discard,
+    load_arrays,
+    set_aside,
+    sync,
+    write_atomically,
+)
 from lnpjax.runs._checkpoints import (
+    DamagedError,
     check_same_leaves,
+    checksum,
     describe,
     is_key,
     named_leaves,
     read_arrays,
+    read_metadata,
     to_array,
     to_leaf,
     write_arrays,
+    write_metadata,
 )
 from lnpjax.runs._lines import append_line, open_lines, read_lines, require_kind, strict_json
+from lnpjax.runs._lock import Lock, check_own_files, refuse_link
 from lnpjax.runs._rows import (
     CHECKPOINTS_FOLDER,
     CONFIG_FILE,
+    CUT_FILE,
     FIGURES_FOLDER,
     METRICS_FILE,
     SESSIONS_FILE,
@@ -82,7 +102,8 @@ class Run:
     """A run folder, made by `Run.create` or `Run.open`, best as a context manager.
 
     Reading needs no permission and disturbs no writer. The first write takes the run's lock, held
-    until `close` or the death of the process; a second writer is refused. POSIX systems only.
+    until `close` or the death of the process; a second writer is refused, and so is a folder with
+    links to files elsewhere. POSIX systems only.
 
     Example:
         >>> import tempfile
@@ -98,7 +119,7 @@ class Run:
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self._lock: FileIO | None = None
+        self._lock: Lock | None = None
         self._metrics: FileIO | None = None
 
     @classmethod
@@ -180,9 +201,10 @@ class Run:
 
     def close(self) -> None:
         """Release the lock and close the files; every row is already written."""
-        for file in (self._metrics, self._lock):
-            if file is not None:
-                file.close()
+        if self._metrics is not None:
+            self._metrics.close()
+        if self._lock is not None:
+            self._lock.release()
         self._metrics = self._lock = None
 
     def append(self, row: Row) -> None:
@@ -250,7 +272,8 @@ class Run:
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint that accounts for every row so far; it is on disk when this returns.
 
-        The last two checkpoints are kept; one of the same step is replaced.
+        It is read back before it counts. The last two checkpoints are kept; one of the same step is
+        replaced.
 
         Args:
             step: the number of steps done; not below the last checkpoint's.
@@ -261,6 +284,7 @@ class Run:
         Raises:
             TypeError: if a leaf is of another type; the message names it.
             ValueError: if `step` is below the last checkpoint's, or `extra` is not strict JSON.
+            OSError: if it cannot be stored; the checkpoints before it stay.
             RuntimeError: if another process is writing to the run.
         """
         last = max(self.checkpoint_steps(), default=0)
@@ -274,53 +298,103 @@ class Run:
             "extra": dict(extra or {}),
         }
         strict_json(metadata["extra"], "extra")
-        metrics = self._open_metrics().fileno()
-        os.fsync(metrics)
-        metadata["metrics_bytes"] = os.fstat(metrics).st_size
+        os.fsync(self._open_metrics().fileno())
+        rows = (self.path / METRICS_FILE).read_bytes()
+        metadata |= {"metrics_bytes": len(rows), "metrics_sha256": checksum(rows)}
 
-        temporary = self._checkpoint_folder(step).with_name(".saving")
+        folder = self._checkpoint_folder(step)
+        temporary = folder.with_name(".saving")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         arrays = {str(i): to_array(leaf) for i, leaf in enumerate(leaves.values())}
-        write_arrays(temporary / "arrays", arrays)
-        write_atomically(temporary / "checkpoint.json", strict_json(metadata, "extra"))
-        sync(temporary, *temporary.rglob("*"))
-        if self._checkpoint_folder(step).exists():
-            discard(self._checkpoint_folder(step))
-        os.rename(temporary, self._checkpoint_folder(step))
-        sync(temporary.parent)
+        try:
+            metadata["arrays_sha256"] = write_arrays(temporary / "arrays", arrays)
+            write_metadata(temporary / "checkpoint.json", metadata)
+            sync(temporary, *temporary.rglob("*"))
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # a full disk needs the room
+            raise
+        if folder.exists():
+            discard(folder)
+        os.rename(temporary, folder)
+        sync(folder.parent)
         self._discard_old_checkpoints()
 
-    def restore(self, abstract_state: PyTree) -> Checkpoint | None:
-        """Go back to the last complete checkpoint: return it, and cut the rows after it.
+    def restore(
+        self, abstract_state: PyTree, *, check: Callable[[Checkpoint], object] | None = None
+    ) -> Checkpoint | None:
+        """Go back to the last sound checkpoint: return it, and take out the rows after it.
 
-        Without a checkpoint every row is cut, since the run starts over.
+        These rows are appended to `cut.jsonl` first. A damaged checkpoint is renamed, with a
+        warning. Without a checkpoint the run starts over, and every row is taken out, with a
+        warning.
 
         Args:
             abstract_state: a state with the tree, shapes and dtypes that were saved, of arrays or
                 `jax.ShapeDtypeStruct`. Leaves come back as its leaves are: numpy as numpy, jax in
                 the same sharding.
+            check: called with the checkpoint before anything is changed; what it raises is raised.
 
         Returns:
             `(step, state, extra)`, or None if there is no checkpoint.
 
         Raises:
             ValueError: if the checkpoint has another tree, shape or dtype (the message names the
-                first leaf that differs), or is corrupt. Nothing is cut then.
+                first leaf that differs), or every checkpoint is damaged. Nothing is changed then.
             RuntimeError: if another process is writing to the run.
         """
-        metrics = self._open_metrics().fileno()
-        checkpoint = self.read_checkpoint(abstract_state)
-        length, kept = os.fstat(metrics).st_size, 0
-        if checkpoint is not None:
-            kept = self._checkpoint_metadata(checkpoint.step)["metrics_bytes"]
-            expected = f"the {kept} bytes that checkpoint {checkpoint.step} accounts for"
-            file = str(self.path / METRICS_FILE)
-            require(length >= kept, file, expected=expected, got=f"{length} bytes")
-        os.ftruncate(metrics, kept)
-        os.fsync(metrics)
+        self._acquire()
+        file = self.path / METRICS_FILE
+        rows = file.read_bytes() if file.exists() else b""
+        checkpoint, kept, damaged = self._last_sound_checkpoint(abstract_state, rows)
+        if checkpoint is not None and check is not None:
+            check(checkpoint)
+        if checkpoint is None and rows:
+            self._warn(f"no checkpoint: the run starts over, and its rows go to {CUT_FILE}")
+        for step, damage in damaged.items():
+            assert checkpoint is not None
+            self._warn(f"{damage}; going on from checkpoint {checkpoint.step}")
+            folder = self._checkpoint_folder(step)
+            set_aside(folder, folder.with_name(f"{folder.name}.damaged"))
+        if rows[kept:]:
+            append_synced(self.path / CUT_FILE, rows[kept:].removesuffix(b"\n") + b"\n")
+            with file.open("r+b") as stream:
+                os.ftruncate(stream.fileno(), kept)
+                os.fsync(stream.fileno())
+        self._open_metrics()
         self._discard_old_checkpoints()  # a kill may have come before `save` did
         return checkpoint
+
+    def _last_sound_checkpoint(
+        self, abstract_state: PyTree, rows: bytes
+    ) -> tuple[Checkpoint | None, int, dict[int, DamagedError]]:
+        """Return it, the bytes of rows that it accounts for, and what is wrong with later ones."""
+        damaged: dict[int, DamagedError] = {}
+        for step in reversed(self.checkpoint_steps()):
+            try:
+                kept = self._check_rows(step, rows)
+                return self.read_checkpoint(abstract_state, step=step), kept, damaged
+            except DamagedError as error:
+                damaged[step] = error
+        if damaged:
+            raise damaged[max(damaged)]
+        return None, 0, {}
+
+    def _check_rows(self, step: int, rows: bytes) -> int:
+        """Return how many bytes of the rows a checkpoint accounts for, if they are still those."""
+        metadata = self._checkpoint_metadata(step)
+        kept = metadata["metrics_bytes"]
+        file, accounted = str(self.path / METRICS_FILE), f"that checkpoint {step} accounts for"
+        expected, got = f"the {kept} bytes {accounted}", f"{len(rows)} bytes"
+        require(0 <= kept <= len(rows), file, expected=expected, got=got, error=DamagedError)
+        same = metadata.get("metrics_sha256") in (None, checksum(rows[:kept]))
+        whole = not kept or rows[:kept].endswith(b"\n")
+        expected, got = f"the rows {accounted} (put a copy of them back)", "others"
+        require(same and whole, file, expected=expected, got=got, error=DamagedError)
+        return kept
+
+    def _warn(self, text: str) -> None:
+        warnings.warn(f"{self.path}: {text}", stacklevel=3)
 
     def read_checkpoint(
         self, abstract_state: PyTree, *, step: int | None = None
@@ -337,7 +411,7 @@ class Run:
 
         Raises:
             ValueError: if there is no checkpoint of that step, if it has another tree, shape or
-                dtype, or if it is corrupt.
+                dtype, or if it is damaged.
         """
         steps = self.checkpoint_steps()
         require(step is None or step in steps, "step", expected=f"one of {steps}", got=step)
@@ -348,7 +422,11 @@ class Run:
         targets = named_leaves(abstract_state)
         described = {name: describe(leaf, name) for name, leaf in targets.items()}
         check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
-        arrays = read_arrays(self._checkpoint_folder(step) / "arrays", list(targets.values()))
+        arrays = read_arrays(
+            self._checkpoint_folder(step) / "arrays",
+            list(targets.values()),
+            metadata.get("arrays_sha256", {}),
+        )
         leaves = [
             to_leaf(array, target, key=metadata["keys"].get(name), weak=name in metadata["weak"])
             for array, (name, target) in zip(arrays, targets.items(), strict=True)
@@ -370,10 +448,12 @@ class Run:
         return self.path / CHECKPOINTS_FOLDER / f"{step:010d}"
 
     def _checkpoint_metadata(self, step: int) -> dict[str, Any]:
-        return _read_json_object(self._checkpoint_folder(step) / "checkpoint.json")
+        return read_metadata(self._checkpoint_folder(step) / "checkpoint.json", step)
 
     def save_spectrum(self, name: str, /, **arrays: Any) -> Path:
         """Write arrays to `spectra/NAME.npz`, whole or not at all; one of that name is replaced.
+
+        The file is on disk when this returns.
 
         Args:
             name: letters, digits, ".", "_" and "-".
@@ -394,10 +474,9 @@ class Run:
             require(array.dtype.kind != "O", key, expected="an array of numbers", got="objects")
             if array.dtype.kind == "V":
                 host[key] = array.astype(np.float32)
-        temporary = file.with_name(f".{file.name}.tmp")
-        with temporary.open("wb") as stream:
-            np.savez(stream, **host)
-        os.replace(temporary, file)
+        content = BytesIO()
+        np.savez(content, **host)
+        write_atomically(file, content.getvalue())
         return file
 
     def spectrum(self, name: str) -> dict[str, np.ndarray]:
@@ -405,46 +484,38 @@ class Run:
 
         Raises:
             FileNotFoundError: if there is no such file; the message lists those there are.
+            ValueError: if the file is damaged.
         """
         names = self.spectra()
         expected = f"one of the run's spectra, {names}"
         require(name in names, "name", expected=expected, got=repr(name), error=FileNotFoundError)
-        with np.load(self.path / SPECTRA_FOLDER / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+        return load_arrays(self.path / SPECTRA_FOLDER / f"{name}.npz")
 
     def spectra(self) -> list[str]:
         """List the names of the saved spectra, sorted."""
         return sorted(file.stem for file in (self.path / SPECTRA_FOLDER).glob("[!.]*.npz"))
 
     def figure_path(self, name: str) -> Path:
-        """Return the path `figures/NAME.png`, and make its folder."""
+        """Return the path `figures/NAME.png`, and make its folder.
+
+        Raises:
+            OSError: if it is a link to a file elsewhere.
+        """
         return self._file(FIGURES_FOLDER, name, ".png")
 
     def _file(self, folder: str, name: str, suffix: str) -> Path:
         good = re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is not None
         require(good, "name", expected='letters, digits, ".", "_" and "-"', got=repr(name))
-        (self.path / folder).mkdir(exist_ok=True)
-        return self.path / folder / (name + suffix)
+        file = self.path / folder / (name + suffix)
+        for path in (file.parent, file):
+            refuse_link(path)
+        file.parent.mkdir(exist_ok=True)
+        return file
 
     def _acquire(self) -> None:
-        import fcntl  # here, because reading a run does not need POSIX
-
-        if self._lock is not None:
-            return
-        lock = FileIO(self.path / ".lock", "a+")
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            owner = lock.read().decode(errors="replace").strip()
-            lock.close()
-            raise RuntimeError(
-                f"path: expected a run that nothing else writes to, got {self.path}, which process "
-                f"{owner} is writing to (if that is this process, close its other Run first)"
-            ) from error
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n".encode())
-        self._lock = lock
+        if self._lock is None:
+            check_own_files(self.path)
+            self._lock = Lock(self.path)
 
     def _open_metrics(self) -> FileIO:
         if self._metrics is None:
@@ -457,7 +528,7 @@ def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         value = json.loads(file.read_bytes())
         require(isinstance(value, dict), "top level", expected="an object", got=value)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{file}: expected a JSON object, got: {error}") from error
     return value
 

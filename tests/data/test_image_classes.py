@@ -175,3 +175,15 @@ def test_the_real_files(real_data, name, sizes):
     assert data.train.images.shape[1:] == (28, 28, 1)
     assert data.num_classes == 10
     assert np.bincount(data.train.labels).min() > 700
+
+
+def test_no_more_is_inflated_than_a_header_promises(mnist):
+    content = idx(np.zeros((30, 4, 3))) + bytes(50_000_000)
+    (mnist / "mnist" / "train-images-idx3-ubyte").unlink()
+    (mnist / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(content, 1))
+    with pytest.raises(ValueError, match=r"got more than 360 bytes for the shape \(30, 4, 3\)"):
+        load_image_classes("mnist", mnist)
+    huge = struct.pack(">HBB3I", 0, 8, 3, 2**31, 2**10, 2**10)
+    (mnist / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(huge))
+    with pytest.raises(ValueError, match=r"expected at most 4294967296 bytes, got 22517998136852"):
+        load_image_classes("mnist", mnist)

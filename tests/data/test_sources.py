@@ -286,3 +286,34 @@ def test_tinystories_holds_2316_whole_stories():
     assert len(stories) == 2316
     assert stories[0].startswith("One day, a little girl named Lily found a needle")
     assert len(list(read_documents(path, drop_cut=False))) == 2317
+
+
+@pytest.mark.parametrize("separator", ["|", "\n\n", "<|endoftext|>"])
+@pytest.mark.parametrize("size", [1, 2, 7, 1000])
+def test_documents_do_not_depend_on_where_chunks_end(separator: str, size: int) -> None:
+    text = separator.join(["one\n", "", "\ntwo three ", separator[:-1], "four" + separator[:1]])
+    chunks = [text[start : start + size] for start in range(0, len(text), size)]
+    for drop_cut in (True, False):
+        whole = list(split_documents([text], separator=separator, drop_cut=drop_cut))
+        assert list(split_documents(chunks, separator=separator, drop_cut=drop_cut)) == whole
+
+
+def test_a_long_text_without_separators_is_not_read_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "long.txt"
+    file.write_bytes(b" \n" + b"abc " * 9_000_000 + b"\xff")  # a wrong byte at its end
+    documents = read_documents(file, longest=100)
+    assert list(take_bytes(documents, 10)) == ["abc abc ab"]
+    with pytest.raises(ValueError, match="UTF-8"):
+        list(read_documents(file))
+
+
+@pytest.mark.parametrize("longest", [1, 3, 5, 50])
+def test_a_budget_takes_the_same_from_documents_that_are_cut_after_it(
+    tmp_path: Path, longest: int
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(f"  a{' ' * 60}b<|endoftext|>cdefgh<|endoftext|>ijk lm")
+    for drop_cut in (True, False):
+        whole = read_documents(file, drop_cut=drop_cut)
+        cut = read_documents(file, drop_cut=drop_cut, longest=longest)
+        assert list(take_bytes(cut, longest)) == list(take_bytes(whole, longest))

@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import re
 
+import pytest
 import rich.console
 
 from lnpjax._base.reporting import Reporter
 from lnpjax.runs import BarReporter, LineReporter
+from lnpjax.runs._reporters import make_console
 
 
 def follow(reporter: Reporter, first: int = 0, steps: int = 40) -> None:
@@ -52,3 +54,46 @@ def test_the_bar_ends_at_the_last_step() -> None:
     for part in ("step 40/40", "loss 3.025", "chi_pos 0.25", "measured 5", "0:00:00 left"):
         assert part in last
     assert "warning: [odd] text" in stream.getvalue()
+
+
+class Broken(io.StringIO):
+    """A pipe that nobody reads any more, or a full disk."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError("nobody reads this")
+
+
+class Full(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+def drive(reporter: Reporter) -> None:
+    reporter.note("compiling")
+    reporter.start(0, 10)
+    for step in range(1, 11):
+        reporter.update(step, loss=2.5, chi_pos=0.1 if step % 2 else None)
+    reporter.warn("careful ± 1")
+    reporter.stop()
+
+
+@pytest.mark.parametrize("stream", [Broken(), Full()])
+def test_output_that_fails_stops_nothing(stream: io.StringIO) -> None:
+    closed = io.StringIO()
+    closed.close()
+    for broken in (stream, closed):
+        drive(LineReporter(broken))
+        drive(BarReporter(make_console(file=broken, force_terminal=True, width=80)))
+
+
+@pytest.mark.parametrize("width", [1, 3, 20])
+def test_a_narrow_terminal_stops_nothing(width: int) -> None:
+    drive(BarReporter(rich.console.Console(file=io.StringIO(), force_terminal=True, width=width)))
+
+
+def test_an_ascii_terminal_gets_escapes() -> None:
+    octets = io.BytesIO()
+    screen = io.TextIOWrapper(octets, "ascii")
+    drive(LineReporter(screen))
+    drive(BarReporter(make_console(file=screen, force_terminal=True, width=80)))
+    assert octets.getvalue().count(b"careful \\xb1 1") == 2

@@ -1,7 +1,4 @@
-"""A run on disk: rows, refusals, checkpoints, and exactness through SIGKILL at any moment.
-
-Run as a script, this file is the training loop that the tests kill.
-"""
+"""A run on disk: rows, refusals, checkpoints, and exactness through SIGKILL at any moment."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,66 +18,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy_run
+from toy_run import CONFIG, NUM_STEPS, SAVE_EVERY, outcome, toy_loop, toy_state
 
 import lnpjax.runs
-from lnpjax.runs import Checkpoint, Run, columns, flatten, training_flops
-
-CONFIG = {"lnpjax_version": "0", "num_parameters": 4, "model": {"hidden": 2}}
-
-
-def toy_state() -> dict[str, Any]:
-    return {"key": np.asarray([7, 11], np.uint32), "w": np.ones(4, np.float32), "count": 0}
-
-
-def toy_step(state: dict[str, Any]) -> dict[str, Any]:
-    """Chaotic, so that one repeated, lost or rounded step shows in every later number."""
-    mixed = (state["key"] * np.uint32(1664525) + np.uint32(1013904223)) ^ (state["key"] >> 3)
-    noise = np.resize(mixed, 4).astype(np.float32) / np.float32(2**32)
-    w = np.float32(3.9) * (state["w"] % 1) * (1 - state["w"] % 1) + noise * np.float32(1e-3)
-    return {"key": mixed, "w": w, "count": state["count"] + 1}
-
-
-def toy_loop(
-    run: Run, num_steps: int, save_every: int, after: Callable[[int], object] = lambda _: None
-) -> None:
-    start, state, _ = run.restore(toy_state()) or Checkpoint(0, toy_state(), {})
-    for step in range(start, num_steps):
-        state = toy_step(state)
-        run.append({"kind": "train", "step": step, "loss": state["w"].sum()})
-        if step % 3 == 0:
-            groups = {"head": {"chi_net": state["w"][0], "chi_pos": np.nan}}
-            run.append({"kind": "lnp", "step": step, "groups": groups})
-        if (step + 1) % save_every == 0:
-            run.save(step + 1, state, {"position": step})
-        after(step)
-    run.save(num_steps, state)
-
-
-def outcome(path: Path) -> tuple[bytes, bytes, int]:
-    with Run.open(path) as run:
-        checkpoint = run.read_checkpoint(toy_state())
-    assert checkpoint is not None
-    state = checkpoint.state
-    weights = b"".join(state[name].tobytes() for name in ("key", "w"))
-    return (path / "metrics.jsonl").read_bytes(), weights, state["count"]
-
+from lnpjax.runs import Run, columns, flatten, training_flops
 
 # --- SIGKILL --------------------------------------------------------------------------------------
-
-NUM_STEPS, SAVE_EVERY = 60, 7
 
 
 def launch(path: Path) -> subprocess.Popen[str]:
     """The loop in a process that tells each step's number and then waits for a line."""
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, __file__, str(path)], stdin=pipe, stdout=pipe, text=True
+        [sys.executable, toy_run.__file__, str(path)], stdin=pipe, stdout=pipe, text=True
     )
-
-
-def tell_and_wait(step: int) -> None:
-    print(step, flush=True)
-    sys.stdin.readline()
 
 
 def let_go(process: subprocess.Popen[str], steps: int) -> None:
@@ -441,8 +392,10 @@ def test_restore_cuts_later_rows_and_read_checkpoint_does_not(tmp_path: Path) ->
 def test_restore_without_a_checkpoint_starts_over(tmp_path: Path) -> None:
     with Run.create(tmp_path, CONFIG) as run:
         run.append({"kind": "train", "step": 0})
-        assert run.restore(toy_state()) is None
+        with pytest.warns(UserWarning, match=r"no checkpoint: the run starts over.*cut\.jsonl"):
+            assert run.restore(toy_state()) is None
         assert run.rows() == []
+    assert (tmp_path / "cut.jsonl").read_text() == '{"kind": "train", "step": 0}\n'
 
 
 @pytest.mark.parametrize(
@@ -497,7 +450,7 @@ def test_damaged_checkpoint_files_are_named(tmp_path: Path) -> None:
         run.save(4, toy_state())
         folder = tmp_path / "checkpoints" / "0000000004"
         shutil.rmtree(folder / "arrays")
-        with pytest.raises(ValueError, match=r"0000000004/arrays: expected the arrays.*fall back"):
+        with pytest.raises(ValueError, match=r"0000000004/arrays: expected the arrays of a"):
             run.restore(toy_state())
         (folder / "checkpoint.json").write_text("{")
         with pytest.raises(ValueError, match=r"checkpoint\.json: expected a JSON object"):
@@ -533,7 +486,8 @@ def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
         run.append_session({"kind": "session", "seconds": 2.0, "plain_tokens_per_second": math.nan})
         with pytest.raises(ValueError, match='a text under "kind"'):
             run.append_session({"seconds": 2.0})
-        run.restore({})  # cuts every row, since there is no checkpoint
+        with pytest.warns(UserWarning, match="starts over"):
+            run.restore({})
         assert run.rows() == []
         (session,) = Run.open(tmp_path).sessions()
         assert session["seconds"] == 2.0
@@ -542,8 +496,3 @@ def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
             file.write('{"kind": "sess')  # a kill in mid-write
         run.append_session({"kind": "session", "seconds": 3.0})
         assert [row["seconds"] for row in run.sessions()] == [2.0, 3.0]
-
-
-if __name__ == "__main__":
-    with Run.open(sys.argv[1]) as the_run:
-        toy_loop(the_run, NUM_STEPS, SAVE_EVERY, after=tell_and_wait)

@@ -13,6 +13,7 @@ import zoo
 
 import lnpjax
 from lnpjax import cli
+from lnpjax.commands._exit import Exit
 from lnpjax.kernel import Modes
 from lnpjax.validation import (
     OutputSpace,
@@ -150,7 +151,7 @@ def test_command_fails_where_something_differs(monkeypatch, capsys):
     original = lnpjax.kernel.mode_pairs
     monkeypatch.setattr(_validate, "mode_pairs", lambda *a: 1.5 * original(*a))
     arguments = ["validate", "--steps", "1", "--num-samples", "2", "--neural-tangents", "skip"]
-    assert cli.main(arguments) == 1
+    assert cli.main(arguments) == Exit.DISAGREES
     assert "DIFFERS" in capsys.readouterr().out
 
 

@@ -1,0 +1,99 @@
+"""What commands check about files and options before they work."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from lnpjax._base.checks import check_count, import_extra, require
+from lnpjax.runs import Row, Run
+from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE
+
+NEEDED = {
+    "train": ("loss",),
+    "validation": ("loss",),
+    "lnp": ("window", "chi_loss", "chi_net", "chi_pos"),
+}
+"""Numbers without which rows of a kind cannot be shown."""
+SHARED = ("step", "tokens", "flops")
+SECTIONS = ("model", "data", "training", "measurement")
+
+
+def open_to_read(folder: str | os.PathLike[str], *, curves: bool = True) -> Run:
+    """Open a run that somebody may have edited.
+
+    Args:
+        folder: the run's.
+        curves: whether its curves are shown, so that its rows must have what that needs.
+
+    Raises:
+        ValueError: if a row or the configuration lacks what is shown; the message names the file.
+        OSError: if the run cannot be read.
+    """
+    run = Run.open(folder)
+    for number, row in enumerate(run.rows() if curves else [], 1):
+        for name in _lacking(row):
+            expected = f"a number as {name!r} of this {row['kind']} row"
+            where = f"{run.path / METRICS_FILE}, line {number}"
+            require(False, where, expected=expected, got=repr(row.get(name)))
+    where = str(run.path / CONFIG_FILE)
+    for name in SECTIONS:
+        section = run.config.get(name, {})
+        expected = f"an object as {name!r}"
+        require(isinstance(section, Mapping), where, expected=expected, got=repr(section))
+    for name in ("num_parameters", "checkpoints_kept"):
+        check_count(f"{where}: {name}", run.config.get(name, 1))
+    return run
+
+
+def _lacking(row: Row) -> Iterator[str]:
+    if row["kind"] not in NEEDED:
+        return
+    for name in (*SHARED, *NEEDED[row["kind"]]):
+        value = row.get(name)
+        if not isinstance(value, int | float) or (name in SHARED and not 0 <= value < 2**100):
+            yield name
+
+
+def figure_file(name: str) -> Path:
+    """Return where a figure goes: a path with a suffix that says its format.
+
+    Args:
+        name: as it was given; without a suffix, it is a PNG file.
+
+    Raises:
+        ValueError: if there is no such format, or `name` is a folder.
+
+    Example:
+        >>> figure_file("both").name
+        'both.png'
+    """
+    path = Path(name).absolute()
+    require(not path.is_dir(), "--out", expected="a file", got=f"the folder {name}")
+    path = path if path.suffix else path.with_name(f"{path.name}.png")
+    bases = import_extra("matplotlib.backend_bases", extra="run", purpose="figures")
+    formats = sorted(bases.FigureCanvasBase.get_supported_filetypes())
+    expected = f"a file that ends in one of {', '.join(formats)}"
+    require(path.suffix[1:].lower() in formats, "--out", expected=expected, got=name)
+    return path
+
+
+def refuse_unused(command: Any, with_what: str, *names: str) -> None:
+    """Refuse options that would have no effect.
+
+    Args:
+        command: the command, a dataclass.
+        with_what: where they have one, for the message.
+        *names: of the options.
+
+    Raises:
+        ValueError: if one is not at its default.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(command)}
+    for name in names:
+        value = getattr(command, name)
+        option = f"--{name.replace('_', '-')}"
+        require(value == defaults[name], option, expected=f"{with_what} with it", got=value)
