@@ -42,8 +42,8 @@ probability of 1 - d, the entry of g at its label is (1 - d) - 1, known to ``u /
 float32, with a linear model of logits that lead by 17 (a mean loss of 4e-8), g was off by 4 %, and
 chi_pos by up to 20 % more or less from 17 to 20; float64 does the same from 36 to 40. A squared
 error at an offset of 1e7, or with residuals of 1e-7 of the outputs, is known no better. All of
-these are flagged (`tests/decomposition/test_losses_near_zero.py`), from errors of g of one or two percent on. The
-rule runs the loss gradient again with every step rounded at random
+these are flagged (`tests/decomposition/test_losses_near_zero.py`), from errors of g of one or two
+percent on. The rule runs the loss gradient again with every step rounded at random
 (`lnpjax._base.random_rounding`): it says 4 to 6 times the actual error of g, and half of that
 enters the noise.
 

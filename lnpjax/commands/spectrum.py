@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,21 @@ from lnpjax.pretraining import Experiment, cross_entropy, open_run
 from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
 from lnpjax.runs._lock import refuse_links_in
-from lnpjax.shells import Profile, ProfileOptions, measure_states, profiles_of
-from lnpjax.shells._profiles import StateSpectra
+from lnpjax.shells import (
+    Frontier,
+    Profile,
+    ProfileOptions,
+    frontier_displacement,
+    measure_states,
+    profiles_of,
+)
+from lnpjax.shells._profiles import (
+    DOUBTS,
+    StateSpectra,
+    jackknife_sem,
+    slope_in_doubt,
+    with_error,
+)
 
 
 class _Network(NamedTuple):
@@ -44,8 +58,8 @@ class Spectrum:
     Lanczos starts from the error (each token's surprisal) and from the loss gradient, so the kernel
     is never formed. For every checkpoint, the command computes the energy of the error in
     logarithmic shells of eigenvalues, its peak and cut-off, and the distribution of learning, whose
-    mean is chi_pos. Energies are means over batches. It prints one row per checkpoint; figures and
-    numbers go to RUN/shells.
+    mean is chi_pos. Energies are means over batches. It prints one row per checkpoint, and how far
+    the frontier moved in between; figures and numbers go to RUN/shells.
 
     Args:
         runs: Run folders. Of a single run, its initialisation and the checkpoints that it has kept;
@@ -59,6 +73,8 @@ class Spectrum:
         num_matvecs: Products with the kernel for each batch and start vector.
         ratio: Ratio of one shell's lower edge to that of the shell below it.
         decades: How many factors of ten below the largest eigenvalue the shells reach.
+        per_token: Divide eigenvalues and energies by the number of tokens of a batch, so that
+            context lengths and batch sizes can be compared.
         seed: Seed of the random probes.
         out: A folder for the results. None: RUN/shells, or spectrum/NAME.
     """
@@ -73,6 +89,7 @@ class Spectrum:
     num_matvecs: int = 32
     ratio: float = 2.0
     decades: float = 4.0
+    per_token: bool = False
     seed: int = 0
     out: str | None = None
 
@@ -82,7 +99,7 @@ class Spectrum:
         Returns:
             The exit status.
         """
-        options = ProfileOptions(self.num_matvecs, self.ratio, self.decades)
+        options = ProfileOptions(self.num_matvecs, self.ratio, self.decades, self.per_token)
         options.check()
         for name in ("num_batches", "batch_size", "context_length"):
             check_count(f"--{name.replace('_', '-')}", getattr(self, name))
@@ -117,9 +134,10 @@ class Spectrum:
             folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
         _save(profiles, folder)
-        plot_shell_profile(profiles[-1], folder / "profile.png", title=name)
-        plot_shell_profiles(profiles, folder / "profiles.png", title=name)
-        _print_table(name, profiles)
+        title = f"{name}, per token" if self.per_token else name
+        plot_shell_profile(profiles[-1], folder / "profile.png", title=title)
+        plot_shell_profiles(profiles, folder / "profiles.png", title=title)
+        _print_tables(name, profiles, moved=len(networks) == 1)
         print(f"results {shown(folder)}")
         return 0
 
@@ -195,40 +213,110 @@ def _save(profiles: list[Profile], folder: Path) -> None:
     arrays: dict[str, Any] = {}
     for profile in profiles:
         arrays |= {
-            f"{profile.label}/centers": np.asarray(profile.centers),
-            f"{profile.label}/energies": np.asarray(profile.energies.mean),
-            f"{profile.label}/energies_sem": np.asarray(profile.energies.sem),
-            f"{profile.label}/minima": np.asarray(profile.minima.mean),
-            f"{profile.label}/dissipation": np.asarray(profile.dissipation.mean),
-            f"{profile.label}/p": np.asarray(profile.position.p),
-            f"{profile.label}/gamma2": np.asarray(profile.position.weights),
+            f"{profile.label}/{name}": np.asarray(value) for name, value in _arrays(profile).items()
         }
     np.savez_compressed(folder / "shells.npz", allow_pickle=False, **arrays)
 
 
-def _print_table(name: str, profiles: list[Profile]) -> None:
-    headings = ("", "loss", "chi_pos", "median p", "10 %", "90 %", "peak", "cut-off", "slope")
-    states = table(name, headings, no_wrap=True)
+def _arrays(profile: Profile) -> dict[str, Any]:
+    arrays = {
+        "centers": profile.centers,
+        "energies": profile.energies.mean,
+        "energies_sem": profile.energies.sem,
+        "minima": profile.minima.mean,
+        "minima_sem": profile.minima.sem,
+        "minima_batches": profile.minima.num_batches,
+        "dissipation": profile.dissipation.mean,
+        "remainder": profile.remainder,
+        "p": profile.position.p,
+        "gamma2": profile.position.weights,
+    }
+    for field in dataclasses.fields(Frontier):
+        arrays[field.name] = getattr(profile.frontier, field.name)
+        if field.name not in ("num_points", "status"):
+            arrays[f"{field.name}_sem"] = profile.sem(field.name)
+    if profile.convergence is not None:
+        arrays |= profile.convergence._asdict()
+    return arrays
+
+
+def _print_tables(name: str, profiles: list[Profile], *, moved: bool) -> None:
+    screen = console()
+    screen.print(_frontier_table(name, profiles))
+    screen.print(
+        "+-: standard error over batches\n"
+        "peak, cut-off: eigenvalues where the error's energy per shell is largest, and where it "
+        "falls to 1 % of that\nslope: of the energy below the peak, in logarithms\n"
+        f"?: {DOUBTS}\n"
+        "unresolved: share of the energy at nodes of Lanczos that are not eigenvalues yet\n"
+        "half: change of the peak, and of the shell that changes most, from half the products",
+        style="dim",
+        highlight=False,
+    )
+    if moved and len(profiles) > 1:
+        screen.print(_displacement_table(profiles))
+        screen.print(
+            "ln of the ratio to the row above, on the same batches; amplitude: of the energy below "
+            "the peaks",
+            style="dim",
+            highlight=False,
+        )
+    screen.print(_learning_table(profiles))
+    screen.print(
+        "p: strength of the eigenmodes that the loss gradient lies along (share of the trace); "
+        "chi_pos is its mean",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _frontier_table(name: str, profiles: list[Profile]) -> Any:
+    headings = ("", "loss", "peak", "cut-off", "slope", "unresolved", "half")
+    rows = table(name, headings)
     for profile in profiles:
-        position, frontier = profile.position, profile.frontier
+        frontier, quality = profile.frontier, profile.convergence
+        cutoff = with_error(frontier.cutoff, profile.sem("cutoff"), missing="beyond")
+        doubt = "?" if slope_in_doubt(profile) else ""
+        rows.add_row(
+            profile.label,
+            f"{float(jnp.mean(profile.position.loss)):.3g}",
+            with_error(frontier.peak, profile.sem("peak")),
+            cutoff,
+            with_error(frontier.exponent, profile.sem("exponent")) + doubt,
+            "-" if quality is None else f"{quality.unresolved:.0%}",
+            "-"
+            if quality is None
+            else f"{quality.peak_change:.0%}, {quality.shell_change:.0%}".replace("nan%", "-"),
+        )
+    return rows
+
+
+def _displacement_table(profiles: list[Profile]) -> Any:
+    rows = table("displacement", ("", "peak", "cut-off", "rate", "amplitude"))
+    for before, after in itertools.pairwise(profiles):
+        moved = frontier_displacement(before.frontier, after.frontier)
+        without = None
+        if before.leave_one_out is not None and after.leave_one_out is not None:
+            without = frontier_displacement(before.leave_one_out, after.leave_one_out)
+        cells = [
+            with_error(
+                getattr(moved, name),
+                math.nan if without is None else float(jackknife_sem(getattr(without, name))),
+            )
+            for name in ("peak", "cutoff", "rate", "amplitude")
+        ]
+        rows.add_row(after.label, *cells)
+    return rows
+
+
+def _learning_table(profiles: list[Profile]) -> Any:
+    rows = table("learning", ("", "chi_pos", "median p", "10 %", "90 %"))
+    for profile in profiles:
+        position = profile.position
         low, high = (
             float(jnp.exp(jnp.mean(jnp.log(values))))
             for values in (position.tenth, position.ninetieth)
         )
-        states.add_row(
-            profile.label,
-            f"{float(jnp.mean(position.loss)):.3g}",
-            *(f"{p:.1e}" for p in (jnp.mean(position.chi_pos), profile.median, low, high)),
-            f"{float(frontier.peak):.2g}",
-            f"{float(frontier.cutoff):.2g}" if jnp.isfinite(frontier.cutoff) else "beyond",
-            f"{float(frontier.exponent):.2g}" if jnp.isfinite(frontier.exponent) else "-",
-        )
-    screen = console()
-    screen.print(states)
-    screen.print(
-        "chi_pos, p: strength of the eigenmodes that the loss gradient lies along (share of the "
-        "trace)\npeak, cut-off: eigenvalues where the error's energy per shell is largest, and "
-        "where it falls to 1 % of that\nslope: of the energy below the peak, in logarithms",
-        style="dim",
-        highlight=False,
-    )
+        values = (jnp.mean(position.chi_pos), profile.median, low, high)
+        rows.add_row(profile.label, *(f"{float(p):.1e}" for p in values))
+    return rows

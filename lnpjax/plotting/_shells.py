@@ -22,6 +22,7 @@ from lnpjax.plotting._style import (
     saved,
 )
 from lnpjax.shells import BatchAverage
+from lnpjax.shells._profiles import describe_collapse, slope_in_doubt, with_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,9 +90,8 @@ def plot_shell_profile(
                 label = f"{name} {float(value):.2g}"
                 ax.axvline(float(value), color="0.4", linestyle=style, linewidth=1, label=label)
     captions = (
-        ("(a) Least energy per shell", "it collapses beyond the cut-off"),
-        ("(b) Both sides of the peak", f"power law below (slope {float(frontier.exponent):.2g}), "
-         "exponential above, blended"),
+        ("(a) Least energy per shell", describe_collapse(profile)),
+        ("(b) Both sides of the peak", _fitted(profile)),
         ("(c) Energy per shell", "half the squared error that lies along eigenmodes of that size"),
     )  # fmt: skip
     for ax, (name, caption) in zip((least, fitted, whole), captions, strict=True):
@@ -153,6 +153,14 @@ def plot_shell_profiles(
     figure.suptitle(f"Spectral shells of the error{_named(title)}", fontweight="bold")
     add_legend(figure, len(profiles))
     return saved(figure, path)
+
+
+def _fitted(profile: Profile) -> str:
+    if not np.isfinite(profile.frontier.residual):
+        return "too few shells on a side of the peak to fit both"
+    slope = with_error(profile.frontier.exponent, profile.sem("exponent"))
+    doubt = ", in doubt" if slope_in_doubt(profile) else ""
+    return f"power law below (slope {slope}{doubt}), exponential above, blended"
 
 
 def _points(ax: Axes, profile: Profile, average: BatchAverage, colour: Any, label: str) -> None:

@@ -48,10 +48,13 @@ class Frontier:
         blend_center: eigenvalue at which both count equally.
         blend_width: how gradually one replaces the other, in units of ln lambda.
         residual: root mean square of ``ln E - ln fit`` over shells with energy.
+        lowest: the smallest centre of a shell with energy; NaN where there is none.
         num_points: shells with energy.
         status: `lnpjax.Status` flags: `TOO_FEW_POINTS` where fewer than three shells with energy
-            lie on a side of the peak, as in a monotone profile; the fit is then NaN. `NON_FINITE`
-            where an energy is infinite or NaN.
+            lie on a side of the peak, as in a monotone profile; the fit is then NaN. Also where
+            they lie so about `blend_center`: the fit is given, but one of its sides rests on
+            fewer shells than it has unknowns to spare. `NON_FINITE` where an energy is infinite
+            or NaN.
     """
 
     peak: Float[Array, ""]
@@ -64,6 +67,7 @@ class Frontier:
     blend_center: Float[Array, ""]
     blend_width: Float[Array, ""]
     residual: Float[Array, ""]
+    lowest: Float[Array, ""]
     num_points: Int[Array, ""]
     status: Int[Array, ""]
 
@@ -150,10 +154,10 @@ def detect_frontier(
     threshold = level[top] + math.log(cutoff_fraction)
     cutoff = _last_crossing(position, level, threshold)
 
-    too_few = (jnp.sum(usable & (shell < top)) < MIN_SIDE) | (
-        jnp.sum(usable & (shell > top)) < MIN_SIDE
-    )
+    too_few = _lacks_a_side(usable, shell < top, shell > top)
     fit = _fit_blend(position, level, usable, position[top], math.log(max_blend_width))
+
+    unsupported = _lacks_a_side(usable, position < fit.center, position > fit.center)
 
     def where(defined: Bool[Array, ""], value: Float[Array, ""]) -> Float[Array, ""]:
         return jnp.where(defined, value, jnp.nan)
@@ -169,8 +173,9 @@ def detect_frontier(
         blend_center=where(~too_few, jnp.exp(fit.center)),
         blend_width=where(~too_few, fit.width),
         residual=where(~too_few, fit.residual),
+        lowest=where(jnp.any(usable), centers[jnp.argmax(usable)]),
         num_points=jnp.sum(usable, dtype=jnp.int32),
-        status=flag(too_few, Status.TOO_FEW_POINTS)
+        status=flag(too_few | unsupported, Status.TOO_FEW_POINTS)
         | flag(~jnp.all(jnp.isfinite(energies)), Status.NON_FINITE),
     )
 
@@ -184,8 +189,9 @@ class FrontierDisplacement:
         peak: ``ln(peak after / peak before)``; negative where it moved to smaller eigenvalues.
         cutoff: the same of the cut-off.
         rate: the same of the rate kappa of suppression; NaN where one is not positive.
-        amplitude: ``ln`` of the ratio of the power laws below, taken at the earlier peak: how much
-            the unlearned side was reweighted (section 7.4).
+        amplitude: ``ln`` of the ratio of the power laws below: how much the unlearned side was
+            reweighted (section 7.4). Taken at the lowest shell that has energy in both: near a
+            peak the fitted power law of an eq. 16 profile is wrong most, and above it extrapolated.
         status: the flags of both frontiers.
     """
 
@@ -234,14 +240,21 @@ def frontier_displacement(before: Frontier, after: Frontier) -> FrontierDisplace
     def log_ratio(name: str) -> Float[Array, ""]:
         return jnp.log(getattr(after, name)) - jnp.log(getattr(before, name))
 
+    lowest = jnp.maximum(before.lowest, after.lowest)
     steeper = after.exponent - before.exponent
     return FrontierDisplacement(
         peak=log_ratio("peak"),
         cutoff=log_ratio("cutoff"),
         rate=log_ratio("rate"),
-        amplitude=log_ratio("low_amplitude") + steeper * jnp.log(before.peak),
+        amplitude=log_ratio("low_amplitude") + steeper * jnp.log(lowest),
         status=before.status | after.status,
     )
+
+
+def _lacks_a_side(
+    usable: Bool[Array, " shell"], below: Bool[Array, " shell"], above: Bool[Array, " shell"]
+) -> Bool[Array, ""]:
+    return (jnp.sum(usable & below) < MIN_SIDE) | (jnp.sum(usable & above) < MIN_SIDE)
 
 
 class _Search(NamedTuple):

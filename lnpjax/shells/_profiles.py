@@ -7,13 +7,14 @@ batches of data.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._base.checks import check_count, check_key, require
 from lnpjax.jacobian import ApplyFn, Batch, LossFn, observable, token_surprisal
@@ -25,13 +26,14 @@ from lnpjax.shells._energies import (
     shell_energies,
     shell_minimum_energies,
 )
-from lnpjax.shells._frontier import Frontier, detect_frontier
+from lnpjax.shells._frontier import MIN_SIDE, Frontier, detect_frontier
 from lnpjax.spectra import (
     PositionDistribution,
     SpectralMeasure,
     position_distribution,
     spectral_measure,
 )
+from lnpjax.spectra._lanczos import measure_at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,9 @@ class ProfileOptions:
         ratio: q, of the shells' edges.
         decades: how far below the largest eigenvalue shells reach; beyond 4, single precision does
             not tell eigenvalues from rounding.
+        per_token: divide eigenvalues and energies by the number of tokens of a batch
+            (`lnpjax.shells.function_space_measure`), so that batches of other sizes and context
+            lengths can be compared. Without, energies add up to half the sum of squared surprisals.
 
     Example:
         >>> ProfileOptions(ratio=0.5).check()
@@ -54,6 +59,7 @@ class ProfileOptions:
     num_matvecs: int = 32
     ratio: float = 2.0
     decades: float = 4.0
+    per_token: bool = False
 
     def check(self) -> None:
         """Refuse invalid options.
@@ -72,10 +78,28 @@ class StateSpectra(NamedTuple):
     Attributes:
         error: the spectral measure of the tokens' surprisals.
         position: the distribution of the loss gradient.
+        num_tokens: of each batch.
     """
 
     error: SpectralMeasure
     position: PositionDistribution
+    num_tokens: Int[Array, ...]
+
+
+class Convergence(NamedTuple):
+    """How far the quadrature of the error has converged, as a share of 1 each.
+
+    Attributes:
+        unresolved: the share of the energy at nodes that have not converged to eigenvalues.
+        peak_change: by what part of itself the peak moves between half the products and all; NaN
+            where one of the profiles has no peak.
+        shell_change: the largest change of a shell's energy between half the products and all, as
+            a part of it, among shells that hold at least a hundredth of the largest energy.
+    """
+
+    unresolved: float
+    peak_change: float
+    shell_change: float
 
 
 class Profile(NamedTuple):
@@ -85,11 +109,15 @@ class Profile(NamedTuple):
         label: which state.
         centers: of the shells, eigenvalues.
         energies: of each shell, averaged over batches; the remainder below all shells left out.
-        minima: the smallest weight of a node in each shell, averaged.
+        minima: the smallest weight of a node in each shell, averaged over the batches that have
+            a node there; NaN where none has.
         dissipation: of each shell, averaged.
         remainder: the energy below all shells.
         frontier: of the mean profile.
         position: the distribution of the loss gradient, of each batch.
+        leave_one_out: the frontiers of the means without one batch each, for
+            `jackknife_sem`; None from a single batch.
+        convergence: how far the error's quadrature has converged; None where that is not known.
     """
 
     label: str
@@ -100,6 +128,14 @@ class Profile(NamedTuple):
     remainder: Float[Array, ""]
     frontier: Frontier
     position: PositionDistribution
+    leave_one_out: Frontier | None = None
+    convergence: Convergence | None = None
+
+    def sem(self, name: str) -> float:
+        """Return the standard error over batches of a field of `frontier`; NaN if unknown."""
+        if self.leave_one_out is None:
+            return math.nan
+        return float(jackknife_sem(getattr(self.leave_one_out, name)))
 
     @property
     def median(self) -> float:
@@ -161,7 +197,7 @@ def measure_states(
         error = surprisal(params, batch)
         products = min(options.num_matvecs, error.size)
         measured = spectral_measure(surprisal, params, batch, error, num_matvecs=products)
-        return StateSpectra(measured, position(params, batch, key=key))
+        return StateSpectra(measured, position(params, batch, key=key), jnp.int32(error.size))
 
     for label, params_of in states.items():
         report(f"{label}: {options.num_matvecs} products on each of {len(batches)} batches")
@@ -203,6 +239,8 @@ def profiles_of(measured: dict[str, StateSpectra], options: ProfileOptions) -> l
         >>> profile.label, profile.energies.mean.shape
         ('start', (5,))
     """
+    if options.per_token:
+        measured = {label: _per_token(spectra) for label, spectra in measured.items()}
     tops = np.array([float(jnp.max(spectra.error.nodes)) for spectra in measured.values()])
     require(
         bool(np.all(np.isfinite(tops))),
@@ -216,24 +254,161 @@ def profiles_of(measured: dict[str, StateSpectra], options: ProfileOptions) -> l
 
 
 def _profile(label: str, measured: StateSpectra, edges: Float[Array, " edge"]) -> Profile:
-    nodes = measured.error.nodes
-    weights = measured.error.weights * measured.error.total[:, None]
+    nodes, weights = measured.error.nodes, _squared_components(measured.error)
 
     def by_shell(function: Callable[..., Array]) -> BatchAverage:
         return average_over_batches(jax.vmap(lambda n, w: function(n, w, edges))(nodes, weights))
 
     def above(average: BatchAverage) -> BatchAverage:
-        names = ("mean", "std", "sem", "log_sem")
-        return dataclasses.replace(average, **{n: getattr(average, n)[1:] for n in names})
+        return jax.tree.map(lambda values: values[1:] if values.ndim else values, average)
 
-    energies, centers = by_shell(shell_energies), shell_centers(edges)
+    by_batch = jax.vmap(lambda n, w: shell_energies(n, w, edges))(nodes, weights)
+    energies, centers = average_over_batches(by_batch), shell_centers(edges)
+    frontier = detect_frontier(centers, energies.mean[1:])
+    leave_one_out = None
+    if len(by_batch) > 1:
+        without = (jnp.sum(by_batch, axis=0) - by_batch) / (len(by_batch) - 1)
+        # A difference of sums may miss zero by their rounding.
+        without = jnp.maximum(without, 0)[:, 1:]
+        leave_one_out = jax.vmap(lambda mean: detect_frontier(centers, mean))(without)
+    smallest = jax.vmap(lambda n, w: shell_minimum_energies(n, w, edges))(nodes, weights)
     return Profile(
         label=label,
         centers=centers,
         energies=above(energies),
-        minima=above(by_shell(shell_minimum_energies)),
+        minima=above(average_over_batches(smallest, where=~jnp.isnan(smallest))),
         dissipation=above(by_shell(shell_dissipation)),
         remainder=energies.mean[0],
-        frontier=detect_frontier(centers, energies.mean[1:]),
+        frontier=frontier,
         position=measured.position,
+        leave_one_out=leave_one_out,
+        convergence=_convergence(measured.error, energies.mean[1:], frontier, edges),
     )
+
+
+def jackknife_sem(leave_one_out: Float[Array, "b ..."]) -> Float[Array, ...]:
+    """Return the standard error of a statistic from its values without one batch each.
+
+    The jackknife (Efron and Stein, 1981), ``sqrt((b - 1) / b sum (t_i - mean t)^2)``. Of several
+    states on the same batches, take it of their differences: what they share then cancels.
+
+    Args:
+        leave_one_out: ``(b, ...)``, the statistic of all batches except one.
+
+    Returns:
+        ``(...)``; NaN where a value is.
+
+    Example:
+        The mean of 1, 2 and 6, whose standard error is ``std / sqrt(3)``:
+
+        >>> without = jnp.array([(2 + 6) / 2, (1 + 6) / 2, (1 + 2) / 2])
+        >>> sem = jnp.std(jnp.array([1.0, 2.0, 6.0]), ddof=1) / 3**0.5
+        >>> print(f"{jackknife_sem(without):.4f} {sem:.4f}")
+        1.5275 1.5275
+    """
+    count = len(leave_one_out)
+    deviations = leave_one_out - jnp.mean(leave_one_out, axis=0)
+    return jnp.sqrt((count - 1) / count * jnp.sum(deviations**2, axis=0))
+
+
+DOUBTS = (
+    "fewer than three shells on a side, shells that miss the fit by more than a factor of 2 (rms), "
+    "or a slope that is not above twice its error"
+)
+"""When a slope is in doubt: what `slope_in_doubt` asks, in words."""
+
+
+def slope_in_doubt(profile: Profile) -> bool:
+    """Return whether the slope below the peak is not to be read as that of a power law.
+
+    See `DOUBTS`. A slope whose error is not known is in doubt only for the other reasons.
+    """
+    frontier, sem = profile.frontier, profile.sem("exponent")
+    unclear = float(frontier.exponent) <= (0 if math.isnan(sem) else 2 * sem)
+    return bool(frontier.status != 0) or float(frontier.residual) > math.log(2) or unclear
+
+
+def with_error(value: Float[Array, ""], sem: float, *, missing: str = "-") -> str:
+    """Return a number with its standard error, where there is one.
+
+    Example:
+        >>> with_error(jnp.array(1.234), 0.056), with_error(jnp.array(jnp.nan), 1.0)
+        ('1.23 +- 0.056', '-')
+    """
+    if not math.isfinite(float(value)):
+        return missing
+    return f"{float(value):.3g}" + (f" +- {sem:.2g}" if math.isfinite(sem) else "")
+
+
+def describe_collapse(profile: Profile, *, fraction: float = 0.01) -> str:
+    """Say whether the least energy per shell collapses above the peak, judged with its errors.
+
+    *Spectral shells*, section 7.3: beyond the cut-off, it "collapses sharply to a numerical floor".
+    Here: somewhere above its largest value, it falls to `fraction` of that for good. Both numbers
+    count with their intervals over batches.
+
+    Args:
+        profile: the state.
+        fraction: of the largest, what counts as collapsed.
+
+    Returns:
+        A line that says that it collapses, that it does not, or that these batches cannot tell.
+    """
+    mean = np.asarray(profile.minima.mean)
+    low, high = (np.asarray(end) for end in profile.minima.interval())
+    shells = np.flatnonzero(np.isfinite(mean) & (mean > 0))
+    if len(shells) < MIN_SIDE:
+        return "too few shells with nodes to tell whether it collapses"
+    top = shells[np.argmax(mean[shells])]
+    last = shells[-1]
+    if last == top:
+        return "largest in the highest shell: it does not collapse"
+    ratio = f"{mean[last] / mean[top]:.1g} of its largest in the highest shell"
+    if not np.all(np.isfinite([low[top], high[top], low[last], high[last]])):
+        return f"{ratio}; too few batches to tell whether it collapses"
+    if high[last] < fraction * low[top]:
+        return f"it collapses: {ratio}"
+    if low[last] > fraction * high[top]:
+        return f"it does not collapse: {ratio}"
+    return f"{ratio}: whether it collapses, these batches do not tell"
+
+
+def _squared_components(error: SpectralMeasure) -> Float[Array, "b node"]:
+    return error.weights * error.total[:, None]
+
+
+def _per_token(measured: StateSpectra) -> StateSpectra:
+    tokens = measured.num_tokens
+    error = dataclasses.replace(
+        measured.error,
+        nodes=measured.error.nodes / tokens[:, None],
+        total=measured.error.total / tokens,
+    )
+    return measured._replace(error=error)
+
+
+def _convergence(
+    error: SpectralMeasure,
+    energies: Float[Array, " shell"],
+    frontier: Frontier,
+    edges: Float[Array, " edge"],
+) -> Convergence:
+    """Compare with half the products, whose quadrature follows from the whole one.
+
+    Lanczos on the k nodes, from the square roots of their weights, repeats the first k steps.
+    """
+    products = max(1, error.nodes.shape[1] // 2)
+
+    def halved(
+        nodes: Float[Array, " node"], weights: Float[Array, " node"], total: Float[Array, ""]
+    ) -> Float[Array, " shell"]:
+        half = measure_at(lambda v: nodes * v, jnp.sqrt(weights), num_matvecs=products)
+        return shell_energies(half.nodes, half.weights * total, edges)[1:]
+
+    half = jnp.mean(jax.vmap(halved)(error.nodes, error.weights, error.total), axis=0)
+    moved = jnp.abs(detect_frontier(shell_centers(edges), half).peak / frontier.peak - 1)
+    holds = energies >= jnp.max(energies) / 100
+    changes = jnp.where(holds, jnp.abs(half - energies) / jnp.where(holds, energies, 1), 0)
+    weights = _squared_components(error)
+    unresolved = jnp.sum(jnp.where(error.converged, 0, weights)) / jnp.sum(weights)
+    return Convergence(float(unresolved), float(moved), float(jnp.max(changes)))

@@ -14,7 +14,7 @@ from lnpjax import cli
 @pytest.fixture(autouse=True)
 def _somewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
@@ -23,14 +23,17 @@ def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
     assert cli.main(["spectrum", "run", *options]) == 0
     out = capsys.readouterr().out
     states = ["initialisation", "step 4", "step 8", "step 12"]
-    for heading in (*states, "chi_pos", "median p", "peak", "cut-off"):
+    for heading in (*states, "chi_pos", "median p", "peak", "cut-off", "unresolved", "amplitude"):
         assert heading in out
+    assert "…" not in out  # nothing is cut
     shells = np.load(tmp_path / "run" / "shells" / "shells.npz")
     centers = shells["initialisation/centers"]
     for state in states:
         np.testing.assert_array_equal(shells[f"{state}/centers"], centers)
         assert shells[f"{state}/energies"].sum() > 0
         assert shells[f"{state}/p"].shape == (2, 6)
+        for number in ("peak", "peak_sem", "cutoff", "exponent", "residual", "unresolved"):
+            assert shells[f"{state}/{number}"].shape == ()
     figures = sorted((tmp_path / "run" / "shells").glob("*.png"))
     assert [path.name for path in figures] == ["profile.png", "profiles.png"]
     assert all(map(is_whole_png, figures))
@@ -41,6 +44,8 @@ def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
     rows = [line for line in capsys.readouterr().out.splitlines() if "step 12" in line]
     assert [row.split(",")[0].strip() for row in rows] == ["run", "other"]
     assert rows[0].split()[3:] == rows[1].split()[3:]
+    both = np.load("both/shells.npz")
+    np.testing.assert_array_equal(both["run, step 12/peak"], both["other, step 12/peak"])
 
 
 def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):

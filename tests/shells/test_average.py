@@ -38,8 +38,20 @@ def test_a_single_batch_has_no_spread_and_an_empty_shell_no_logarithm():
     assert bool(jnp.isnan(empty.log_sem[0]))
 
 
+def test_what_a_batch_lacks_does_not_count():
+    energies = jnp.array([[1.0, 2.0, jnp.nan], [3.0, jnp.nan, jnp.nan], [5.0, 4.0, jnp.nan]])
+    average = average_over_batches(energies, where=~jnp.isnan(energies))
+    np.testing.assert_array_equal(average.num_batches, [3, 2, 0])
+    np.testing.assert_allclose(average.mean, [3, 3, np.nan])
+    np.testing.assert_allclose(average.sem, [2 / np.sqrt(3), 1, np.nan], rtol=1e-6)
+    low, high = average.interval(0.5)
+    assert bool(jnp.all(low[:2] < 3) & jnp.all(high[:2] > 3))
+
+
 def test_bad_input_is_refused():
     with pytest.raises(TypeError, match=r"energies: .*got list"):
         average_over_batches([[1.0]])
     with pytest.raises(ValueError, match=r"energies: .*got shape \(0, 3\)"):
         average_over_batches(jnp.ones((0, 3)))
+    with pytest.raises(ValueError, match=r"where: .*got shape \(2,\)"):
+        average_over_batches(jnp.ones((2, 3)), where=jnp.ones(2, bool))

@@ -134,6 +134,28 @@ def test_displacement_of_a_spreading_frontier(x64):
     )
 
 
+@pytest.mark.parametrize("factor", [10.0, 100.0])
+def test_amplitude_is_that_of_the_side_both_profiles_have(x64, factor):
+    """The low side grows threefold while the frontier moves down, by up to two decades."""
+    centers = np.geomspace(1e-4, 10.0, 40)
+    early = detect(centers, product(centers, 1.0, 1.0))
+    energies = 3 * product(centers, 1.0, factor)
+    late = detect(centers, np.where(energies > 1e-8 * energies.max(), energies, 0))
+    amplitude = frontier_displacement(early, late).amplitude
+    np.testing.assert_allclose(amplitude, np.log(3), atol=0.2)
+
+
+def test_a_slope_from_too_few_shells_is_flagged(x64):
+    """One shell far below a broad rise: the steep line that meets it alone is no power law."""
+    centers = np.geomspace(0.1, 100.0, 12)
+    energies = np.exp(-(np.log(centers / 10) ** 2) / 8)
+    energies[0] = 1e-8
+    frontier = detect(centers, energies)
+    assert bool(jnp.isfinite(frontier.exponent))
+    assert int(np.sum(centers < float(frontier.blend_center))) < 3
+    assert Status(int(frontier.status)) == Status.TOO_FEW_POINTS
+
+
 def test_empty_shells_are_left_out(x64):
     energies = blended(CENTERS)
     whole = detect(CENTERS, energies)
