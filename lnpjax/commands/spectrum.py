@@ -219,7 +219,7 @@ def _save(profiles: list[Profile], folder: Path) -> None:
 
 
 def _arrays(profile: Profile) -> dict[str, Any]:
-    arrays = {
+    arrays: dict[str, Any] = {
         "centers": profile.centers,
         "energies": profile.energies.mean,
         "energies_sem": profile.energies.sem,

@@ -34,6 +34,10 @@ def experiment(name: str) -> Reproduction[Any]:
 
     Args:
         name: a key of `FOLDERS`.
+
+    Example:
+        >>> list(experiment("noise-scaling").presets)
+        ['smoke', 'cpu', 'paper']
     """
     return importlib.import_module(f"{__name__}.{FOLDERS[name]}").EXPERIMENT
 
@@ -48,9 +52,9 @@ def summaries() -> dict[str, str]:
         'Random features on power-law data (Spectral Reach, Fig. 3)'
     """
     here = Path(__file__).parent
-    found = {}
+    titles = {}
     for name, folder in FOLDERS.items():
         source = here.joinpath(*folder.split("."), "__init__.py").read_text()
         documentation = ast.get_docstring(ast.parse(source)) or ""
-        found[name] = documentation.partition("\n")[0].removesuffix(".")
-    return found
+        titles[name] = documentation.partition("\n")[0].removesuffix(".")
+    return titles

@@ -22,9 +22,6 @@ PAGES = sorted(
     if "reproductions" not in path.parts and not path.name.startswith("_")
 )
 
-WITHOUT_EXAMPLE = set((Path(__file__).parent / "without_example.txt").read_text().split())
-"""What still lacks one. A new name is not to be added: give it an example."""
-
 # Classes that hold results: their docstring says what makes them, and that has the example.
 HAS_A_MAKER = re.compile(r"\b(made by|from|returned by|see) `|`\S+` makes", flags=re.IGNORECASE)
 
@@ -111,14 +108,7 @@ def test_public_name_is_documented(dotted):
     text = inspect.getdoc(value) or ""
     assert text.strip(), f"{dotted} has no docstring"
     has_example = ">>>" in text or (inspect.isclass(value) and HAS_A_MAKER.search(text))
-    if dotted in WITHOUT_EXAMPLE:
-        assert not has_example, f"{dotted} has an example now: take it off the list"
-    else:
-        assert has_example, f"the docstring of {dotted} has no example"
-
-
-def test_the_list_of_what_lacks_an_example_is_of_public_names():
-    assert set(NAMES) >= WITHOUT_EXAMPLE
+    assert has_example, f"the docstring of {dotted} has no example"
 
 
 def test_every_top_level_name_is_in_the_table():
