@@ -30,7 +30,7 @@ from lnpjax.experiments.ntk_lens.training import (
     find_rate,
     lowest_point,
 )
-from lnpjax.kernel import adaptation_rate, trace_ratio
+from lnpjax.kernel import adaptation_rate, expected_trace, trace_ratio
 from lnpjax.runs import Row
 
 
@@ -175,13 +175,23 @@ def measure_ensemble(
         "best_epoch": int(epochs[best]),
         "inside": bool(rule.earliest <= epochs[best] <= rule.latest),
         "adaptation_at_minimum": float(_at(curve["adaptation"], best)),
+        "trace_expected": float(
+            expected_trace(ensemble.sizes, problem.test_inputs[: options.num_ntk])
+        ),
         "num_params": ensemble.num_params,
     }
     rows: list[Row] = [{"kind": "ensemble", **columns, **shared}]
     for kind, table in (("member", by_member), ("curve", curve), ("dynamics", dynamics)):
         names, values = list(table), zip(*(array.tolist() for array in table.values()), strict=True)
         rows += [{"kind": kind, **columns, **dict(zip(names, row, strict=True))} for row in values]
-    arrays = {"test_loss": record.test_loss, "trace": record.trace, "ranks": found.ranks}
+    arrays = {
+        "train_loss": record.train_loss,
+        "test_loss": record.test_loss,
+        "trace": record.trace,
+        "ranks": found.ranks,
+        "alignments": found.alignments,
+        "misalignments": found.misalignments,
+    }
     return UnitResult(rows, {name: np.asarray(array) for name, array in arrays.items()})
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Float
 
 from lnpjax._base.checks import require
 
+LEAST_DIMENSION = 8
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RandomFeatureConfig:
@@ -23,6 +25,9 @@ class RandomFeatureConfig:
         seeds_per_unit: how many of them make a unit of the sweep, and one compiled program.
         num_spectra: seeds per exponent, from the first on, whose kernels are diagonalised.
         window: ranks over which the exponent of a kernel's spectrum is fitted.
+        other_dimensions: further d, ascending, at which kernels are diagonalised as well: equation
+            47 is asymptotic.
+        betas_in_dimension: the exponents of those.
         seed: of everything that is drawn.
 
     Raises:
@@ -37,6 +42,8 @@ class RandomFeatureConfig:
     seeds_per_unit: int = 20
     num_spectra: int = 3
     window: tuple[int, int] = (5, 64)
+    other_dimensions: tuple[int, ...] = ()
+    betas_in_dimension: tuple[float, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +72,29 @@ class RandomFeatureConfig:
             expected="three or more ranks that inputs and features have",
             got=self.window,
         )
+        require(
+            set(self.betas_in_dimension) <= set(self.betas),
+            "betas_in_dimension",
+            expected="some of betas",
+            got=self.betas_in_dimension,
+        )
+        smallest = min((self.dimension, *self.other_dimensions))
+        require(
+            smallest >= LEAST_DIMENSION and self.dimension not in self.other_dimensions,
+            "other_dimensions",
+            expected=f"dimensions from {LEAST_DIMENSION} on, other than dimension={self.dimension}",
+            got=self.other_dimensions,
+        )
+
+    def at_dimension(self, dimension: int) -> RandomFeatureConfig:
+        """The same with inputs of another dimension."""
+        return dataclasses.replace(
+            self,
+            dimension=dimension,
+            window=relative_window(dimension),
+            other_dimensions=(),
+            betas_in_dimension=(),
+        )
 
     @property
     def blocks(self) -> list[tuple[int, ...]]:
@@ -80,6 +110,16 @@ class RandomFeatureConfig:
         return jax.random.normal(jax.random.fold_in(key, seed), (number,))
 
 
+def relative_window(dimension: int) -> tuple[int, int]:
+    """Ranks that are a fixed share of the dimension, where a law's tail can be followed in d.
+
+    Example:
+        >>> relative_window(128)
+        (16, 64)
+    """
+    return dimension // 8, dimension // 2
+
+
 PRESETS = {
     "smoke": RandomFeatureConfig(
         num_samples=96,
@@ -90,7 +130,15 @@ PRESETS = {
         seeds_per_unit=2,
         num_spectra=2,
         window=(2, 8),
+        other_dimensions=(8,),
+        betas_in_dimension=(2.0,),
     ),
-    "cpu": RandomFeatureConfig(num_samples=4000, num_features=2000, num_spectra=4),
+    "cpu": RandomFeatureConfig(
+        num_samples=4000,
+        num_features=2000,
+        num_spectra=4,
+        other_dimensions=(16, 32, 64, 256),
+        betas_in_dimension=(1.25, 2.0, 3.0),
+    ),
     "paper": RandomFeatureConfig(),
 }

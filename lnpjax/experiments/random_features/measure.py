@@ -40,7 +40,7 @@ from jaxtyping import Array, Float
 
 from lnpjax.decomposition import Exact, lnp
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
-from lnpjax.experiments.random_features.config import RandomFeatureConfig
+from lnpjax.experiments.random_features.config import RandomFeatureConfig, relative_window
 from lnpjax.spectra import inverse_participation_ratio, power_law, spectral_resolution
 from lnpjax.theory.random_features import expected_position, power_law_variances
 
@@ -178,7 +178,12 @@ def measure(config: RandomFeatureConfig, sweep: Sweep, data: Path | None) -> Non
         for seeds in config.blocks:
             name = f"components-beta{beta:g}-seeds{seeds[0]}-{seeds[-1]}"
             sweep.unit(name, partial(_components_unit, config, beta, seeds))
-        sweep.unit(f"spectra-beta{beta:g}", partial(_spectra_unit, config, beta))
+        unit = partial(_spectra_unit, config, beta, config.num_features)
+        sweep.unit(f"spectra-beta{beta:g}", unit)
+    for beta in config.betas_in_dimension:
+        for dimension in config.other_dimensions:
+            unit = partial(_spectra_unit, config.at_dimension(dimension), beta, dimension)
+            sweep.unit(f"spectra-beta{beta:g}-d{dimension}", unit)
 
 
 def num_units(config: RandomFeatureConfig, data: Path | None = None) -> int:  # noqa: ARG001
@@ -189,7 +194,8 @@ def num_units(config: RandomFeatureConfig, data: Path | None = None) -> int:  # 
         >>> num_units(PRESETS["paper"])
         54
     """
-    return len(config.betas) * (len(config.blocks) + 1)
+    in_dimension = len(config.betas_in_dimension) * len(config.other_dimensions)
+    return len(config.betas) * (len(config.blocks) + 1) + in_dimension
 
 
 def _components_unit(
@@ -208,8 +214,8 @@ def _components_unit(
     )
 
 
-def _spectra_unit(config: RandomFeatureConfig, beta: float) -> UnitResult:
-    """The spectra of a few kernels, and what follows from them."""
+def _spectra_unit(config: RandomFeatureConfig, beta: float, num_kept: int) -> UnitResult:
+    """The leading eigenvalues of a few kernels, and what follows from all of them."""
     variances = power_law_variances(config.dimension, beta)
     rows, spectra = [], []
     for seed in range(config.num_spectra):
@@ -219,10 +225,23 @@ def _spectra_unit(config: RandomFeatureConfig, beta: float) -> UnitResult:
         )
         # NumPy's solver does without eigenvectors, where JAX's computes and drops them.
         eigenvalues = np.linalg.eigvalsh(about_mean)[::-1]
-        rows.append({"kind": "spectrum", "beta": beta, "seed": seed})
-        rows[-1] |= spectrum_row(about_zero, eigenvalues, config.window)
-        spectra.append(eigenvalues)
+        columns = {"kind": "spectrum", "dimension": config.dimension, "beta": beta, "seed": seed}
+        row = spectrum_row(about_zero, eigenvalues, config.window)
+        tail = _fit_exponent(eigenvalues, relative_window(config.dimension))
+        rows.append(columns | row | {"tail_exponent": tail.value, "num_tail": tail.num_ranks})
+        spectra.append(eigenvalues[:num_kept])
     return UnitResult(rows, {"eigenvalues": np.stack(spectra)})
+
+
+class _Exponent(NamedTuple):
+    value: float
+    num_ranks: int
+
+
+def _fit_exponent(eigenvalues: Float[np.ndarray, " m"], window: tuple[int, int]) -> _Exponent:
+    resolution = spectral_resolution(len(eigenvalues), eigenvalues.dtype)
+    fit = _fit_power_law(jnp.asarray(eigenvalues), ranks=window, resolution=resolution)
+    return _Exponent(float(fit.exponent), int(fit.num_points))
 
 
 def spectrum_row(
@@ -251,15 +270,14 @@ def spectrum_row(
         0.3778 0.3364
     """
     trace = np.trace(about_zero)
-    resolution = spectral_resolution(len(eigenvalues), eigenvalues.dtype)
     values = jnp.asarray(eigenvalues)
-    fit = _fit_power_law(values, ranks=window, resolution=resolution)
+    exponent = _fit_exponent(eigenvalues, window)
     share = float(np.sum(eigenvalues) / trace)
     return {
         "centred_share": share,
         "predicted_printed": float(np.linalg.norm(about_zero) ** 2 / trace**2),
         "predicted_centred": share * float(inverse_participation_ratio(values)),
         "expected_centred": share * expected_position(values),
-        "exponent": float(fit.exponent),
-        "num_ranks": int(fit.num_points),
+        "exponent": exponent.value,
+        "num_ranks": exponent.num_ranks,
     }

@@ -62,8 +62,9 @@ def of_spectra(config: RandomFeatureConfig, sweep: Sweep, name: str) -> Averages
 
 
 def _by_beta(config: RandomFeatureConfig, sweep: Sweep, kind: str, name: str) -> Averages:
+    where = {} if kind == "components" else {"dimension": config.dimension}
     return averages(
-        [[row[name] for row in sweep.rows(kind=kind, beta=beta)] for beta in config.betas]
+        [[row[name] for row in sweep.rows(kind=kind, beta=beta, **where)] for beta in config.betas]
     )
 
 

@@ -194,7 +194,7 @@ class NoiseTrainer:
         self._start = jax.jit(self._initial)
         self._step = jax.jit(self._one_step)
         self._steps = jax.jit(jax.vmap(self._all_steps, (0, 0, None, 0)))
-        self._accuracy = jax.jit(self._share)
+        self._loss_and_accuracy = jax.jit(self._mean_loss_and_accuracy)
         self._normalized = jax.jit(lambda *batch: normalized_kernel(network.kernel(*batch)))
 
     def start(self) -> list[PyTree]:
@@ -225,20 +225,24 @@ class NoiseTrainer:
         return done
 
     def measured(self, states: list[PyTree], problem: NoisyProblem) -> dict[str, np.ndarray]:
-        """Accuracies and effective rank of every member, by name."""
+        """Losses, accuracies and effective rank of every member, by name."""
         params = [parameters for parameters, _ in states]
-        train = zip(params, problem.train_images, strict=True)
+        train = [
+            self._loss_and_accuracy(*member, problem.train_labels)
+            for member in zip(params, problem.train_images, strict=True)
+        ]
+        test = [
+            self._loss_and_accuracy(p, problem.test_images, problem.test_labels) for p in params
+        ]
         kernels = [
             np.asarray(self._normalized(*batch))
             for batch in zip(params, problem.ntk_images, strict=True)
         ]
         return {
-            "train_accuracy": np.array(
-                [self._accuracy(*member, problem.train_labels) for member in train]
-            ),
-            "test_accuracy": np.array(
-                [self._accuracy(p, problem.test_images, problem.test_labels) for p in params]
-            ),
+            "train_loss": np.array([loss for loss, _ in train]),
+            "test_loss": np.array([loss for loss, _ in test]),
+            "train_accuracy": np.array([accuracy for _, accuracy in train]),
+            "test_accuracy": np.array([accuracy for _, accuracy in test]),
             "rank": spectral_ranks(kernels),
         }
 
@@ -248,10 +252,7 @@ class NoiseTrainer:
 
     def _one_step(self, state: PyTree, images: Array, labels: Array, rows: Array) -> PyTree:
         def loss(params: PyTree) -> Array:
-            logits = self._network.apply(params, images[rows])
-            ids = checked_ids("labels", labels[rows], logits.shape[-1])
-            losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
-            return jnp.mean(losses)
+            return self._mean_loss_and_accuracy(params, images[rows], labels[rows])[0]
 
         params, memory = state
         updates, memory = self._optimizer.update(jax.grad(loss)(params), memory)
@@ -263,9 +264,14 @@ class NoiseTrainer:
 
         return jax.lax.scan(step, state, rows)[0]
 
-    def _share(self, params: PyTree, images: Array, labels: Array) -> Array:
-        """Of the images that are classified right."""
-        return jnp.mean(jnp.argmax(self._network.apply(params, images), axis=-1) == labels)
+    def _mean_loss_and_accuracy(
+        self, params: PyTree, images: Array, labels: Array
+    ) -> tuple[Array, Array]:
+        """Mean cross-entropy, and the share of the images that are classified right."""
+        logits = self._network.apply(params, images)
+        ids = checked_ids("labels", labels, logits.shape[-1])
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+        return jnp.mean(losses), jnp.mean(jnp.argmax(logits, axis=-1) == labels)
 
 
 def _measure_share(
