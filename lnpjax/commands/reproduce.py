@@ -3,43 +3,57 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from lnpjax import experiments
 from lnpjax._base.checks import import_extra, require
 from lnpjax.commands._show import shown
-from lnpjax.experiments._harness.claims import claims_table
-from lnpjax.experiments._harness.reproduction import reproduce
+from lnpjax.experiments._harness.reproduction import judge_again, reproduce
 from lnpjax.experiments._harness.sweep import terminal_progress
+from lnpjax.experiments._harness.tables import claims_table
+
+
+def _positional() -> Any:
+    """Mark an argument that needs no name although it has a default; read by tyro alone."""
+    tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
+    return tyro.conf.Positional[str].__metadata__[0]
+
+
+def _listed() -> Any:
+    """Tell what experiments there are, as their folders do."""
+    tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
+    lines = [f"- {name}: {summary}." for name, summary in experiments.summaries().items()]
+    text = "\n".join(["Which one; with --judge, that of the folder.", *lines])
+    return tyro.conf.arg(help=text)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduce:
-    """Run an experiment of a paper again, and set what it claims beside what was measured.
+    """Run an experiment of a paper again, and judge what it claims by what was measured.
 
-    Every claim is judged by a rule that is written down with it: holds, does not hold, or cannot
-    tell. A run that was stopped continues where it was when it is started again. Figures, rows and
-    the claims go to the folder that --out names.
+    Every claim is judged by an estimate, its interval, and the region that must hold it: it holds,
+    does not hold, cannot be told, or the set-up falls short of what the paper's claim needs. A run
+    that was stopped continues where it was when it is started again. Figures, rows and the claims
+    go to the folder that --out names.
 
     Args:
-        experiment: Which one.
-            - random-features: power-law data (Spectral Reach, Fig. 3).
-            - ntk-model-scaling: wider dense networks on images (NTK Lens, Figs. 1 to 3, 5, 6, 8).
-            - ntk-data-scaling: larger training sets (NTK Lens, Figs. 1, 2, 5, 6).
-            - noise-scaling: classes replaced by noisy copies of others (NTK Lens, Fig. 4, 7).
-            - spectral-lens-toy: modular arithmetic (Spectral Lens, Figs. 4 and 11).
+        experiment: Which one, by the name in `lnpjax.experiments.FOLDERS`.
         preset: smoke ends in seconds and shows that it works; cpu in minutes on two cores, smaller
             than the paper; paper has the paper's sizes.
         data: A folder with folders mnist, fashion_mnist and cifar10 (the files as distributed) for
             the experiments that learn images. None: scikit-learn's digits, which need no download.
         out: A folder for the results. None: reproductions/EXPERIMENT-PRESET.
+        judge: A folder of finished results, whose claims are judged and whose figures are drawn
+            again from its rows, without any computation.
     """
 
-    experiment: str
+    experiment: Annotated[str, _positional(), _listed()] = ""
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     data: str | None = None
     out: str | None = None
+    judge: str | None = None
 
     def __call__(self) -> int:
         """Run the command.
@@ -47,20 +61,23 @@ class Reproduce:
         Returns:
             The exit status.
         """
-        known = ", ".join(experiments.FOLDERS)
+        name, preset = self.experiment, self.preset
+        if self.judge is not None:
+            about = json.loads((Path(self.judge) / "claims.json").read_text())
+            name, preset = name or about["experiment"], about["preset"]
         require(
-            self.experiment in experiments.FOLDERS,
+            name in experiments.FOLDERS,
             "EXPERIMENT",
-            expected=f"one of {known}",
-            got=repr(self.experiment),
+            expected=f"one of {', '.join(experiments.FOLDERS)}",
+            got=repr(name),
         )
-        experiment = experiments.experiment(self.experiment)
-        name = f"{self.experiment}-{self.preset}"
-        folder = Path("reproductions") / name if self.out is None else Path(self.out)
-        found = reproduce(
-            experiment, self.preset, folder, data=self.data, progress=terminal_progress()
-        )
+        experiment = experiments.experiment(name)
+        if self.judge is not None:
+            done = judge_again(experiment, preset, self.judge)
+        else:
+            out = f"reproductions/{name}-{preset}" if self.out is None else self.out
+            done = reproduce(experiment, preset, out, data=self.data, progress=terminal_progress())
         console = import_extra("rich.console", extra="run", purpose="the table of claims").Console()
-        console.print(claims_table(f"{experiment.title}, preset {self.preset}", found.claims))
-        print(f"results {shown(found.folder)}")
+        console.print(claims_table(done.title, done.judged))
+        print(f"results {shown(done.folder)}")
         return 0

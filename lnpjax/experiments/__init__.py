@@ -5,17 +5,21 @@ Example:
     ['noise-scaling', 'ntk-data-scaling']
     >>> experiment("noise-scaling").paper
     'NTK Lens'
+    >>> summaries()["noise-scaling"]
+    'Classes with less to learn, through the NTK (NTK Lens, Figs. 4 and 7)'
 """
 
 from __future__ import annotations
 
+import ast
 import importlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lnpjax.experiments._harness.reproduction import Reproduction
 
-__all__ = ["FOLDERS", "experiment"]
+__all__ = ["FOLDERS", "experiment", "summaries"]
 
 FOLDERS = {
     "random-features": "random_features",
@@ -34,3 +38,17 @@ def experiment(name: str) -> Reproduction[Any]:
         name: a key of `FOLDERS`.
     """
     return importlib.import_module(f"{__name__}.{FOLDERS[name]}").EXPERIMENT
+
+
+def summaries() -> dict[str, str]:
+    """Return what every experiment is, by name: the first line of its folder, which is not loaded.
+
+    So the help of the command line lists them all without the time that their imports take.
+    """
+    here = Path(__file__).parent
+    found = {}
+    for name, folder in FOLDERS.items():
+        source = here.joinpath(*folder.split("."), "__init__.py").read_text()
+        documentation = ast.get_docstring(ast.parse(source)) or ""
+        found[name] = documentation.partition("\n")[0].removesuffix(".")
+    return found

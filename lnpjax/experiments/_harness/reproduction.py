@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from lnpjax._base.checks import require
 from lnpjax._base.files import write_atomically
-from lnpjax.experiments._harness.claims import Claim, claims_markdown
-from lnpjax.experiments._harness.sweep import Sweep, SweepProgress
+from lnpjax.experiments._harness.claims import Claim, Need, Observation
+from lnpjax.experiments._harness.sweep import Sweep, SweepProgress, config_from_json
+from lnpjax.experiments._harness.tables import claims_json, claims_markdown
+from lnpjax.runs import strict_json
 
 Config = TypeVar("Config")
+SMOKE = "smoke"
+TOO_SMALL = Need("a preset that is large enough to tell anything", met=False, here=SMOKE)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,7 +35,7 @@ class Reproduction(Generic[Config]):
         measure: computes what is missing of the sweep; is also given the folder of data that the
             user named, or None. Whatever its results depend on is in the config.
         draw: draws the figures from the finished sweep into a folder.
-        judge: the paper's claims, judged by the finished sweep.
+        judge: the paper's claims, judged by the finished sweep, and what is only observed.
     """
 
     name: str
@@ -41,14 +46,15 @@ class Reproduction(Generic[Config]):
     num_units: Callable[[Config, Path | None], int]
     measure: Callable[[Config, Sweep, Path | None], None]
     draw: Callable[[Config, Sweep, Path], None]
-    judge: Callable[[Config, Sweep], Sequence[Claim]]
+    judge: Callable[[Config, Sweep], Sequence[Claim | Observation]]
 
 
 class Reproduced(NamedTuple):
-    """Where a reproduction lies and what it found."""
+    """Where a reproduction lies, which it is, and what it found."""
 
     folder: Path
-    claims: Sequence[Claim]
+    title: str
+    judged: Sequence[Claim | Observation]
 
 
 def reproduce(
@@ -61,8 +67,8 @@ def reproduce(
 ) -> Reproduced:
     """Run an experiment, or what is left of it, and write what it found.
 
-    The folder then holds `config.json`, `units/` (what each unit measured), `results.jsonl` (all
-    rows), `figures/*.png`, and `claims.md`.
+    The folder then holds `config.json`, `units/` (what each unit measured), `results.jsonl` and
+    `arrays.npz` (all of it, once more), `figures/*.png`, `claims.md` and `claims.json`.
 
     Args:
         experiment: the experiment.
@@ -78,9 +84,7 @@ def reproduce(
         ValueError: if there is no such preset, or the folder holds another sweep.
         ImportError: matplotlib is not installed (the extra "run").
     """
-    presets = ", ".join(experiment.presets)
-    require(preset in experiment.presets, "preset", expected=f"one of {presets}", got=repr(preset))
-    config = experiment.presets[preset]
+    config = _config_of(experiment, preset)
     progress = SweepProgress() if progress is None else progress
     sweep = Sweep(out, config, progress=progress)
     folder = None if data is None else Path(data)
@@ -89,11 +93,72 @@ def reproduce(
         experiment.measure(config, sweep, folder)
     finally:
         progress.stop()
-    sweep.write_rows()
+    sweep.write_results()
+    return _concluded(experiment, preset, config, sweep)
+
+
+def judge_again(
+    experiment: Reproduction[Any], preset: str, folder: str | os.PathLike[str]
+) -> Reproduced:
+    """Judge and draw a finished reproduction again, from its rows, without any computation.
+
+    Args:
+        experiment: the experiment.
+        preset: which of its sizes; the config is that of the folder.
+        folder: as `reproduce` left it; `units/` is not needed.
+
+    Returns:
+        The folder and the claims.
+
+    Raises:
+        FileNotFoundError: if the folder holds no config or no rows.
+        ValueError: if there is no such preset, or the config is another experiment's.
+        ImportError: matplotlib is not installed (the extra "run").
+    """
+    kind = type(_config_of(experiment, preset))
+    config = config_from_json(kind, json.loads((Path(folder) / "config.json").read_text()))
+    sweep = Sweep(folder, config)
+    sweep.load()
+    return _concluded(experiment, preset, config, sweep)
+
+
+def judged(
+    experiment: Reproduction[Any], preset: str, config: Any, sweep: Sweep
+) -> list[Claim | Observation]:
+    """Return the claims of an experiment; those of a smoke preset lack size, whatever they found.
+
+    Args:
+        experiment: the experiment.
+        preset: which of its sizes.
+        config: of that size.
+        sweep: finished.
+    """
+    entries = experiment.judge(config, sweep)
+    if preset != SMOKE:
+        return list(entries)
+    return [
+        dataclasses.replace(entry, needs=(TOO_SMALL, *entry.needs))
+        if isinstance(entry, Claim)
+        else entry
+        for entry in entries
+    ]
+
+
+def _config_of(experiment: Reproduction[Any], preset: str) -> Any:
+    presets = ", ".join(experiment.presets)
+    require(preset in experiment.presets, "preset", expected=f"one of {presets}", got=repr(preset))
+    return experiment.presets[preset]
+
+
+def _concluded(experiment: Reproduction[Any], preset: str, config: Any, sweep: Sweep) -> Reproduced:
+    """Draw the figures, judge the claims, and write both."""
     figures = sweep.folder / "figures"
     figures.mkdir(exist_ok=True)
     experiment.draw(config, sweep, figures)
-    claims = experiment.judge(config, sweep)
-    title = f"{experiment.title} (preset {preset})"
-    write_atomically(sweep.folder / "claims.md", claims_markdown(title, claims))
-    return Reproduced(sweep.folder, claims)
+    entries = judged(experiment, preset, config, sweep)
+    title = f"{experiment.title}, preset {preset}"
+    about = {"experiment": experiment.name, "preset": preset, "title": title}
+    values = strict_json(about | claims_json(entries), "claims", indent=1)
+    write_atomically(sweep.folder / "claims.json", values + "\n")
+    write_atomically(sweep.folder / "claims.md", claims_markdown(title, entries))
+    return Reproduced(sweep.folder, title, entries)

@@ -125,6 +125,7 @@ def terminal_progress() -> SweepProgress:
 
 
 Config = TypeVar("Config")
+ROWS, ARRAYS = "results.jsonl", "arrays.npz"
 
 
 class UnitResult(NamedTuple):
@@ -234,11 +235,35 @@ class Sweep:
         """The arrays of a unit asked for before."""
         return self._results[name].arrays
 
-    def write_rows(self) -> Path:
-        """Write all rows to one file, `results.jsonl`."""
-        file = self.folder / "results.jsonl"
-        write_atomically(file, _json_lines(self.rows()))
-        return file
+    def write_results(self) -> None:
+        """Write all rows to `results.jsonl` and all arrays to `arrays.npz`, for `load`."""
+        arrays = {
+            f"{unit}/{name}": array
+            for unit, result in self._results.items()
+            for name, array in result.arrays.items()
+        }
+        if arrays:
+            write_atomically(self.folder / ARRAYS, _packed(arrays))
+        write_atomically(self.folder / ROWS, _json_lines(self.rows()))
+
+    def load(self) -> None:
+        """Take the results from the files that `write_results` made, in place of the units' own.
+
+        Raises:
+            FileNotFoundError: if there are no rows.
+        """
+        rows: dict[str, list[Row]] = {}
+        with (self.folder / ROWS).open() as lines:
+            for line in lines:
+                row = json.loads(line, object_hook=null_to_nan)
+                rows.setdefault(row.pop("unit"), []).append(row)
+        arrays: dict[str, dict[str, np.ndarray]] = {unit: {} for unit in rows}
+        if (self.folder / ARRAYS).exists():
+            with np.load(self.folder / ARRAYS) as stored:
+                for key in stored.files:
+                    unit, _, name = key.partition("/")
+                    arrays.setdefault(unit, {})[name] = stored[key]
+        self._results = {unit: UnitResult(rows.get(unit, []), arrays[unit]) for unit in arrays}
 
     def _read(self, name: str) -> UnitResult | None:
         rows, arrays = (self.folder / "units" / f"{name}{suffix}" for suffix in (".jsonl", ".npz"))
@@ -253,9 +278,7 @@ class Sweep:
     def _write(self, name: str, result: UnitResult) -> None:
         folder = self.folder / "units"
         if result.arrays:
-            buffer = io.BytesIO()
-            np.savez_compressed(buffer, allow_pickle=False, **dict(result.arrays))
-            write_atomically(folder / f"{name}.npz", buffer.getvalue())
+            write_atomically(folder / f"{name}.npz", _packed(result.arrays))
         # Last: the rows are what says that the unit is done.
         write_atomically(folder / f"{name}.jsonl", _json_lines(result.rows))
 
@@ -320,6 +343,12 @@ def _check_same(saved: Row, given: Row, folder: Path) -> None:
     for name, was, now in differences(saved, given):
         expected = f"{was!r}, as in the sweep that {folder} holds (or another folder)"
         require(False, f"config: {name}", expected=expected, got=repr(now))
+
+
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+    return buffer.getvalue()
 
 
 def _json_lines(rows: Sequence[Row]) -> str:

@@ -6,130 +6,156 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lnpjax.experiments._harness.claims import Claim, decide
-from lnpjax.experiments.ntk_lens.families import Family
+from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
+from lnpjax.experiments._harness.estimates import (
+    Bounds,
+    Estimate,
+    mean_of,
+)
+from lnpjax.experiments._harness.power_laws import limited_exponent
+from lnpjax.experiments.ntk_lens.families import Ensemble, Family
 
-LOSS_EXPONENTS = (0.35, 0.65)
-FLAT = 0.2
-ORDERED = 0.8
-TOLERANCE = 0.15
-CLEAR_GAIN = 2.0
-
-
-def each(
-    found: Sequence[Family],
-    source: str,
-    statement: str,
-    shown: Callable[[Family], str],
-    holds: Callable[[Family], bool],
-    rule: str,
-    *,
-    known: bool = True,
-) -> Claim:
-    """A claim that holds if it holds for every set and depth."""
-    return Claim(
-        source=source,
-        statement=statement,
-        measured="; ".join(f"{family.name}: {shown(family)}" for family in found),
-        verdict=decide(all(holds(family) for family in found), known=known),
-        rule=f"{rule}; for every set and depth",
-    )
+LEAST_MEMBERS = 5
+LEAST_SCALES = 6
+POSITIVE, NEGATIVE = Bounds(low=0.0), Bounds(high=0.0)
+ABOUT_A_HALF = Bounds(0.35, 0.65)
+NEAR_A_HALF = Bounds(0.25, 0.75)
+BARELY = Bounds(-0.1, 0.1)
 
 
-def from_to(family: Family, column: str) -> str:
-    """Return the first and the last mean of a column, as text."""
-    means = family.means(column)
-    return f"{means[0]:.3g} to {means[-1]:.3g}"
+def by_family(
+    families: Sequence[Family], region: Bounds, estimate: Callable[[Family], Estimate]
+) -> list[Finding]:
+    """One finding for every set and depth."""
+    return [Finding(family.name, estimate(family), region) for family in families]
 
 
-def inside(found: Sequence[Family]) -> Claim:
-    """Judge whether the lowest test loss falls inside of the training."""
-    outside = [
-        f"{family.name}, {family.scale} {scale:g}"
-        for family in found
-        for scale, inside in zip(family.scales, family.ensembles("inside"), strict=True)
-        if not inside
+def by_ensemble(
+    families: Sequence[Family], region: Bounds, estimate: Callable[[Ensemble], Estimate]
+) -> list[Finding]:
+    """One finding for every ensemble."""
+    return [
+        Finding(f"{family.name}, {family.scaled} {ensemble.scale:g}", estimate(ensemble), region)
+        for family in families
+        for ensemble in family.ensembles
     ]
-    count = sum(len(family.scales) for family in found)
-    return Claim(
+
+
+def inside(families: Sequence[Family]) -> str:
+    """In how many ensembles the lowest test loss falls inside of the training, and where not."""
+    outside = [
+        f"{family.name}, {family.scaled} {ensemble.scale:g}"
+        for family in families
+        for ensemble in family.ensembles
+        if not ensemble.inside
+    ]
+    count = sum(len(family.ensembles) for family in families)
+    text = f"in {count - len(outside)} of {count} ensembles"
+    return f"{text}; not in {'; '.join(outside)}" if outside else text
+
+
+def at_minimum(families: Sequence[Family]) -> list[Need]:
+    """What claims about the lowest test loss rest on; they leave out ensembles that missed it."""
+    scales = min(len(family.inside.ensembles) for family in families)
+    return [
+        Need(
+            f"test loss lowest inside training (D.1) at {LEAST_SCALES} scales of every set",
+            scales >= LEAST_SCALES,
+            inside(families),
+        ),
+        enough_members(families),
+    ]
+
+
+def enough_members(families: Sequence[Family]) -> Need:
+    """Members that an error takes."""
+    least = min(
+        len(ensemble.members["test_loss"]) for family in families for ensemble in family.ensembles
+    )
+    return Need(f"{LEAST_MEMBERS} members in every ensemble", least >= LEAST_MEMBERS, str(least))
+
+
+def inside_training(families: Sequence[Family]) -> Observation:
+    """Tell where the lowest test loss fell: a precondition, not a finding."""
+    return Observation(
         source="D.1",
         statement="Learning rates are such that the test loss is lowest inside training.",
-        measured=f"in {count - len(outside)} of {count} ensembles"
-        + (f"; not in {'; '.join(outside)}" if outside else ""),
-        verdict=decide(not outside),
-        rule="holds if the minimum of the mean test loss of every ensemble lies between the epochs "
-        "that the config names",
+        seen=f"{inside(families)}. Claims about the minimum rest on those in which it is",
     )
 
 
-def loss_law(found: Sequence[Family]) -> Claim:
+def loss_law(families: Sequence[Family]) -> Claim:
     """Judge the exponent of the lowest test loss."""
-
-    def excess(family: Family) -> float:
-        """Exponent of what is left to the loss at the largest scale, which is taken for the limit.
-
-        It is not fitted next to its own limit, and means that lie below it have no logarithm.
-        """
-        means = family.means("test_loss")
-        left = means[:-2] - means[-1]
-        known = left > 0
-        if known.sum() < 2:
-            return np.nan
-        return -np.polyfit(np.log(family.scales[:-2][known]), np.log(left[known]), 1)[0]
-
-    def holds(family: Family) -> bool:
-        low, high = LOSS_EXPONENTS
-        return any(low <= a <= high for a in (-family.straight("test_loss").value, excess(family)))
-
-    return each(
-        found,
-        "Fig. 2",
-        "The test loss follows a power law with an exponent of about 0.5.",
-        lambda family: (
-            f"{-family.straight('test_loss').value:.2f}, of what exceeds the last "
-            f"{excess(family):.2f} ({from_to(family, 'test_loss')})"
-        ),
-        holds,
-        f"holds if the exponent of the loss, or of what exceeds that of the largest scale, lies "
-        f"in {LOSS_EXPONENTS}",
+    estimates = [
+        limited_exponent(family.scales, family.members("test_loss"), seed=seed)
+        for seed, family in enumerate(family.inside for family in families)
+    ]
+    findings = [
+        Finding(family.name, estimate, NEAR_A_HALF)
+        for family, estimate in zip(families, estimates, strict=True)
+    ]
+    known = [estimate.draws for estimate in estimates if estimate.draws is not None]
+    if len(known) == len(estimates) > 0:
+        value = float(np.mean([estimate.value for estimate in estimates]))
+        mean = Estimate(value, draws=np.mean(known, axis=0))
+        findings.insert(0, Finding("mean", mean, ABOUT_A_HALF))
+    return Claim(
+        source="Fig. 2",
+        statement="The test loss follows a power law with an exponent of about 0.5.",
+        quantity="exponent a of limit + amplitude * scale^-a, fitted jointly to the mean lowest "
+        "test losses; errors stretched by the misfit",
+        findings=findings,
+        needs=at_minimum(families),
     )
 
 
-def alignments(found: Sequence[Family]) -> list[Claim]:
+def largest_fall(family: Family, name: str, most: int | None = None) -> Estimate:
+    """By how much the mean of a path falls at most, as a share of its growth; the worst scale.
+
+    Args:
+        family: its ensembles.
+        name: of the path.
+        most: epochs, as indices, up to which is looked; up to the minimum by default.
+    """
+    worst = np.zeros(0)
+    for seed, ensemble in enumerate(family.ensembles):
+        stop = 1 + (ensemble.best if most is None else min(most, ensemble.best))
+        means = ensemble.weights(0 if family.paired else seed) @ ensemble.paths[name][:, :stop]
+        fall = np.max(np.maximum.accumulate(means, axis=1) - means, axis=1)
+        growth = np.max(means, axis=1) - means[:, 0]
+        share = fall / np.maximum(growth, np.finfo(float).tiny)
+        worst = np.maximum(worst, share) if len(worst) else share
+    return Estimate(float(worst[0]), draws=worst[1:])
+
+
+def alignments(families: Sequence[Family]) -> list[Claim]:
     """Judge how the kernel turns towards the labels."""
 
-    def change(family: Family) -> float:
-        moved = family.means("alignment_at_minimum") - family.means("alignment_start")
-        return float(np.abs(moved).max())
+    def change(ensemble: Ensemble) -> Estimate:
+        members = ensemble.members
+        return mean_of(members["alignment_at_minimum"] - members["alignment_start"])
 
-    def turns(family: Family) -> np.ndarray:
-        return np.array(
-            [
-                (values[0], values[-1])
-                for scale in family.ensembles(family.scale)
-                if len(values := family.until_minimum("dynamics", "misalignment", scale))
-            ]
-        )
+    def slowing(ensemble: Ensemble) -> Estimate:
+        turns = ensemble.spectra["misalignments"]
+        return mean_of(turns[:, ensemble.points_before - 1] - turns[:, 0])
 
+    chosen = [family.inside for family in families]
+    needs = [enough_members(families)]
+    with_spectra = [family.where(lambda one: one.points_before > 1) for family in chosen]
     return [
-        each(
-            found,
-            "Fig. 8",
-            "The label alignment barely changes.",
-            lambda family: (
-                f"by {change(family):.3f} at most, from "
-                f"{family.means('alignment_start').mean():.3f}"
-            ),
-            lambda family: change(family) <= 0.1,
-            "holds if no ensemble's mean changes by more than 0.1 up to the minimum",
+        Claim(
+            source="Fig. 8",
+            statement="The label alignment barely changes.",
+            quantity="its change up to the minimum, mean over members, pairs",
+            findings=by_ensemble(chosen, BARELY, change),
+            needs=needs,
         ),
-        each(
-            found,
-            "Fig. 8",
-            "Eigenvectors turn fastest at the start, and ever less.",
-            lambda family: " to ".join(f"{value:.2f}" for value in turns(family).mean(axis=0)),
-            lambda family: bool(np.all(turns(family)[:, 1] < turns(family)[:, 0])),
-            "holds if the misalignment between measurements is smaller at the last spectrum before "
-            "the minimum than at the first, in every ensemble",
+        Claim(
+            source="Fig. 8",
+            statement="Eigenvectors turn fastest at the start, and ever less.",
+            quantity="misalignment at the last spectrum before the minimum less that at the first, "
+            "mean over members, pairs",
+            findings=by_ensemble(with_spectra, NEGATIVE, slowing),
+            needs=needs,
         ),
     ]

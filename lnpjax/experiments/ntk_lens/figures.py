@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from lnpjax._base.checks import import_extra
-from lnpjax.experiments.ntk_lens.families import SET_NAMES, Family
+from lnpjax.experiments.ntk_lens.families import SET_NAMES, Ensemble, Family, geometric_mean
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 SCALE_NAMES = {"width": "width", "size": "images"}
 SCALE_LABELS = {"width": "width of the hidden layers", "size": "training images"}
 DYNAMICS = (
-    Panel("trace", "trace", "", r"$\mathrm{Tr}(\Theta)$"),
-    Panel(
-        "adaptation", "adaptation rate", "", r"$\chi = -\delta\,\mathrm{Tr}/\delta\log\mathcal{L}$"
-    ),
-    Panel("rank", "effective rank", "", r"$\Gamma(\Theta)$"),
-)
+    Panel("trace", "trace", "means up to the minimum of the mean test loss; shaded: standard error",
+          r"$\mathrm{Tr}(\Theta)$"),
+    Panel("adaptation", "adaptation rate", "of the means, up to the same point",
+          r"$\chi = -\delta\,\mathrm{Tr}/\delta\log\mathcal{L}$"),
+    Panel("ranks", "effective rank", "", r"$\Gamma(\Theta)$"),
+)  # fmt: skip
 ALIGNMENTS = (
-    Panel("alignment", "label alignment", "", "alignment of kernel and labels"),
-    Panel("misalignment", "misalignment", "", "turn of eigenvectors"),
-)
+    Panel("alignments", "label alignment", "means; shaded: standard error",
+          "alignment of kernel and labels"),
+    Panel("misalignments", "misalignment", "from one measurement to the next",
+          "turn of eigenvectors"),
+)  # fmt: skip
 SCALING = (
     Panel("test_loss", "test loss", "lowest of each member", "test loss (nats)"),
     Panel(
@@ -35,17 +42,17 @@ SCALING = (
     ),
     Panel("trace_start", "initial trace", "before training", r"$\mathrm{Tr}(\Theta_0)$"),
     Panel(
-        "adaptation_at_minimum",
+        "adaptation",
         "adaptation rate",
-        "of the means, where their test loss is lowest",
+        "of the means, where their test loss is lowest; error: members redrawn",
         r"$\chi(\Theta_\mathrm{min})$, growth per $\log$ loss",
     ),
 )
 
 
-def draw_all(found: Sequence[Family], depth: int, title: str, folder: Path) -> None:
+def draw_all(families: Sequence[Family], depth: int, title: str, folder: Path) -> None:
     """Draw dynamics, alignments and scaling of the networks of one depth."""
-    chosen = [family for family in found if family.depth == depth]
+    chosen = [family for family in families if family.depth == depth]
     title = f"{title}, {depth} layers"
     _draw_training(chosen, DYNAMICS, f"{title}: the kernel during training", folder, "dynamics")
     _draw_training(chosen, ALIGNMENTS, f"{title}: where the kernel points", folder, "alignment")
@@ -53,62 +60,126 @@ def draw_all(found: Sequence[Family], depth: int, title: str, folder: Path) -> N
 
 
 def _draw_training(
-    found: Sequence[Family], panels: Sequence[Panel], title: str, folder: Path, name: str
+    families: Sequence[Family], panels: Sequence[Panel], title: str, folder: Path, name: str
 ) -> None:
     """Against the training loss, from the start at the left to the lowest test loss."""
-    figure = new_figure((3.2 + 4.6 * len(found), 3.4 * len(panels)))
-    axes = figure.subplots(len(panels), len(found), squeeze=False)
-    for column, family in enumerate(found):
-        colours = palette(len(family.scales))
+    figure = new_figure((3.2 + 4.6 * len(families), 3.6 * len(panels)))
+    axes = figure.subplots(len(panels), len(families), squeeze=False)
+    for column, family in enumerate(families):
+        colours = palette(len(family.ensembles))
         for row, panel in enumerate(panels):
             ax = axes[row, column]
-            kind = "curve" if panel.column in ("trace", "adaptation") else "dynamics"
-            for colour, scale in zip(colours, family.ensembles(family.scale), strict=True):
-                loss = family.until_minimum(kind, "train_loss", scale)
-                values = family.until_minimum(kind, panel.column, scale)
-                if panel.column == "adaptation":
-                    values = -values
-                label = f"{SCALE_NAMES[family.scale]} {scale}"
-                style: dict[str, Any] = {"color": colour, "label": label, "linewidth": 1.4}
-                ax.plot(loss, values, marker="o" if kind == "dynamics" else "", ms=3, **style)
+            for colour, ensemble in zip(colours, family.ensembles, strict=True):
+                label = f"{SCALE_NAMES[family.scaled]} {ensemble.scale:g}"
+                _draw_path(ax, panel.column, ensemble, color=colour, label=label)
+            caption = panel.caption or _members_with_spectra(family)
             heading = f"{SET_NAMES[family.images]}: {panel.title}"
-            scale_of = "log" if panel.column == "trace" else "linear"
-            dressed = panel._replace(title=heading)
-            dress(ax, dressed, xlabel="training loss (nats; training goes right)", yscale=scale_of)
+            yscale = "log" if panel.column == "trace" else "linear"
+            dressed = panel._replace(title=heading, caption=caption)
+            dress(ax, dressed, xlabel="training loss (nats; training goes right)", yscale=yscale)
             ax.invert_xaxis()
-            plain_ticks(ax.xaxis)
+            plain_ticks(ax.xaxis, *([ax.yaxis] if yscale == "log" else []))
         axes[0, column].legend(frameon=False, fontsize=7.5, ncols=2)
     figure.suptitle(title, fontweight="bold")
     saved(figure, folder / f"{name}.png")
 
 
-def _draw_scaling(found: Sequence[Family], title: str, path: Path) -> None:
+def _members_with_spectra(family: Family) -> str:
+    ensemble = family.ensembles[0]
+    some, every = len(ensemble.spectra["ranks"]), len(ensemble.members["rank_at_minimum"])
+    last = "square: all members, each where its test loss is lowest"
+    return f"{last}; before: {'the same' if some == every else f'{some} of {every} members'}"
+
+
+def _draw_path(ax: Axes, column: str, ensemble: Ensemble, *, color: Any, label: str) -> None:
+    """One quantity of one ensemble against its training loss, up to the minimum."""
+    loss = ensemble.mean_path("train_loss")
+    style: dict[str, Any] = {"color": color, "linewidth": 1.4}
+    if column == "adaptation":
+        ax.plot(loss, ensemble.adaptation_path[: len(loss)], label=label, **style)
+        return
+    if column == "trace":
+        values = ensemble.paths[column][:, : len(loss)]
+    else:
+        count = ensemble.points_before
+        values = ensemble.spectra[column][:, :count]
+        loss = loss[ensemble.points[:count]]
+    mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+    if column == "ranks":
+        members = ensemble.members
+        end = geometric_mean(members["train_loss"]), members["rank_at_minimum"].mean()
+        ax.plot(*end, marker="s", markersize=4, color=color)
+        ax.plot([loss[-1], end[0]], [mean[-1], end[1]], linestyle=":", **style)
+    marker = "" if column == "trace" else "o"
+    ax.plot(loss, mean, label=label, marker=marker, markersize=3, **style)
+    ax.fill_between(loss, mean - error, mean + error, color=color, alpha=0.2, linewidth=0)
+
+
+def _draw_scaling(families: Sequence[Family], title: str, path: Path) -> None:
     figure = new_figure((17, 4.4))
     for ax, panel in zip(figure.subplots(1, len(SCALING)), SCALING, strict=True):
-        for colour, family in zip(COLOURS, found, strict=False):
-            label = SET_NAMES[family.images]
-            if panel.column == "adaptation_at_minimum":
-                means = -np.array(family.ensembles(panel.column), float)
-                errors = None
-            else:
-                means, errors = family.means(panel.column), family.errors(panel.column)
-            if panel.column == "rank_at_minimum":
-                means, errors = means / means[0], errors / means[0]
-            ax.plot(family.scales, means, color=colour, marker="o", markersize=4, label=label)
-            if errors is not None:
-                shade = {"color": colour, "alpha": 0.2, "linewidth": 0}
-                ax.fill_between(family.scales, means - errors, means + errors, **shade)
-        dress(ax, panel, xlabel=SCALE_LABELS[found[0].scale])
-        plain_ticks(ax.xaxis, ax.yaxis)
+        for colour, family in zip(COLOURS, families, strict=False):
+            means, errors = _with_errors(family, panel.column)
+            ax.plot(
+                family.scales, means, color=colour, marker="o", markersize=4,
+                label=SET_NAMES[family.images],
+            )  # fmt: skip
+            shade: dict[str, Any] = {"color": colour, "alpha": 0.2, "linewidth": 0}
+            ax.fill_between(family.scales, means - errors, means + errors, **shade)
+        dress(ax, panel, xlabel=SCALE_LABELS[families[0].scaled])
+        plain_ticks(ax.yaxis)
+        scale_ticks(ax, families[0].scales)
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(f"{title}: means over members; shaded: standard error", fontweight="bold")
     saved(figure, path)
 
 
-def plain_ticks(*axes: Any) -> None:
-    """Numbers at 1, 2 and 5 of each decade of logarithmic axes, which often span less than one."""
+def _with_errors(
+    family: Family, column: str
+) -> tuple[Float[np.ndarray, " scales"], Float[np.ndarray, " scales"]]:
+    if column == "adaptation":
+        logarithms = family.log_adaptation()
+        means = np.exp(logarithms.rows[0])
+        return means, means * logarithms.errors
+    means, errors = family.means(column), family.errors(column)
+    first = means[0] if column == "rank_at_minimum" else 1.0
+    return means / first, errors / first
+
+
+def scale_ticks(ax: Axes, scales: Float[np.ndarray, " scales"]) -> None:
+    """Mark the scales themselves, and nothing between."""
+    ax.set_xticks(scales, [f"{scale:g}" for scale in scales], rotation=45, fontsize=8)
+    ax.minorticks_off()
+
+
+def plain_ticks(*axes: Axis) -> None:
+    """Label about six round numbers on logarithmic axes, which often span less than a decade."""
     ticker = import_extra("matplotlib.ticker", extra="run", purpose="drawing figures")
     for axis in axes:
-        axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+        low, high = sorted(axis.get_view_interval())
+        axis.set_major_locator(ticker.FixedLocator(round_numbers(low, high)))
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(ticker.NullFormatter())
+        axis.set_minor_locator(ticker.NullLocator())
+
+
+def round_numbers(low: float, high: float) -> list[float]:
+    """Return round numbers from low to high, four at least, evenly spread on a logarithmic axis.
+
+    Example:
+        >>> round_numbers(0.7, 30.0)
+        [1.0, 2.0, 5.0, 10.0, 20.0]
+        >>> round_numbers(0.8, 1.3)
+        [0.8, 0.9, 1.0, 1.1, 1.2, 1.3]
+    """
+    decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    steps = high - low
+    for leading in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        ticks = np.multiply.outer(decades, leading).ravel()
+        within = ticks[(ticks >= low * (1 - 1e-9)) & (ticks <= high * (1 + 1e-9))]
+        if len(within) >= 5:
+            return within.tolist()
+    step = 10.0 ** np.floor(np.log10(steps / 3))
+    step *= max((factor for factor in (1, 2, 5) if steps / (factor * step) >= 4), default=1)
+    first = np.ceil(low / step - 1e-9)
+    count = int(np.floor(high / step + 1e-9) - first) + 1
+    return [float(f"{step * (first + k):.10g}") for k in range(count)]

@@ -11,10 +11,12 @@ import numpy as np
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.random_features.results import (
     Averages,
+    averages,
     component,
+    constant_over,
     of_spectra,
     population_law,
-    proportionality,
+    tail_exponents,
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
 from lnpjax.spectra import normalized_spectrum, spectral_resolution
@@ -52,10 +54,13 @@ def draw(config: RandomFeatureConfig, sweep: Sweep, folder: Path) -> None:
     )
     saved(figure, folder / "figure_3.png")
 
-    figure = new_figure((12.5, 4.8))
-    predictions, exponents = figure.subplots(1, 2)
+    tails = {beta: by_d for beta, by_d in tail_exponents(config, sweep).items() if len(by_d) > 1}
+    figure = new_figure((18.5 if tails else 12.5, 4.8))
+    predictions, exponents, *in_dimension = figure.subplots(1, 3 if tails else 2)
     _draw_predictions(config, sweep, predictions)
     _draw_exponents(config, sweep, exponents)
+    for ax in in_dimension:
+        _draw_tails(tails, ax)
     figure.suptitle("Behind Fig. 3: which prediction holds, and how closely", fontweight="bold")
     saved(figure, folder / "predictions.png")
 
@@ -97,9 +102,9 @@ def _draw_components(config: RandomFeatureConfig, sweep: Sweep, ax: Axes) -> Non
         _points(config, ax, measured, color=colour, marker=marker, label=label)
     ax.axhline(1, color="0.2", linewidth=1, linestyle="--", zorder=1, label="prediction: 1")
     law = population_law(config)
-    fit = proportionality(component(config, sweep, "chi_pos").mean, law)
-    label = rf"prediction: {fit.constant:.2f} $\sum k^{{-2\beta}}/(\sum k^{{-\beta}})^2$"
-    ax.plot(config.betas, fit.constant * law, color="0.2", linewidth=1.2, zorder=1, label=label)
+    constant = constant_over(component(config, sweep, "chi_pos").mean, law)
+    label = rf"prediction: {constant:.2f} $\sum k^{{-2\beta}}/(\sum k^{{-\beta}})^2$"
+    ax.plot(config.betas, constant * law, color="0.2", linewidth=1.2, zorder=1, label=label)
     panel = Panel(
         "components",
         "Components at the start of training",
@@ -112,11 +117,12 @@ def _draw_components(config: RandomFeatureConfig, sweep: Sweep, ax: Axes) -> Non
 
 def _draw_predictions(config: RandomFeatureConfig, sweep: Sweep, ax: Axes) -> None:
     measured = component(config, sweep, "chi_pos")
-    law = proportionality(measured.mean, population_law(config))
+    law = population_law(config)
+    ratios = measured.mean / (constant_over(measured.mean, law) * law)
     ax.axhspan(0.95, 1.05, color="0.93", zorder=0)
     ax.axhline(1, color="0.4", linewidth=0.8, zorder=1)
     lines = (
-        (law.ratios, measured.sem / measured.mean, "(11), one constant fitted", "0.2", "o"),
+        (ratios, measured.sem / measured.mean, "(11), one constant fitted", "0.2", "o"),
         (*_against(config, sweep, "predicted_printed"), "(46), all of $K$", PINK, "^"),
         (*_against(config, sweep, "predicted_centred"), "(46), $PKP$", ORANGE, "s"),
         (*_against(config, sweep, "expected_centred"), "mean over teachers, $PKP$", RED, "D"),
@@ -165,6 +171,26 @@ def _draw_exponents(config: RandomFeatureConfig, sweep: Sweep, ax: Axes) -> None
     )
     dress(ax, panel, xlabel=BETA, xscale="linear", yscale="linear")
     ax.legend(fontsize=8, frameon=False, loc="upper left")
+
+
+def _draw_tails(tails: dict[float, dict[int, np.ndarray]], ax: Axes) -> None:
+    dimensions = sorted({d for by_d in tails.values() for d in by_d})
+    ax.axhspan(0.9, 1.1, color="0.93", zorder=0)
+    ax.axhline(1, color="0.2", linewidth=1, linestyle="--", label="that of the data")
+    for colour, (beta, by_d) in zip(palette(len(tails)), tails.items(), strict=True):
+        found = averages([by_d[d] / beta for d in sorted(by_d)])
+        style: dict[str, Any] = {"color": colour, "marker": "o", "markersize": 5, "capsize": 2.5}
+        ax.errorbar(sorted(by_d), found.mean, 2 * found.sem, label=rf"$\beta = {beta:g}$", **style)
+    panel = Panel(
+        "tails",
+        "Does it in the limit of many dimensions?",
+        r"exponents over the ranks $d/8$ to $d/2$; bars: two standard errors; band: within 10 %",
+        r"exponent of the spectrum, over $\beta$",
+    )
+    dress(ax, panel, xlabel="dimension $d$ of the inputs", yscale="linear")
+    ax.set_xticks(dimensions, [str(d) for d in dimensions])
+    ax.minorticks_off()
+    ax.legend(fontsize=8, frameon=False, loc="lower left")
 
 
 def _points(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from lnpjax.experiments._harness.estimates import Estimate, MeanDraws, draws_of_log_means
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.spectra import inverse_participation_ratio
 from lnpjax.theory.random_features import power_law_variances
@@ -52,66 +53,85 @@ def averages(groups: Sequence[Sequence[float]]) -> Averages:
 
 
 def component(config: RandomFeatureConfig, sweep: Sweep, name: str) -> Averages:
-    """A measured component, averaged over all seeds."""
-    return _by_beta(config, sweep, "components", name)
+    """Return a measured component, averaged over all seeds."""
+    return averages(by_beta(config, sweep, "components", name))
 
 
 def of_spectra(config: RandomFeatureConfig, sweep: Sweep, name: str) -> Averages:
-    """What kernels' spectra say, averaged over those that were diagonalised."""
-    return _by_beta(config, sweep, "spectrum", name)
+    """Return what kernels' spectra say, averaged over those that were diagonalised."""
+    return averages(by_beta(config, sweep, "spectrum", name))
 
 
-def _by_beta(config: RandomFeatureConfig, sweep: Sweep, kind: str, name: str) -> Averages:
-    where = {} if kind == "components" else {"dimension": config.dimension}
-    return averages(
-        [[row[name] for row in sweep.rows(kind=kind, beta=beta, **where)] for beta in config.betas]
-    )
+def log_component(config: RandomFeatureConfig, sweep: Sweep, name: str, *, seed: int) -> MeanDraws:
+    """Return the logarithm of a measured component, with draws of where it may lie."""
+    return draws_of_log_means(by_beta(config, sweep, "components", name), seed=seed)
+
+
+def log_of_spectra(config: RandomFeatureConfig, sweep: Sweep, name: str, *, seed: int) -> MeanDraws:
+    """Return the logarithm of what kernels' spectra say, with draws of where it may lie."""
+    return draws_of_log_means(by_beta(config, sweep, "spectrum", name), seed=seed)
+
+
+def by_beta(
+    config: RandomFeatureConfig, sweep: Sweep, kind: str, name: str
+) -> list[Float[np.ndarray, " seeds"]]:
+    """Return a column of the rows of a kind, one value per seed, for every exponent."""
+    rows = sweep.rows(kind=kind)
+    if kind == "spectrum":
+        rows = [row for row in rows if row["dimension"] == config.dimension]
+    return [
+        np.array([row[name] for row in rows if row["beta"] == beta], float) for beta in config.betas
+    ]
+
+
+def tail_exponents(
+    config: RandomFeatureConfig, sweep: Sweep
+) -> dict[float, dict[int, Float[np.ndarray, " seeds"]]]:
+    """Return the exponent over ranks that are a fixed share of d, by exponent b and by d."""
+    rows = sweep.rows(kind="spectrum")
+    return {
+        beta: {
+            d: np.array([row["tail_exponent"] for row in chosen if row["dimension"] == d], float)
+            for d in sorted({row["dimension"] for row in chosen})
+        }
+        for beta in config.betas
+        for chosen in ([row for row in rows if row["beta"] == beta],)
+    }
 
 
 def population_law(config: RandomFeatureConfig) -> Float[np.ndarray, " beta"]:
-    """The right-hand side of equation 11, with d terms in its sums."""
+    """Return the right-hand side of equation 11, with d terms in its sums."""
     spectra = [power_law_variances(config.dimension, beta) for beta in config.betas]
     return np.asarray(inverse_participation_ratio(jnp.asarray(spectra)))
 
 
-class Proportionality(NamedTuple):
-    """How well a quantity is a constant times a law.
-
-    Attributes:
-        constant: the one factor, the geometric mean of the ratios.
-        ratios: quantity over constant times law; ones if it is proportional.
-        slope: of the logarithm of one on that of the other; one if it is proportional.
-        correlation: Pearson's, of the logarithms.
-    """
-
-    constant: float
-    ratios: Float[np.ndarray, " beta"]
-    slope: float
-    correlation: float
+def log_law(config: RandomFeatureConfig) -> MeanDraws:
+    """Return the logarithm of `population_law`, which is known."""
+    logarithms = np.log(population_law(config))
+    return MeanDraws(logarithms[None], np.zeros(len(logarithms)))
 
 
-def proportionality(
-    values: Float[np.ndarray, " beta"], law: Float[np.ndarray, " beta"]
-) -> Proportionality:
-    """Fit one constant of proportionality.
+def proportionality(measured: MeanDraws, predicted: MeanDraws) -> Estimate:
+    """Return the exponent p of ``measured ~ predicted^p``; one if they are proportional.
 
     Args:
-        values: positive.
-        law: positive, as many.
-
-    Returns:
-        The fit.
+        measured: logarithms, one per exponent.
+        predicted: logarithms of as many predictions.
 
     Example:
-        >>> fit = proportionality(np.array([2.0, 4.0, 8.0]), np.array([1.0, 2.0, 4.0]))
-        >>> print(f"{fit.constant:.3f} {fit.slope:.3f} {fit.correlation:.3f}")
-        2.000 1.000 1.000
+        >>> law = draws_of_log_means([np.full(2, 1.0), np.full(2, 3.0)])
+        >>> round(proportionality(MeanDraws(2 * law.rows, law.errors), law).value, 6)
+        2.0
     """
-    log_values, log_law = np.log(values), np.log(law)
-    constant = float(np.exp(np.mean(log_values - log_law)))
-    return Proportionality(
-        constant,
-        values / (constant * law),
-        float(np.polyfit(log_law, log_values, 1)[0]),
-        float(np.corrcoef(log_law, log_values)[0, 1]),
-    )
+    x = predicted.rows - predicted.rows.mean(axis=1, keepdims=True)
+    return measured.estimate(np.sum(measured.rows * x, axis=1) / np.sum(x**2, axis=1))
+
+
+def constant_over(values: Float[np.ndarray, " beta"], law: Float[np.ndarray, " beta"]) -> float:
+    """Return the one factor between them: the geometric mean of their ratios.
+
+    Example:
+        >>> round(constant_over(np.array([2.0, 8.0]), np.array([1.0, 4.0])), 6)
+        2.0
+    """
+    return float(np.exp(np.mean(np.log(values / law))))

@@ -1,4 +1,4 @@
-"""The modular-arithmetic toy of Spectral Lens (Figs. 4 and 11)."""
+"""Modular-arithmetic toy of Spectral Lens (Figs. 4 and 11)."""
 
 from __future__ import annotations
 

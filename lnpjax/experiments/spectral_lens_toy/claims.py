@@ -1,19 +1,31 @@
-"""What Spectral Lens claims of its toy (section 5; F.3; Figs. 4, 11), judged by a sweep."""
+"""What Spectral Lens claims of its toy (section 5; F.3; Figs. 4, 11), judged by a sweep.
+
+Runs of one batch size are averaged over seeds; intervals are over batch sizes, in pairs where
+stages are compared, since these share batch sizes and seeds.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
-from lnpjax.comparison import spearman
-from lnpjax.experiments._harness.claims import Claim, decide
+from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
+from lnpjax.experiments._harness.estimates import (
+    UNKNOWN,
+    Bounds,
+    Estimate,
+    draws_of_log_means,
+    mean_of,
+    slope_of,
+)
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_toy.config import STAGES
 from lnpjax.experiments.spectral_lens_toy.results import (
     FRACTIONS,
     TRANSITIONS,
-    best_run,
+    Matched,
     control_jump,
     early_prediction,
     final_by_band,
@@ -27,11 +39,18 @@ if TYPE_CHECKING:
     from lnpjax.experiments.spectral_lens_toy.config import ToyConfig
 
 
-LEAST_BATCH_SIZES = 4  # fewer that met the target cannot rank anything
+LEAST_BATCH_SIZES = 4
+LEAST_SEEDS = 3
 NARROW_BANDS = 2
+AT = 0.2  # of the way to the target
+POSITIVE, NEGATIVE = Bounds(low=0.0), Bounds(high=0.0)
+RANKED = Bounds(low=0.8)
+APART = Bounds(low=0.25)
+TIMES = 3  # for "about five times"
+FEW = 3
 
 
-def judge(config: ToyConfig, sweep: Sweep) -> list[Claim]:
+def judge(config: ToyConfig, sweep: Sweep) -> list[Claim | Observation]:
     """All claims, in the order of the figures.
 
     Args:
@@ -39,173 +58,243 @@ def judge(config: ToyConfig, sweep: Sweep) -> list[Claim]:
         sweep: its finished sweep.
 
     Returns:
-        The claims with what was measured.
+        The claims, judged, and what is only observed.
     """
+    rho = [early_prediction(sweep, "muon", seed)[FRACTIONS.index(AT)].rho for seed in config.seeds]
+    concentration = {
+        stage: np.stack(list(over_training(config, sweep, stage, "H_S").values()))[:, [0, -1]]
+        for stage in STAGES
+    }
+    final = {stage: final_by_band(config, sweep, stage, "pc1_peak_mass") for stage in STAGES}
+    jumps = {pair: values.mean(1) for pair, values in peak_jumps(config, sweep).items()}
+    enough = [_batch_sizes(len(config.batch_sizes))]
     return [
-        _early_prediction(sweep),
-        *_concentration(config, sweep),
-        _final_profile(config, sweep),
-        *_matched_spectra(sweep),
-        _jumps(config, sweep),
-        *_band_sweep(config, sweep),
+        ranks_early(rho, [*_at_target(sweep, "muon"), _seeds(config)]),
+        *concentrates(concentration, enough),
+        few_modes(_profiles(config, sweep), enough),
+        spectra_differ(matched_runs(sweep, "untied"), _at_target(sweep, "untied"), _seeds(config)),
+        smaller_are_steeper(matched_runs(sweep, "untied"), _at_target(sweep, "untied")),
+        untying_jumps(jumps, enough),
+        *by_band(config, final, enough),
+        _control(config, sweep),
     ]
 
 
-def _early_prediction(sweep: Sweep) -> Claim:
-    correlations = early_prediction(sweep, "muon")
-    at_fifth = correlations[FRACTIONS.index(0.2)]
-    batch_sizes = {run.batch_size for run in matched_runs(sweep, "muon")}
-    perfect = [
-        f"{100 * fraction:g} %"
-        for fraction, correlation in zip(FRACTIONS, correlations, strict=True)
-        if correlation.rho > 0.999
-    ]
+def ranks_early(rho: list[float], needs: list[Need]) -> Claim:
+    """Judge whether the early exponent ranks batch sizes by their cost."""
     return Claim(
         source="Fig. 4a",
         statement="In the Muon stage, the tail exponent at about 20 % of training ranks the batch "
         "sizes by the tokens that they need: rho = 1.",
-        measured=f"rho = {at_fifth.rho:.2f} at 20 % (chance p = {at_fifth.p_value:.2g}, "
-        f"{at_fifth.num_runs} runs, {len(batch_sizes)} batch sizes at the target); "
-        f"rho = 1 at {', '.join(perfect) if perfect else 'no fraction'}",
-        verdict=decide(at_fifth.rho > 0.999, known=len(batch_sizes) >= LEAST_BATCH_SIZES),
-        rule="holds if rho > 0.999 at 20 % of each run's own tokens to the target; cannot tell "
-        f"with fewer than {LEAST_BATCH_SIZES} batch sizes at the target",
+        quantity="Spearman's rho over batch sizes at 20 % of each run's way to the target, mean "
+        "over seeds",
+        findings=[Finding("", mean_of(rho), RANKED)],
+        needs=needs,
     )
 
 
-def _concentration(config: ToyConfig, sweep: Sweep) -> list[Claim]:
-    curves = {
-        stage: np.mean(list(over_training(config, sweep, stage, "H_S").values()), axis=0)
-        for stage in STAGES
-    }
-    ends = [float(curve[-1]) for curve in curves.values()]
-    shown = ", ".join(
-        f"{stage} {curve[0]:.3f} to {curve[-1]:.3f}" for stage, curve in curves.items()
-    )
+def concentrates(
+    concentration: dict[str, Float[np.ndarray, "batch_sizes 2"]], needs: list[Need]
+) -> list[Claim]:
+    """Judge H_S at the start and at the end of all stages."""
     return [
         Claim(
             source="Fig. 4b",
             statement="Task-band concentration H_S grows during training in every stage.",
-            measured=shown,
-            verdict=decide(all(curve[-1] > curve[0] for curve in curves.values())),
-            rule="holds if H_S (mean over batch sizes, tracked bands and seeds) is larger at the "
-            "end than at step 0 in all four stages",
+            quantity="H_S at the end less that at step 0, mean over batch sizes, pairs",
+            findings=[
+                Finding(stage, mean_of(values[:, 1] - values[:, 0]), POSITIVE)
+                for stage, values in concentration.items()
+            ],
+            needs=needs,
         ),
         Claim(
             source="Fig. 4b",
             statement="H_S is ordered by stage: Baseline < RoPE < Muon < Untied.",
-            measured=" / ".join(f"{end:.3f}" for end in ends) + " at the end",
-            verdict=decide(bool(np.all(np.diff(ends) > 0))),
-            rule="holds if the mean H_S at the end, after equal tokens, increases with each stage",
+            quantity="H_S at the end, after equal tokens, of a stage less that of the one before, "
+            "mean over batch sizes, pairs",
+            findings=[
+                Finding(
+                    f"{first} to {second}",
+                    mean_of(concentration[second][:, 1] - concentration[first][:, 1]),
+                    POSITIVE,
+                )
+                for first, second in TRANSITIONS
+            ],
+            needs=needs,
         ),
     ]
 
 
-def _final_profile(config: ToyConfig, sweep: Sweep) -> Claim:
-    best = best_run(sweep, "untied")
-    counts = []
-    for cycle, offset in config.tracked_bands:
-        profiles = sweep.arrays(best["unit"])[f"profiles/{cycle}:{offset}"]
-        counts.append(
-            (modes_for_share(profiles[0]), modes_for_share(profiles[-1]), len(profiles[0]))
-        )
+def few_modes(profiles: dict[str, list[tuple[np.ndarray, np.ndarray]]], needs: list[Need]) -> Claim:
+    """Judge how many modes carry the energy of the Untied stage.
+
+    Args:
+        profiles: at step 0 and at the end, of every run, by tracked band.
+        needs: what the claim rests on.
+    """
+    findings = []
+    for band, runs in profiles.items():
+        largest = [float(np.sort(last)[-FEW:].sum()) for _, last in runs]
+        shrinking = [np.log(modes_for_share(last) / modes_for_share(first)) for first, last in runs]
+        findings += [
+            Finding(f"{band}, share of {FEW} modes", mean_of(largest), Bounds(low=0.5)),
+            Finding(f"{band}, log of end over start", mean_of(shrinking), Bounds(high=np.log(0.5))),
+        ]
     return Claim(
         source="Fig. 4c",
         statement="The final Untied profile concentrates on a few Fourier modes; the initial one "
         "is diffuse.",
-        measured=f"batch {best['batch_size']}: half of the energy in "
-        + ", ".join(f"{first} then {last} of {modes} modes" for first, last, modes in counts),
-        verdict=decide(all(last <= 3 and first >= 2 * last for first, last, _ in counts)),
-        rule="holds if, in the Untied run with the smallest final loss and each tracked band, at "
-        "most 3 modes hold half of the energy at the end and at least twice as many at step 0",
+        quantity=f"share of energy of the {FEW} largest modes at the end; and log of the number of "
+        "modes that hold half of the energy, end over start; mean over runs",
+        findings=findings,
+        needs=needs,
     )
 
 
-def _matched_spectra(sweep: Sweep) -> list[Claim]:
-    runs = matched_runs(sweep, "untied")
-    exponents = np.array([run.exponent for run in runs])
-    sizes = np.array([run.batch_size for run in runs], float)
-    error = float(np.sqrt(np.mean([run.exponent_error**2 for run in runs]))) if runs else np.nan
-    spread = float(np.ptp(exponents)) if runs else np.nan
-    known = len(set(sizes)) >= LEAST_BATCH_SIZES
-    correlation = spearman(sizes, exponents)
-    shown = ", ".join(f"{run.batch_size}: {run.exponent:.2f}" for run in runs)
-    rule = f"; cannot tell with fewer than {LEAST_BATCH_SIZES} batch sizes at the target"
-    return [
-        Claim(
-            source="Fig. 11a",
-            statement="At matched loss, Untied runs of different batch sizes have different "
-            "spectra.",
-            measured=f"tail exponents span {spread:.2f}, sampling error {error:.2f} "
-            f"({len(runs)} runs)",
-            verdict=decide(spread > 5 * error, known=known),
-            rule="holds if the exponents at the target span more than 5 times their sampling error "
-            "(root mean square over runs of half the difference of two halves of the pool)" + rule,
-        ),
-        Claim(
-            source="Fig. 11a",
-            statement="Smaller batches have steeper tails at matched loss.",
-            measured=f"rho of batch size and exponent {correlation.rho:.2f} (chance p = "
-            f"{correlation.p_value:.2g}); {shown}",
-            verdict=decide(correlation.rho <= -0.8, known=known),
-            rule="holds if Spearman's rho of batch size and exponent is at most -0.8" + rule,
-        ),
+def spectra_differ(runs: list[Matched], at_target: list[Need], seeds: Need) -> Claim:
+    """Judge whether spectra at one loss differ by more than seeds do."""
+    groups = [
+        np.array([run.exponent for run in runs if run.batch_size == size])
+        for size in sorted({run.batch_size for run in runs})
     ]
+    estimate = UNKNOWN
+    if len(groups) > 1 and min(map(len, groups)) > 1:
+        means = draws_of_log_means(groups)
+        exponents = np.exp(means.rows)
+        estimate = means.estimate(np.ptp(exponents, axis=1))
+    elif len(groups) > 1:
+        estimate = Estimate(float(np.ptp(np.concatenate(groups))))
+    return Claim(
+        source="Fig. 11a",
+        statement="At matched loss, Untied runs of different batch sizes have different spectra.",
+        quantity="span of the tail exponents at the target over batch sizes; errors over seeds",
+        findings=[Finding("", estimate, APART)],
+        needs=[*at_target, seeds],
+    )
 
 
-def _jumps(config: ToyConfig, sweep: Sweep) -> Claim:
-    means = {pair: float(np.mean(jumps)) for pair, jumps in peak_jumps(config, sweep).items()}
-    *small, last = (means[pair] for pair in TRANSITIONS)
-    ratio = last / max(abs(jump) for jump in small)
-    plain, control = control_jump(config, sweep)
+def smaller_are_steeper(runs: list[Matched], needs: list[Need]) -> Claim:
+    """Judge the trend of the tail exponent over batch sizes at one loss."""
+    sizes = np.log2([run.batch_size for run in runs])
+    slope = slope_of(sizes, np.array([run.exponent for run in runs]))
+    return Claim(
+        source="Fig. 11a",
+        statement="Smaller batches have steeper tails at matched loss.",
+        quantity="change of the tail exponent with each doubling of the batch, by least squares",
+        findings=[Finding("", slope, NEGATIVE)],
+        needs=needs,
+    )
+
+
+def untying_jumps(
+    jumps: dict[tuple[str, str], Float[np.ndarray, " batch_sizes"]], needs: list[Need]
+) -> Claim:
+    """Judge whether the last step raises H_peak by much more than the others."""
+    *before, last = TRANSITIONS
     return Claim(
         source="Fig. 11b",
         statement="The step from Muon to Untied raises H_peak about five times as much as either "
         "step before.",
-        measured=", ".join(f"{a} to {b} {means[a, b]:+.3f}" for a, b in TRANSITIONS)
-        + f": {ratio:.1f} times the larger of the others. At batch {config.control_batch_size}: "
-        f"{plain:+.3f}; {control:+.3f} where embeddings start at "
-        f"{config.control_embedding_std:g} instead of {config.embedding_std:g}",
-        verdict=decide(ratio >= 3),
-        rule="holds if the mean jump (over batch sizes, tracked bands, seeds, and 10, 20, 30 % of "
-        "the run) is at least 3 times the larger absolute jump of the two before; the control, "
-        "which shows how much of it the initialisation makes, does not enter",
-    )
+        quantity=f"its rise less {TIMES} times that of a step before, mean over 10, 20, 30 % of "
+        "the run and over batch sizes, pairs",
+        findings=[
+            Finding(f"{first} to {second}", mean_of(jumps[last] - TIMES * jumps[first, second]),
+                    POSITIVE)
+            for first, second in before
+        ],
+        needs=needs,
+    )  # fmt: skip
 
 
-def _band_sweep(config: ToyConfig, sweep: Sweep) -> list[Claim]:
-    values = np.stack([final_by_band(config, sweep, stage, "pc1_peak_mass") for stage in STAGES])
-    baseline, rope, muon, untied = values
-    top = int(np.sum(values.argmax(0) == STAGES.index("untied")))
-    bottom = int(np.sum(values.argmin(0) == STAGES.index("baseline")))
-    narrow = np.argsort([cycle for cycle, _ in config.bands])[:NARROW_BANDS]
-    wide = np.setdiff1d(np.arange(len(config.bands)), narrow)
-    enough = len(wide) > 0
-    by_width = [
-        tuple(float(stage[bands].mean()) if enough else np.nan for bands in (narrow, wide))
-        for stage in (muon, rope)
-    ]
-    (muon_narrow, muon_wide), (rope_narrow, rope_wide) = by_width
-    count = len(config.bands)
+def by_band(
+    config: ToyConfig, final: dict[str, Float[np.ndarray, "batch_sizes bands"]], needs: list[Need]
+) -> list[Claim]:
+    """Judge the peak mass of the first component over the bands."""
+    names = [f"{cycle}:{offset}" for cycle, offset in config.bands]
+
+    def above(stage: str, others: list[str]) -> list[Finding]:
+        """By how much a stage exceeds each of others in every band."""
+        return [
+            Finding(f"{stage} less {other}, {name}", mean_of(difference), POSITIVE)
+            for other in others
+            for name, difference in zip(names, (final[stage] - final[other]).T, strict=True)
+        ]
+
+    order = np.argsort([cycle for cycle, _ in config.bands])
+    narrow, wide = order[:NARROW_BANDS], order[NARROW_BANDS:]
+    contrasts = {
+        stage: mean_of(values[:, narrow].mean(1) - values[:, wide].mean(1))
+        if len(wide)
+        else UNKNOWN
+        for stage, values in final.items()
+    }
     return [
         Claim(
             source="Fig. 11c",
-            statement="Untied has the largest PC1 peak mass in every band, Baseline a uniformly "
-            "small one.",
-            measured=f"Untied largest in {top} of {count} bands, Baseline smallest in {bottom}; "
-            f"means {baseline.mean():.2f} / {rope.mean():.2f} / {muon.mean():.2f} / "
-            f"{untied.mean():.2f}",
-            verdict=decide(top == count and bottom >= 0.75 * count),
-            rule="holds if Untied is largest in all bands and Baseline smallest in three quarters "
-            "of them (mean over batch sizes and seeds at the end)",
+            statement="Untied has the largest PC1 peak mass in every band.",
+            quantity="its peak mass less that of another stage at the end, by band, mean over "
+            "batch sizes, pairs",
+            findings=above("untied", list(STAGES[:-1])),
+            needs=needs,
+        ),
+        Claim(
+            source="Fig. 11c",
+            statement="Baseline has a uniformly small one.",
+            quantity="that of another stage less its own, by band, mean over batch sizes, pairs",
+            findings=[finding for stage in STAGES[1:] for finding in above(stage, ["baseline"])],
+            needs=needs,
         ),
         Claim(
             source="Fig. 11c",
             statement="Muon peaks on the narrowest bands, where RoPE dips.",
-            measured=f"narrowest {NARROW_BANDS} against the others: Muon {muon_narrow:.2f}, "
-            f"{muon_wide:.2f}; RoPE {rope_narrow:.2f}, {rope_wide:.2f}",
-            verdict=decide(muon_narrow > muon_wide and rope_narrow < rope_wide, known=enough),
-            rule=f"holds if the mean over the {NARROW_BANDS} shortest cycles exceeds that over the "
-            "others for Muon and falls below it for RoPE",
+            quantity=f"peak mass on the {NARROW_BANDS} shortest cycles less that on the others, "
+            "mean over batch sizes",
+            findings=[
+                Finding("muon", contrasts["muon"], POSITIVE),
+                Finding("rope", contrasts["rope"], NEGATIVE),
+            ],
+            needs=needs,
         ),
     ]
+
+
+def _control(config: ToyConfig, sweep: Sweep) -> Observation:
+    plain, control = control_jump(config, sweep)
+    return Observation(
+        source="Fig. 11b",
+        statement="Untying the read-out raises H_peak because of what it can represent.",
+        seen=f"at batch {config.control_batch_size} by {plain:+.3f}, and by {control:+.3f} where "
+        f"embeddings start at {config.control_embedding_std:g} instead of "
+        f"{config.embedding_std:g}, so that a tied read-out does not begin by predicting the "
+        "current token",
+    )
+
+
+def _profiles(config: ToyConfig, sweep: Sweep) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Fourier profiles of the Untied runs at step 0 and at the end, by tracked band."""
+    units = dict.fromkeys(
+        row["unit"] for row in sweep.rows(kind="loss", stage="untied", control=False)
+    )
+    profiles = {}
+    for cycle, offset in config.tracked_bands:
+        band = f"{cycle}:{offset}"
+        stored = [sweep.arrays(unit)[f"profiles/{band}"] for unit in units]
+        profiles[band] = [(profile[0], profile[-1]) for profile in stored]
+    return profiles
+
+
+def _batch_sizes(count: int) -> Need:
+    what = f"{LEAST_BATCH_SIZES} batch sizes"
+    return Need(what, count >= LEAST_BATCH_SIZES, str(count))
+
+
+def _at_target(sweep: Sweep, stage: str) -> list[Need]:
+    count = len({run.batch_size for run in matched_runs(sweep, stage)})
+    what = f"{LEAST_BATCH_SIZES} batch sizes that met the target loss"
+    return [Need(what, count >= LEAST_BATCH_SIZES, str(count))]
+
+
+def _seeds(config: ToyConfig) -> Need:
+    count = len(config.seeds)
+    return Need(f"{LEAST_SEEDS} seeds", count >= LEAST_SEEDS, str(count))

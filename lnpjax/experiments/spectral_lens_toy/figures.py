@@ -162,7 +162,11 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     for index, ((first, second), values) in enumerate(found.items()):
         label = f"{STAGE_NAMES[first]} to {STAGE_NAMES[second]}"
         jumps.bar(
-            places + (index - 1) * width, values, width, color=STAGE_COLOURS[second], label=label
+            places + (index - 1) * width,
+            values.mean(0),
+            width,
+            color=STAGE_COLOURS[second],
+            label=label,
         )
     jumps.axhline(0, color="0.4", linewidth=0.8)
     panel = Panel(
@@ -179,7 +183,7 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
 
     bands = np.arange(len(config.bands))
     for stage in STAGES:
-        values = final_by_band(config, sweep, stage, "pc1_peak_mass")
+        values = final_by_band(config, sweep, stage, "pc1_peak_mass").mean(0)
         sweep_axis.plot(
             bands, values, color=STAGE_COLOURS[stage], marker="o", label=STAGE_NAMES[stage]
         )

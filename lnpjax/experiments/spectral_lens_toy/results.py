@@ -56,7 +56,7 @@ def matched_runs(sweep: Sweep, stage: str) -> list[Matched]:
     return sorted(found, key=lambda run: (run.batch_size, run.seed))
 
 
-def early_prediction(sweep: Sweep, stage: str) -> list[RankCorrelation]:
+def early_prediction(sweep: Sweep, stage: str, seed: int | None = None) -> list[RankCorrelation]:
     """Rank correlation of the tail exponent with the tokens to target (Fig. 4a).
 
     The exponent of each run is taken at a share of its own way to the target, as the paper does
@@ -65,11 +65,12 @@ def early_prediction(sweep: Sweep, stage: str) -> list[RankCorrelation]:
     Args:
         sweep: the sweep.
         stage: whose runs are compared.
+        seed: of the runs; all of them by default.
 
     Returns:
         A correlation over the runs that met the target, for each of `FRACTIONS`.
     """
-    runs = matched_runs(sweep, stage)
+    runs = [run for run in matched_runs(sweep, stage) if seed in (None, run.seed)]
     tokens = np.array([run.tokens for run in runs])
     correlations = []
     for fraction in FRACTIONS:
@@ -107,21 +108,20 @@ def over_training(
 
 def peak_jumps(
     config: ToyConfig, sweep: Sweep
-) -> Mapping[tuple[str, str], Float[np.ndarray, " checkpoints"]]:
-    """Mean change of H_peak from a stage to the next, at each of `JUMP_FRACTIONS` (Fig. 11b)."""
+) -> Mapping[tuple[str, str], Float[np.ndarray, "batch_sizes checkpoints"]]:
+    """Change of H_peak from a stage to the next, at each of `JUMP_FRACTIONS` (Fig. 11b)."""
     tokens = np.array(config.checkpoints) * config.tokens_per_block
     at = np.array(JUMP_FRACTIONS) * tokens[-1]
-    means = {
-        stage: np.mean(
+    heights = {
+        stage: np.stack(
             [
                 np.interp(at, tokens, curve)
                 for curve in over_training(config, sweep, stage, "H_peak").values()
-            ],
-            axis=0,
+            ]
         )
         for stage in STAGES
     }
-    return {(first, second): means[second] - means[first] for first, second in TRANSITIONS}
+    return {(first, second): heights[second] - heights[first] for first, second in TRANSITIONS}
 
 
 def control_jump(config: ToyConfig, sweep: Sweep) -> tuple[float, float]:
@@ -157,14 +157,23 @@ def control_jump(config: ToyConfig, sweep: Sweep) -> tuple[float, float]:
 
 def final_by_band(
     config: ToyConfig, sweep: Sweep, stage: str, statistic: str
-) -> Float[np.ndarray, " bands"]:
-    """A statistic at the end of training, mean over batch sizes and seeds, by band (Fig. 11c)."""
+) -> Float[np.ndarray, "batch_sizes bands"]:
+    """A statistic at the end of training, mean over seeds (Fig. 11c)."""
     last = config.num_blocks * config.tokens_per_block
     rows = sweep.rows(kind="probe", stage=stage, tokens=last, control=False)
     return np.array(
         [
-            np.mean([row[statistic] for row in rows if row["band"] == f"{cycle}:{offset}"])
-            for cycle, offset in config.bands
+            [
+                np.mean(
+                    [
+                        row[statistic]
+                        for row in rows
+                        if (row["band"], row["batch_size"]) == (f"{cycle}:{offset}", batch_size)
+                    ]
+                )
+                for cycle, offset in config.bands
+            ]
+            for batch_size in config.batch_sizes
         ]
     )
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lnpjax.comparison import spearman
-from lnpjax.experiments._harness.claims import Claim
+from lnpjax.experiments._harness.claims import Claim, Observation
+from lnpjax.experiments._harness.estimates import Estimate, mean_of
+from lnpjax.experiments._harness.power_laws import exponent, log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.claims import (
-    FLAT,
-    ORDERED,
+    NEGATIVE,
+    POSITIVE,
     alignments,
-    each,
-    from_to,
-    inside,
+    at_minimum,
+    by_family,
+    inside_training,
+    largest_fall,
     loss_law,
 )
 from lnpjax.experiments.ntk_lens.data_scaling.results import by_size
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from lnpjax.experiments.ntk_lens.data_scaling.config import DataScalingConfig
 
 
-def judge(config: DataScalingConfig, sweep: Sweep) -> list[Claim]:
+def judge(config: DataScalingConfig, sweep: Sweep) -> list[Claim | Observation]:
     """All claims on scaling the training set, in the order of the paper.
 
     Args:
@@ -34,50 +36,77 @@ def judge(config: DataScalingConfig, sweep: Sweep) -> list[Claim]:
         sweep: its finished sweep.
 
     Returns:
-        The claims with what was measured.
+        The claims, judged, and what is only observed.
     """
-    found = by_size(sweep)
-    enough = len(config.sizes) >= 4
-
-    def order(column: str) -> Callable[[Family], float]:
-        return lambda family: spearman(family.scales, family.means(column)).rho
-
-    def adaptation(family: Family) -> float:
-        sizes = -np.array(family.ensembles("adaptation_at_minimum"), float)
-        return spearman(family.scales, sizes).rho
-
-    ranks = order("rank_at_minimum")
+    families = by_size(config, sweep)
     return [
-        inside(found),
-        loss_law(found),
-        each(
-            found,
-            "Fig. 2",
-            "The effective rank at the minimum falls as the training set grows.",
-            lambda family: f"{ranks(family):.2f} ({from_to(family, 'rank_at_minimum')})",
-            lambda family: ranks(family) <= -ORDERED,
-            f"holds if Spearman's rho of size and mean rank is at most -{ORDERED}",
-            known=enough,
+        loss_law(families),
+        rank_falls_with_data(families),
+        adaptation_grows(families),
+        *alignments(families),
+        inside_training(families),
+        *observed(families),
+    ]
+
+
+def rank_falls_with_data(families: Sequence[Family]) -> Claim:
+    """Judge the trend of the rank at the minimum, member by member: the networks are the same."""
+
+    def trend(family: Family) -> Estimate:
+        ranks = np.stack(family.members("rank_at_minimum"), axis=1)
+        return mean_of(log_slope(family.scales, np.log(ranks)))
+
+    return Claim(
+        source="Fig. 2",
+        statement="The effective rank at the minimum falls as the training set grows.",
+        quantity="exponent of each member's rank over the sizes, mean over members, pairs",
+        findings=by_family([family.inside for family in families], NEGATIVE, trend),
+        needs=at_minimum(families),
+    )
+
+
+def adaptation_grows(families: Sequence[Family]) -> Claim:
+    """Judge the trend of the adaptation rate."""
+    return Claim(
+        source="Fig. 2",
+        statement="The adaptation rate at the minimum grows with the training set.",
+        quantity="exponent of its size over the sizes; members redrawn, the same at all sizes",
+        findings=by_family(
+            [family.inside for family in families],
+            POSITIVE,
+            lambda family: exponent(family.scales, family.log_adaptation()),
         ),
-        each(
-            found,
-            "Fig. 2",
-            "The initial trace does not depend on the training set.",
-            lambda family: f"{family.straight('trace_start').value:.2g}",
-            lambda family: abs(family.straight("trace_start").value) <= FLAT,
-            f"holds if its exponent lies within {FLAT} of zero; true by construction, since "
-            "networks and test images are the same for all sizes",
+        needs=at_minimum(families),
+    )
+
+
+def observed(families: Sequence[Family]) -> list[Observation]:
+    """Tell what the figures show besides."""
+    falls = {family.name: largest_fall(family.inside, "trace") for family in families}
+    dips = "; ".join(
+        f"{name}: it falls by up to {100 * fall.value:.0f} % of its growth"
+        for name, fall in falls.items()
+    )
+    return [
+        Observation(
+            source="Fig. 1, 5",
+            statement="The trace grows continuously up to the minimum of the test loss.",
+            seen=f"{dips}, at the size where it falls most",
         ),
-        each(
-            found,
-            "Fig. 2",
-            "The adaptation rate at the minimum grows with the training set.",
-            lambda family: (
-                f"{adaptation(family):.2f} (exponent {family.adaptation_exponent():.2g})"
-            ),
-            lambda family: adaptation(family) >= ORDERED,
-            f"holds if Spearman's rho of size and -d Tr / d log(loss) is at least {ORDERED}",
-            known=enough,
+        Observation(
+            source="Fig. 1",
+            statement="The adaptation rate grows along training.",
+            seen="`dynamics.png`, second row",
         ),
-        *alignments(found),
+        Observation(
+            source="Fig. 1, 6",
+            statement="The curves of the effective rank are ordered by size all along training, "
+            "and sets go through the same stages on another time scale.",
+            seen="`dynamics.png`, third row",
+        ),
+        Observation(
+            source="Fig. 2",
+            statement="The initial trace does not depend on the training set.",
+            seen="true by construction: networks and test images are the same for all sizes",
+        ),
     ]

@@ -24,4 +24,4 @@ def draw(config: DataScalingConfig, sweep: Sweep, folder: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed (the extra "run").
     """
-    draw_all(by_size(sweep), config.depth, "Scaling the training set", folder)
+    draw_all(by_size(config, sweep), config.depth, "Scaling the training set", folder)

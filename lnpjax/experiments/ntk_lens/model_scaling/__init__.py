@@ -1,4 +1,4 @@
-"""Scaling the width of dense networks, through the NTK (NTK Lens, Figs. 1-3, 5, 6, 8)."""
+"""Scaling the width, through the NTK (NTK Lens, Figs. 1-3, 5, 6, 8)."""
 
 from __future__ import annotations
 

@@ -7,32 +7,39 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lnpjax.experiments._harness.claims import Claim, decide
+from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
+from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Estimate, mean_of_means
+from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.claims import (
-    CLEAR_GAIN,
-    FLAT,
-    TOLERANCE,
+    NEGATIVE,
+    POSITIVE,
     alignments,
-    each,
-    from_to,
-    inside,
+    at_minimum,
+    by_family,
+    enough_members,
+    inside_training,
+    largest_fall,
     loss_law,
 )
-from lnpjax.experiments.ntk_lens.families import Family
-from lnpjax.experiments.ntk_lens.model_scaling.results import by_width
+from lnpjax.experiments.ntk_lens.families import Ensemble, Family
+from lnpjax.experiments.ntk_lens.model_scaling.results import TURNS, by_width
 
 if TYPE_CHECKING:
     from lnpjax.experiments.ntk_lens.model_scaling.config import ModelScalingConfig
 
 
 RATIO_EXPONENTS = {3: -0.8, 4: -0.7}
-TRANSITION = (250.0, 1000.0)
-UNCERTAIN = 8.0  # a bend known to within this factor only is not known
-LEAST_WIDEST = 256
+TOLERANCE = 0.15
+LITTLE = 0.05
+CLOSED_FORM = Bounds(0.9, 1.1)
+QUARTER = Bounds(-0.25, 0.25)
+HALF = Bounds(low=0.5)
+FACTOR_OF_2 = Bounds(0.5, 2.0)
+BEYOND = 4  # widths must reach so many times the paper's turn
 
 
-def judge(config: ModelScalingConfig, sweep: Sweep) -> list[Claim]:
+def judge(config: ModelScalingConfig, sweep: Sweep) -> list[Claim | Observation]:
     """All claims on scaling the width, in the order of the paper.
 
     Args:
@@ -40,180 +47,253 @@ def judge(config: ModelScalingConfig, sweep: Sweep) -> list[Claim]:
         sweep: its finished sweep.
 
     Returns:
-        The claims with what was measured.
+        The claims, judged, and what is only observed.
     """
-    found = by_width(sweep)
-    wide = config.widths[-1] >= LEAST_WIDEST
+    families = by_width(config, sweep)
     return [
-        inside(found),
-        _trace_grows(found),
-        _rank_falls(found),
-        loss_law(found),
-        each(
-            found,
-            "Fig. 2",
-            "The initial trace grows with the width.",
-            lambda family: str(family.straight("trace_start")),
-            lambda family: bool(np.all(np.diff(family.means("trace_start")) > 0)),
-            "holds if the mean grows from each width to the next; measured: its exponent",
-        ),
-        each(
-            found,
-            "Fig. 2",
-            "The adaptation rate at the minimum does not depend on the width.",
-            lambda family: f"{family.adaptation_exponent():.2g}",
-            lambda family: abs(family.adaptation_exponent()) <= FLAT,
-            f"holds if the exponent of its size lies within {FLAT} of zero",
-        ),
-        _rank_rises_and_saturates(found, wide),
-        *_trace_ratio(found, wide),
-        _transition(found, wide),
-        _transitions_coincide(found, wide),
-        *alignments(found),
+        trace_grows(families),
+        rank_falls(families),
+        loss_law(families),
+        *initial_trace(families),
+        adaptation_is_constant(families),
+        ratio_declines(families),
+        *transition(families),
+        *alignments(families),
+        inside_training(families),
+        *observed(families),
     ]
 
 
-def _trace_grows(found: Sequence[Family]) -> Claim:
-    def share(family: Family) -> float:
-        steps = [
-            np.diff(family.until_minimum("curve", "trace", scale))
-            for scale in family.ensembles(family.scale)
-        ]
-        return float(np.mean(np.concatenate(steps) > 0))
-
-    return each(
-        found,
-        "Fig. 1, 5",
-        "The trace grows continuously up to the minimum of the test loss.",
-        lambda family: f"in {100 * share(family):.0f} % of the steps between measurements",
-        lambda family: share(family) >= 0.9,
-        "holds if the mean trace grows in 90 % of the steps, over all widths",
-    )
-
-
-def _rank_falls(found: Sequence[Family]) -> Claim:
-    def changes(family: Family) -> np.ndarray:
-        found = []
-        for scale in family.ensembles(family.scale):
-            epochs = family.until_minimum("dynamics", "epoch", scale)
-            ranks = family.until_minimum("dynamics", "rank", scale)
-            if len(epochs) > 1:
-                falling = np.diff(ranks) < 0
-                found.append(np.sum(np.diff(epochs) * falling) / (epochs[-1] - epochs[0]))
-        return np.array(found)
-
-    return each(
-        found,
-        "Fig. 1, 6",
-        "The effective rank falls during large parts of training.",
-        lambda family: f"{100 * np.mean(changes(family)):.0f} % of the epochs",
-        lambda family: float(np.mean(changes(family))) >= 0.5,
-        "holds if it falls between spectra that span half of the epochs up to the minimum or "
-        "more, mean over widths",
-    )
-
-
-def _rank_rises_and_saturates(found: Sequence[Family], wide: bool) -> Claim:
-    def holds(family: Family) -> bool:
-        fit = family.bent("rank_at_minimum")
-        return fit.below.low > 0 and fit.above.value <= fit.below.value / 2
-
-    def shown(family: Family) -> str:
-        fit = family.bent("rank_at_minimum")
-        return f"{fit.below} below {fit.bend.value:.0f}, {fit.above} above"
-
-    return each(
-        found,
-        "Fig. 3",
-        "The effective rank at the minimum rises as a power law of the width, then saturates.",
-        shown,
-        holds,
-        "holds if the exponent below the bend is positive (95 % of the bootstrap) and that above "
-        f"is at most half of it; cannot tell without a width of {LEAST_WIDEST}",
-        known=wide,
-    )
-
-
-def _trace_ratio(found: Sequence[Family], wide: bool) -> list[Claim]:
-    def known(family: Family) -> bool:
-        return wide and family.depth in RATIO_EXPONENTS
-
-    def close(family: Family) -> bool:
-        exponent = family.bent("trace_ratio").above.value
-        return abs(exponent - RATIO_EXPONENTS.get(family.depth, np.nan)) <= TOLERANCE
-
-    return [
-        each(
-            found,
-            "Fig. 3",
-            "The trace ratio beta declines as the width grows.",
-            lambda family: (
-                f"{from_to(family, 'trace_ratio')}, largest {family.means('trace_ratio').max():.3g}"
-            ),
-            lambda family: bool(
-                family.means("trace_ratio")[-1] < family.means("trace_ratio").max() / 2
-            ),
-            f"holds if beta at the largest width is below half of its largest value; cannot tell "
-            f"without a width of {LEAST_WIDEST}",
-            known=wide,
+def trace_grows(families: Sequence[Family]) -> Claim:
+    """Judge whether the trace grows all the way to the minimum."""
+    return Claim(
+        source="Fig. 1, 5",
+        statement="The trace grows continuously up to the minimum of the test loss.",
+        quantity="largest fall of the mean trace on the way, as a share of its growth, at the "
+        "width where it is largest",
+        findings=by_family(
+            [family.inside for family in families],
+            Bounds(high=LITTLE),
+            lambda family: largest_fall(family, "trace"),
         ),
-        each(
-            found,
-            "Fig. 3",
-            "It declines with an exponent of about -0.8 for three layers, -0.7 for four.",
-            lambda family: (
-                f"{family.bent('trace_ratio').above} above "
-                f"{family.bent('trace_ratio').bend.value:.0f}"
-            ),
-            close,
-            f"holds if the exponent above the bend lies within {TOLERANCE} of that; cannot tell "
-            f"without a width of {LEAST_WIDEST}",
-            known=all(known(family) for family in found),
+        needs=at_minimum(families),
+    )
+
+
+def rank_falls(families: Sequence[Family]) -> Claim:
+    """Judge for how much of the training the effective rank falls."""
+
+    def shares(ensemble: Ensemble) -> np.ndarray:
+        count = ensemble.points_before
+        epochs = ensemble.epochs[ensemble.points[:count]]
+        falling = np.diff(ensemble.spectra["ranks"][:, :count], axis=1) < 0
+        return falling @ np.diff(epochs) / (epochs[-1] - epochs[0])
+
+    def estimate(family: Family) -> Estimate:
+        chosen = family.where(lambda one: one.points_before > 1)
+        return mean_of_means([shares(ensemble) for ensemble in chosen.ensembles])
+
+    return Claim(
+        source="Fig. 1, 6",
+        statement="The effective rank falls during large parts of training.",
+        quantity="share of the epochs up to the minimum between spectra of falling rank, mean over "
+        "members and widths",
+        findings=by_family([family.inside for family in families], HALF, estimate),
+        needs=at_minimum(families),
+    )
+
+
+def initial_trace(families: Sequence[Family]) -> list[Claim]:
+    """Judge the trace before training, by its trend and by the closed form."""
+
+    def ratio(family: Family) -> Estimate:
+        return mean_of_means(
+            [one.members["trace_start"] / one.expected_trace for one in family.ensembles]
+        )
+
+    needs = [enough_members(families)]
+    return [
+        Claim(
+            source="Fig. 2",
+            statement="The initial trace grows with the width.",
+            quantity="exponent of its mean",
+            findings=by_family(families, POSITIVE, lambda family: family.exponent("trace_start")),
+            needs=needs,
+        ),
+        Claim(
+            source="Fig. 2, ours",
+            statement="Its mean over initialisations is a + b * width, in closed form "
+            "(`lnpjax.kernel.expected_trace`), and grows strictly.",
+            quantity="measured over closed form, mean over members and widths",
+            findings=by_family(families, CLOSED_FORM, ratio),
+            needs=needs,
         ),
     ]
 
 
-def _transition(found: Sequence[Family], wide: bool) -> Claim:
-    fits = {family.name: family.bent("rank_at_minimum") for family in found}
-    clear = wide and all(
-        fit.gain >= CLEAR_GAIN and fit.bend.high <= UNCERTAIN * fit.bend.low
-        for fit in fits.values()
+def adaptation_is_constant(families: Sequence[Family]) -> Claim:
+    """Judge whether the adaptation rate depends on the width, next to the trace that does."""
+
+    def share(family: Family) -> Estimate:
+        rates, traces = family.log_adaptation(), family.log_means("trace_start")
+        count = min(len(rates.rows), len(traces.rows))
+        slopes = [log_slope(family.scales, draws.rows[:count]) for draws in (rates, traces)]
+        return rates.estimate(slopes[0] / slopes[1])
+
+    return Claim(
+        source="Fig. 2",
+        statement="The adaptation rate at the minimum does not depend on the width, while the "
+        "initial trace does.",
+        quantity="its exponent over the width, as a share of that of the initial trace",
+        findings=by_family([family.inside for family in families], QUARTER, share),
+        needs=at_minimum(families),
     )
-    low, high = TRANSITION
+
+
+def ratio_declines(families: Sequence[Family]) -> Claim:
+    """Judge whether beta falls where networks are wide."""
+
+    def exponent(family: Family) -> Estimate:
+        upper = family.scales[len(family.scales) // 2 :]
+        return family.where(lambda one: one.scale >= upper[0]).exponent("trace_ratio")
+
     return Claim(
         source="Fig. 3",
-        statement="The effective rank stops to rise at a width of about 500 on MNIST and "
-        "Fashion-MNIST.",
-        measured="; ".join(f"{name}: {fit.bend}" for name, fit in fits.items()),
-        verdict=decide(
-            all(fit.bend.low <= high and fit.bend.high >= low for fit in fits.values()),
-            known=clear,
-        ),
-        rule=f"holds if the interval of every bend meets {low:.0f} to {high:.0f}; cannot tell if "
-        f"an interval spans more than a factor of {UNCERTAIN:g}, if a bend does not halve the "
-        f"squared residuals of a straight law, or without a width of {LEAST_WIDEST}",
+        statement="The trace ratio beta declines as the width grows.",
+        quantity="its exponent over the upper half of the widths",
+        findings=by_family([family.inside for family in families], NEGATIVE, exponent),
+        needs=[*at_minimum(families), _reaches(families, 1)],
     )
 
 
-def _transitions_coincide(found: Sequence[Family], wide: bool) -> Claim:
-    deepest = max(family.depth for family in found)
-    chosen = [family for family in found if family.depth == deepest]
-    pairs = {
-        family.name: (family.bent("rank_at_minimum").bend, family.bent("trace_ratio").bend)
+def transition(families: Sequence[Family]) -> list[Claim]:
+    """Judge how rank and beta behave on both sides of the paper's turn, and where they turn."""
+    chosen = [family.inside for family in families]
+    needs = [*at_minimum(families), _reaches(families, BEYOND)]
+
+    def narrow(family: Family) -> Estimate:
+        turn = TURNS[family.images]
+        return family.where(lambda one: one.scale <= turn).exponent("rank_at_minimum")
+
+    def excess(family: Family) -> Estimate:
+        """The exponent above the turn less half of that below."""
+        scales, means = family.scales, family.log_means("rank_at_minimum")
+        sides = scales <= TURNS[family.images], scales >= TURNS[family.images]
+        if min(map(np.sum, sides)) < 2:
+            return UNKNOWN
+        below, above = (log_slope(scales[side], means.rows[:, side]) for side in sides)
+        return means.estimate(above - below / 2)
+
+    rises = by_family(chosen, POSITIVE, narrow)
+    ends = by_family(chosen, NEGATIVE, excess)
+    exponents = [
+        Finding(
+            family.name,
+            _wide(family).exponent("trace_ratio"),
+            Bounds(
+                RATIO_EXPONENTS[family.depth] - TOLERANCE, RATIO_EXPONENTS[family.depth] + TOLERANCE
+            ),
+        )
         for family in chosen
-    }
-    return Claim(
-        source="Fig. 3, 5.1",
-        statement="In the deeper networks, effective rank and trace ratio turn at the same width.",
-        measured="; ".join(
-            f"{name}: rank {rank}, ratio {ratio}" for name, (rank, ratio) in pairs.items()
+        if family.depth in RATIO_EXPONENTS
+    ]
+    bends = [
+        Finding(
+            family.name,
+            family.bent("rank_at_minimum").bend,
+            Bounds(TURNS[family.images] / 2, TURNS[family.images] * 2),
+        )
+        for family in chosen
+    ]
+    deepest = max(family.depth for family in families)
+
+    def quotient(family: Family) -> Estimate:
+        columns = ("rank_at_minimum", "trace_ratio")
+        rank, ratio = (family.bent(name, seed).bend for seed, name in enumerate(columns))
+        if rank.draws is None or ratio.draws is None:
+            return UNKNOWN
+        return Estimate(rank.value / ratio.value, draws=rank.draws / ratio.draws)
+
+    return [
+        Claim(
+            source="Fig. 3",
+            statement="The effective rank at the minimum rises as a power law of the width, then "
+            "saturates.",
+            quantity="exponent up to the paper's turn; and that beyond it less half of that below",
+            findings=[
+                *(Finding(f"{one.what}, below", one.estimate, one.region) for one in rises),
+                *(Finding(f"{one.what}, beyond", one.estimate, one.region) for one in ends),
+            ],
+            needs=needs,
         ),
-        verdict=decide(
-            all(0.5 <= rank.value / ratio.value <= 2 for rank, ratio in pairs.values()),
-            known=wide
-            and all(bend.high <= UNCERTAIN * bend.low for pair in pairs.values() for bend in pair),
+        Claim(
+            source="Fig. 3",
+            statement="Beta declines with an exponent of about -0.8 for three layers, -0.7 for "
+            "four.",
+            quantity="its exponent beyond the paper's turn",
+            findings=exponents,
+            needs=needs,
         ),
-        rule="holds if the two bends are within a factor of 2 for every set; cannot tell if an "
-        f"interval spans more than a factor of {UNCERTAIN:g}, or without a width of "
-        f"{LEAST_WIDEST}",
+        Claim(
+            source="Fig. 3",
+            statement="The effective rank stops to rise at a width of about 500 on MNIST and "
+            "Fashion-MNIST, 1000 on CIFAR-10.",
+            quantity="where two power laws of the rank meet",
+            findings=bends,
+            needs=needs,
+        ),
+        Claim(
+            source="Fig. 3, 5.1",
+            statement="In the deeper networks, effective rank and trace ratio turn at the same "
+            "width.",
+            quantity="bend of the rank over that of beta",
+            findings=by_family(
+                [family for family in chosen if family.depth == deepest], FACTOR_OF_2, quotient
+            ),
+            needs=needs,
+        ),
+    ]
+
+
+def observed(families: Sequence[Family]) -> list[Observation]:
+    """Tell what the figures show besides."""
+    slopes = "; ".join(
+        f"{family.name}: {_wide(family).exponent('trace_ratio').value:.2f}" for family in families
     )
+    return [
+        Observation(
+            source="Fig. 1",
+            statement="After an initial phase the adaptation rate is the same along training and "
+            "for all widths: a plateau of chi.",
+            seen="`dynamics.png`, second row",
+        ),
+        Observation(
+            source="Fig. 1, 6",
+            statement="The curves of the effective rank are ordered by width all along training, "
+            "and sets go through the same stages on another time scale.",
+            seen="`dynamics.png`, third row",
+        ),
+        Observation(
+            source="Fig. 3",
+            statement="The exponents of beta are equal for all sets.",
+            seen=f"beyond the paper's turn: {slopes}",
+        ),
+        Observation(
+            source="Fig. 3b, 5.1",
+            statement="In shallow networks on CIFAR-10 the rank turns before beta.",
+            seen="`transition.png`"
+            if any(family.images == "cifar10" for family in families)
+            else "CIFAR-10 is not among the sets",
+        ),
+    ]
+
+
+def _reaches(families: Sequence[Family], times: float) -> Need:
+    short = [family.name for family in families if family.scales[-1] < times * TURNS[family.images]]
+    turns = "500; CIFAR-10: 1000"
+    what = f"widths up to {times:g} times the paper's turn ({turns})"
+    return Need(what, not short, f"up to {families[0].scales[-1]:g}")
+
+
+def _wide(family: Family) -> Family:
+    return family.where(lambda one: one.scale >= TURNS[family.images])

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from lnpjax.experiments._harness.claims import COVERAGE
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import Family
-from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, draw_all, plain_ticks
-from lnpjax.experiments.ntk_lens.model_scaling.results import by_width
+from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, draw_all, plain_ticks, scale_ticks
+from lnpjax.experiments.ntk_lens.model_scaling.results import TURNS, by_width
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, saved
 
 if TYPE_CHECKING:
@@ -30,17 +33,17 @@ def draw(config: ModelScalingConfig, sweep: Sweep, folder: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed (the extra "run").
     """
-    found = by_width(sweep)
-    draw_all(found, config.depths[0], "Scaling the width", folder)
-    _draw_transition(found, folder / "transition.png")
+    families = by_width(config, sweep)
+    draw_all(families, config.depths[0], "Scaling the width", folder)
+    _draw_transition(families, folder / "transition.png")
 
 
-def _draw_transition(found: Sequence[Family], path: Path) -> None:
-    depths = sorted({family.depth for family in found})
-    sets = list(dict.fromkeys(family.images for family in found))
+def _draw_transition(families: Sequence[Family], path: Path) -> None:
+    depths = sorted({family.depth for family in families})
+    sets = list(dict.fromkeys(family.images for family in families))
     figure = new_figure((3 + 5.2 * len(sets), 4.4 * len(depths)))
     axes = figure.subplots(len(depths), len(sets), squeeze=False)
-    for family in found:
+    for family in families:
         _transition_panel(axes[depths.index(family.depth), sets.index(family.images)], family)
     figure.suptitle(
         "From features to the kernel: means over members; bars: standard error; dashed: bent power "
@@ -51,14 +54,16 @@ def _draw_transition(found: Sequence[Family], path: Path) -> None:
 
 
 def _transition_panel(ax: Axes, family: Family) -> None:
-    ranks = family.bent("rank_at_minimum")
+    bend = family.bent("rank_at_minimum").bend
+    low, high = bend.interval(COVERAGE)
     panel = Panel(
         "rank",
         family.name,
-        f"grey: the bend of the effective rank, {ranks.bend} with 95 % of the bootstrap",
+        f"grey: the bend of the effective rank, {bend.value:.3g}, with its 95 % interval "
+        f"({low:.3g} to {high:.3g}); dotted: the paper's turn",
         r"effective rank $\Gamma(\Theta_\mathrm{min})$",
     )
-    dress(ax, panel, xlabel=SCALE_LABELS[family.scale])
+    dress(ax, panel, xlabel=SCALE_LABELS[family.scaled])
     other = ax.twinx()
     other.set(yscale="log", ylabel=r"trace ratio $\beta$")
     other.spines["top"].set_visible(False)
@@ -83,9 +88,12 @@ def _transition_panel(ax: Axes, family: Family) -> None:
             )
         )
         axis.plot(family.scales, fit.fitted, color=colour, linestyle="--", linewidth=1)
-    ax.axvspan(ranks.bend.low, ranks.bend.high, color="0.9", zorder=0)
-    ax.axvline(ranks.bend.value, color="0.5", linewidth=1.2)
+    if np.isfinite(low):
+        ax.axvspan(low, high, color="0.9", zorder=0)
+        ax.axvline(bend.value, color="0.5", linewidth=1.2)
+    ax.axvline(TURNS[family.images], color="0.3", linewidth=1, linestyle=":")
     for axis in (ax, other):
         axis.margins(y=0.2)  # room for the legend
-        plain_ticks(axis.xaxis, axis.yaxis)
+        plain_ticks(axis.yaxis)
+        scale_ticks(axis, family.scales)
     ax.legend(handles=handles, frameon=False, fontsize=8, loc="upper center", ncols=2)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import Family, families
 
+if TYPE_CHECKING:
+    from lnpjax.experiments.ntk_lens.model_scaling.config import ModelScalingConfig
 
-def by_width(sweep: Sweep) -> list[Family]:
+TURNS = {"digits": 500.0, "mnist": 500.0, "fashion_mnist": 500.0, "cifar10": 1000.0}
+"""The width at which networks turn from features to the kernel in Fig. 3, by set."""
+
+
+def by_width(config: ModelScalingConfig, sweep: Sweep) -> list[Family]:
     """Return the ensembles by set and depth, over the width."""
-    return families(sweep, "width")
+    return families(sweep, "width", config.ensemble.rule)

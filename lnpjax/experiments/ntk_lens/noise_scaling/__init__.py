@@ -1,4 +1,4 @@
-"""Classes with less and less to learn: noisy copies in place of images (NTK Lens, Figs. 4, 7)."""
+"""Classes with less to learn, through the NTK (NTK Lens, Figs. 4 and 7)."""
 
 from __future__ import annotations
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lnpjax.comparison import spearman
-from lnpjax.experiments._harness.claims import Claim, decide
+from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
+from lnpjax.experiments._harness.estimates import Bounds, mean_of
+from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.ntk_lens.families import SET_NAMES
-from lnpjax.experiments.ntk_lens.noise_scaling.results import curves, networks_by_set
+from lnpjax.experiments.ntk_lens.noise_scaling.results import NoiseRuns, noise_runs
 
 if TYPE_CHECKING:
     from lnpjax.experiments.ntk_lens.noise_scaling.config import NoiseConfig
 
 
-ORDERED = 0.8
-CONVERGED = 0.95
+CONVERGED = 0.1  # of the initial training loss
 LEAST_SHARES = 4
+LEAST_MEMBERS = 3  # as many as the paper draws
 
 
-def judge(config: NoiseConfig, sweep: Sweep) -> list[Claim]:
+def judge(config: NoiseConfig, sweep: Sweep) -> list[Claim | Observation]:
     """All claims, in the order of the paper.
 
     Args:
@@ -29,72 +30,111 @@ def judge(config: NoiseConfig, sweep: Sweep) -> list[Claim]:
         sweep: its finished sweep.
 
     Returns:
-        The claims with what was measured.
+        The claims, judged, and what is only observed.
     """
-    pairs = [
-        (images, network) for images, names in networks_by_set(sweep).items() for network in names
-    ]
-    enough = len(config.replaced) >= LEAST_SHARES
-    kept = 1 - np.array(config.replaced)
-    names, two_stages, rises, finals, accuracies = [], [], [], [], []
-    for images, network in pairs:
-        names.append(f"{SET_NAMES[images]}, {network}")
-        by_share = [{"set": images, "network": network, "replaced": s} for s in config.replaced]
-        ranks = [curves(sweep, "rank", **where)[1].mean(0) for where in by_share]
-        first, lowest, last = ranks[0][0], ranks[0].min(), ranks[0][-1]
-        two_stages.append((first, lowest, last))
-        rises.append(np.array([values[-1] / values.min() for values in ranks]))
-        finals.append([curves(sweep, "train_accuracy", **w)[1].mean(0)[-1] for w in by_share])
-        accuracies.append([curves(sweep, "test_accuracy", **w)[1].mean(0)[-1] for w in by_share])
-    orders = [spearman(kept, rise).rho for rise in rises]
-    losses = [spearman(kept, np.array(values)).rho for values in accuracies]
-    rule = f"; cannot tell with fewer than {LEAST_SHARES} shares"
-
-    def listed(values: list[str]) -> str:
-        return "; ".join(f"{name}: {value}" for name, value in zip(names, values, strict=True))
-
+    runs = noise_runs(config, sweep)
     return [
-        Claim(
-            source="Fig. 4",
-            statement="The effective rank falls at first, then rises again.",
-            measured=listed([f"{a:.1f}, {b:.1f}, {c:.1f}" for a, b, c in two_stages]),
-            verdict=decide(
-                all(low < first and last > 1.05 * low for first, low, last in two_stages)
-            ),
-            rule="of the networks with nothing replaced, at the start, at its lowest, and at the "
-            "end: holds if the lowest is below the first and 5 % below the last, for both networks",
-        ),
-        Claim(
-            source="Fig. 4",
-            statement="The more features the data has, the further the effective rank rises.",
-            measured=listed(
-                [
-                    f"rho = {order:.2f} (" + ", ".join(f"{rise:.2f}" for rise in found) + ")"
-                    for order, found in zip(orders, rises, strict=True)
-                ]
-            ),
-            verdict=decide(all(order >= ORDERED for order in orders), known=enough),
-            rule="holds if Spearman's rho of the share that is kept and the rise (last over "
-            f"lowest) is at least {ORDERED} for both networks" + rule,
-        ),
-        Claim(
-            source="Fig. 7",
-            statement="All networks are trained until they converge.",
-            measured=listed([f"training accuracy {min(values):.3f} at least" for values in finals]),
-            verdict=decide(min(min(values) for values in finals) >= CONVERGED),
-            rule=f"holds if the mean training accuracy at the end is at least {CONVERGED} for all",
-        ),
-        Claim(
-            source="Fig. 7",
-            statement="Performance falls as more is replaced.",
-            measured=listed(
-                [
-                    f"rho = {loss:.2f} (" + ", ".join(f"{value:.3f}" for value in found) + ")"
-                    for loss, found in zip(losses, accuracies, strict=True)
-                ]
-            ),
-            verdict=decide(all(loss >= ORDERED for loss in losses), known=enough),
-            rule="holds if Spearman's rho of the share that is kept and the test accuracy at the "
-            f"end is at least {ORDERED} for both networks" + rule,
-        ),
+        falls_then_rises(runs),
+        rises_further(runs),
+        performance_falls(runs),
+        *observed(runs),
     ]
+
+
+def falls_then_rises(runs: Sequence[NoiseRuns]) -> Claim:
+    """Judge the two stages of the effective rank, where nothing is replaced."""
+    findings = []
+    for run in runs:
+        ranks = np.log(run.values["rank"][0])
+        # The epoch of the lowest mean, so that no member picks its own lowest.
+        lowest = ranks[:, np.argmin(ranks.mean(0))]
+        below = Bounds(high=0.0)
+        findings += [
+            Finding(f"{run.name}, fall", mean_of(lowest - ranks[:, 0]), below),
+            Finding(f"{run.name}, rise", mean_of(lowest - ranks[:, -1]), below),
+        ]
+    return Claim(
+        source="Fig. 4",
+        statement="The effective rank falls at first, then rises again.",
+        quantity="of the networks with nothing replaced, log of the rank where its mean is lowest "
+        "over that at the start (fall), and over that at the end (rise)",
+        findings=findings,
+        needs=[_members(runs)],
+    )
+
+
+def rises_further(runs: Sequence[NoiseRuns]) -> Claim:
+    """Judge how the rise of the rank depends on what there is to learn."""
+
+    def rises(run: NoiseRuns) -> np.ndarray:
+        ranks = np.log(run.values["rank"])
+        lowest = ranks.mean(1).argmin(-1)[:, None, None]
+        return ranks[..., -1] - np.take_along_axis(ranks, lowest, axis=-1)[..., 0]
+
+    return Claim(
+        source="Fig. 4",
+        statement="The more features the data has, the further the effective rank rises.",
+        quantity="slope of log(last over lowest rank) on the log of the share that is kept, mean "
+        "over members, pairs",
+        findings=[
+            Finding(run.name, mean_of(log_slope(run.kept, rises(run).T)), Bounds(low=0.0))
+            for run in runs
+        ],
+        needs=[_members(runs), _shares(runs), converged(runs)],
+    )
+
+
+def performance_falls(runs: Sequence[NoiseRuns]) -> Claim:
+    """Judge how the accuracy depends on what there is to learn."""
+    return Claim(
+        source="Fig. 7",
+        statement="Performance falls as more is replaced.",
+        quantity="slope of the test accuracy at the end on the log of the share that is kept, mean "
+        "over members, pairs",
+        findings=[
+            Finding(
+                run.name,
+                mean_of(log_slope(run.kept, run.values["test_accuracy"][..., -1].T)),
+                Bounds(low=0.0),
+            )
+            for run in runs
+        ],
+        needs=[_members(runs), _shares(runs), converged(runs)],
+    )
+
+
+def converged(runs: Sequence[NoiseRuns]) -> Need:
+    """Return whether all networks are trained until they converge, as those of Fig. 7 are."""
+    left = {
+        run.name: float((losses[..., -1] / losses[..., 0]).mean(1).max())
+        for run in runs
+        for losses in (run.values["train_loss"],)
+    }
+    here = "; ".join(f"{name}: {100 * share:.0f} % at most" for name, share in left.items())
+    what = f"training converged (Fig. 7): {100 * CONVERGED:.0f} % of the initial loss left"
+    return Need(what, max(left.values()) <= CONVERGED, here)
+
+
+def observed(runs: Sequence[NoiseRuns]) -> list[Observation]:
+    """Tell what the figures show besides."""
+    last = "; ".join(
+        f"{run.name}: {', '.join(f'{x:.3g}' for x in run.values['train_loss'][..., -1].mean(1))}"
+        for run in runs
+    )
+    return [
+        Observation(
+            source="Fig. 7",
+            statement="All networks are trained until they converge in training loss.",
+            seen=f"training loss at the end, by share replaced: {last}",
+        )
+    ]
+
+
+def _members(runs: Sequence[NoiseRuns]) -> Need:
+    members = min(run.values["rank"].shape[1] for run in runs)
+    return Need(f"{LEAST_MEMBERS} networks of each kind", members >= LEAST_MEMBERS, str(members))
+
+
+def _shares(runs: Sequence[NoiseRuns]) -> Need:
+    shares = min(len(run.kept) for run in runs)
+    return Need(f"{LEAST_SHARES} shares", shares >= LEAST_SHARES, str(shares))

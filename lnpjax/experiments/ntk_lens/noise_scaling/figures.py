@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import SET_NAMES
-from lnpjax.experiments.ntk_lens.noise_scaling.results import curves, networks_by_set
+from lnpjax.experiments.ntk_lens.figures import plain_ticks
+from lnpjax.experiments.ntk_lens.noise_scaling.results import NoiseRuns, noise_runs
 from lnpjax.plotting._style import Panel, dress, new_figure, palette, saved
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from lnpjax.experiments.ntk_lens.noise_scaling.config import NoiseConfig
+
+RANKS = (("rank", "effective rank", r"effective rank $\Gamma(\Theta)$"),)
+PERFORMANCE = (
+    ("train_accuracy", "training accuracy", "training accuracy"),
+    ("test_accuracy", "test accuracy", "test accuracy"),
+    ("train_loss", "training loss", "training loss (nats)"),
+)
 
 
 def draw(config: NoiseConfig, sweep: Sweep, folder: Path) -> None:
@@ -25,56 +36,47 @@ def draw(config: NoiseConfig, sweep: Sweep, folder: Path) -> None:
     Raises:
         ImportError: matplotlib is not installed (the extra "run").
     """
-    colours = palette(len(config.replaced))
-    for images, networks in networks_by_set(sweep).items():
-        figure = new_figure((11, 4.4))
-        for ax, network in zip(figure.subplots(1, len(networks)), networks, strict=True):
-            for colour, share in zip(colours, config.replaced, strict=True):
-                where = {"set": images, "network": network, "replaced": share}
-                epochs, ranks = curves(sweep, "rank", **where)
-                label = f"{100 * share:g} % replaced"
-                ax.plot(epochs, ranks.mean(0), color=colour, marker="o", markersize=3, label=label)
-                spread = ranks.std(0) / len(ranks) ** 0.5
-                ax.fill_between(
-                    epochs, ranks.mean(0) - spread, ranks.mean(0) + spread, color=colour,
-                    alpha=0.15, linewidth=0,
-                )  # fmt: skip
-            panel = Panel(
-                "rank",
-                network.capitalize(),
-                "kernel of normalised gradients on test images; shaded: standard error",
-                r"effective rank $\Gamma(\Theta)$",
-            )
-            dress(ax, panel, xlabel="epoch", xscale="symlog", yscale="linear")
-            ax.set_xlim(left=0)
-        figure.axes[0].legend(frameon=False, fontsize=8)
-        figure.suptitle(
-            f"Effective rank where classes have less to learn: {SET_NAMES[images]}, 4 classes",
-            fontweight="bold",
-        )
-        saved(figure, folder / f"figure_4_{images}.png")
-        _draw_accuracies(config, sweep, images, networks, folder / f"figure_7_{images}.png")
+    runs = noise_runs(config, sweep)
+    for images in dict.fromkeys(run.images for run in runs):
+        chosen = [run for run in runs if run.images == images]
+        what = "Effective rank where classes have less to learn"
+        _draw(chosen, RANKS, what, folder / f"figure_4_{images}.png")
+        what = "Performance where classes have less to learn"
+        _draw(chosen, PERFORMANCE, what, folder / f"figure_7_{images}.png")
 
 
-def _draw_accuracies(
-    config: NoiseConfig, sweep: Sweep, images: str, networks: list[str], path: Path
+def _draw(
+    runs: Sequence[NoiseRuns], rows: Sequence[tuple[str, str, str]], what: str, path: Path
 ) -> None:
-    figure = new_figure((11, 7.5))
-    axes = figure.subplots(2, len(networks), sharex=True, sharey="row")
-    for row, (column, what) in zip(
-        axes, (("train_accuracy", "training"), ("test_accuracy", "test")), strict=True
-    ):
-        for ax, network in zip(row, networks, strict=True):
-            for colour, share in zip(palette(len(config.replaced)), config.replaced, strict=True):
-                where = {"set": images, "network": network, "replaced": share}
-                epochs, values = curves(sweep, column, **where)
-                label = f"{100 * share:g} % replaced"
-                ax.plot(epochs, values.mean(0), color=colour, label=label)
-            caption = f"mean over {len(values)} networks"
-            panel = Panel(column, f"{network.capitalize()}: {what}", caption, f"{what} accuracy")
-            dress(ax, panel, xlabel="epoch", xscale="symlog", yscale="linear")
+    """One row per quantity, one column per kind of network."""
+    figure = new_figure((11, 1 + 3.5 * len(rows)))
+    axes = figure.subplots(len(rows), len(runs), sharey="row", squeeze=False)
+    for (column, title, label), row in zip(rows, axes, strict=True):
+        for ax, run in zip(row, runs, strict=True):
+            _draw_shares(ax, run, column)
+            members = run.values[column].shape[1]
+            caption = f"mean over {members} networks; shaded: standard error"
+            panel = Panel(column, f"{run.network.capitalize()}: {title}", caption, label)
+            yscale = "log" if column == "train_loss" else "linear"
+            dress(ax, panel, xlabel="epoch", xscale="symlog", yscale=yscale)
             ax.set_xlim(left=0)
+            ticks = [epoch for epoch in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
+                     if epoch <= run.epochs[-1]]  # fmt: skip
+            ax.set_xticks(ticks, [str(tick) for tick in ticks])
+            if yscale == "log":
+                plain_ticks(ax.yaxis)
     axes[0, 0].legend(frameon=False, fontsize=8)
-    title = f"Accuracy where classes have less to learn: {SET_NAMES[images]}, 4 classes"
-    figure.suptitle(title, fontweight="bold")
+    figure.suptitle(f"{what}: {SET_NAMES[runs[0].images]}, 4 classes", fontweight="bold")
     saved(figure, path)
+
+
+def _draw_shares(ax: Axes, run: NoiseRuns, column: str) -> None:
+    """One curve for each share that is replaced."""
+    for colour, kept, values in zip(
+        palette(len(run.kept)), run.kept, run.values[column], strict=True
+    ):
+        mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+        label = f"{100 * (1 - kept):g} % replaced"
+        ax.plot(run.epochs, mean, color=colour, marker="o", markersize=3, label=label)
+        band = (mean - error, mean + error)
+        ax.fill_between(run.epochs, *band, color=colour, alpha=0.2, linewidth=0)

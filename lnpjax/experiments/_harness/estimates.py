@@ -1,0 +1,154 @@
+"""Estimates that know where the truth may lie: Student's t for means, draws for all else."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from lnpjax._base.intervals import student_t
+
+NUM_DRAWS = 2000
+
+
+class Bounds(NamedTuple):
+    """The two ends of an interval or of a region; infinite where it is open."""
+
+    low: float = -np.inf
+    high: float = np.inf
+
+    def __str__(self) -> str:
+        """Such as "0.35 to 0.65", "above 0" or "below 0.5"."""
+        if self.low == -np.inf:
+            return f"below {self.high:.3g}"
+        return (
+            f"above {self.low:.3g}" if self.high == np.inf else f"{self.low:.3g} to {self.high:.3g}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A number that was estimated, and how far off it may be.
+
+    Attributes:
+        value: the estimate.
+        error: its standard error; the interval then is Student's.
+        df: degrees of freedom of the error.
+        draws: where the truth may lie, as a sample; where there is one, it makes the interval.
+
+    Example:
+        >>> Estimate(2.0, 0.1, 19).interval(0.95)
+        Bounds(low=1.79..., high=2.20...)
+    """
+
+    value: float
+    error: float = np.nan
+    df: float = np.inf
+    draws: Float[np.ndarray, " draws"] | None = None
+
+    def interval(self, coverage: float) -> Bounds:
+        """Return the interval that holds the truth with this probability; NaN if unknown."""
+        if self.draws is None:
+            reach = _t(coverage, float(self.df)) * self.error if self.df > 0 else np.nan
+            return Bounds(float(self.value - reach), float(self.value + reach))
+        if not np.all(np.isfinite(self.draws)):
+            return Bounds(np.nan, np.nan)
+        low, high = np.quantile(self.draws, [(1 - coverage) / 2, (1 + coverage) / 2])
+        return Bounds(float(low), float(high))
+
+
+UNKNOWN = Estimate(np.nan)
+
+
+def mean_of(sample: Sequence[float] | Float[np.ndarray, " n"]) -> Estimate:
+    """Return the mean of independent values, as of members, seeds, or pairs.
+
+    Example:
+        >>> mean_of([1.0, 3.0]).error
+        1.0
+    """
+    values = np.asarray(sample, float)
+    n = len(values)
+    if n < 2:
+        return Estimate(float(values.mean()) if n else np.nan)
+    return Estimate(float(values.mean()), float(values.std(ddof=1) / n**0.5), n - 1)
+
+
+def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Estimate:
+    """Return the mean of the means of independent groups, with Welch's degrees of freedom.
+
+    Example:
+        >>> mean_of_means([np.array([1.0, 3.0]), np.array([2.0, 2.0])]).error
+        0.5
+    """
+    means = [mean_of(group) for group in groups]
+    squares = np.array([mean.error**2 for mean in means])
+    df = np.array([mean.df for mean in means])
+    total = squares.sum()
+    effective = total**2 / np.sum(squares**2 / df) if total > 0 else df.sum()
+    value = float(np.mean([mean.value for mean in means]))
+    return Estimate(value, float(total**0.5 / len(means)), float(effective))
+
+
+def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Estimate:
+    """Return the slope of y on x by least squares, with the error that the scatter about it shows.
+
+    Example:
+        >>> slope_of(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.5, 2.0])).df
+        1
+    """
+    if len(x) < 3:
+        return UNKNOWN
+    centred = x - np.mean(x)
+    total = np.sum(centred**2)
+    slope = float(np.sum(centred * y) / total)
+    rest = y - np.mean(y) - slope * centred
+    df = len(x) - 2
+    return Estimate(slope, float((np.sum(rest**2) / df / total) ** 0.5), df)
+
+
+class MeanDraws(NamedTuple):
+    """Means of groups, and where the true ones may lie: the first row is what was measured."""
+
+    rows: Float[np.ndarray, "draws groups"]
+    errors: Float[np.ndarray, " groups"]
+
+    def estimate(self, statistic: Float[np.ndarray, " draws"]) -> Estimate:
+        """Return the estimate of a statistic of the means, given for every row."""
+        return Estimate(float(statistic[0]), draws=statistic[1:])
+
+
+def draws_of_log_means(
+    groups: Sequence[Float[np.ndarray, " n"]], *, stretch: float = 1.0, seed: int = 0
+) -> MeanDraws:
+    """Draw the logarithms of the means of independent groups of positive values.
+
+    Each is spread by Student's t with the degrees of freedom of its group, so that groups of few
+    are not thought better known than they are, which redrawing their members would do.
+
+    Args:
+        groups: of two or more values.
+        stretch: factor of all errors, as where a fit shows them to be too small.
+        seed: of the draws.
+
+    Returns:
+        The `MeanDraws`; NaN where a mean is not positive.
+    """
+    rng = np.random.default_rng(seed)
+    means = np.array([np.mean(group) for group in groups])
+    counts = np.array([len(group) for group in groups])
+    errors = np.array([np.std(group, ddof=1) for group in groups]) / np.sqrt(counts)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logarithms, relative = np.log(means), stretch * errors / np.abs(means)
+    spread = rng.standard_t(counts - 1, (NUM_DRAWS, len(groups)))
+    return MeanDraws(np.vstack([logarithms, logarithms + relative * spread]), relative)
+
+
+@functools.cache
+def _t(coverage: float, df: float) -> float:
+    return float(student_t(coverage, jnp.asarray(df)))

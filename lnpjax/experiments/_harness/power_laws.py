@@ -1,0 +1,176 @@
+"""Power laws of means in a scale: straight ones, ones that end at a limit, and ones that bend.
+
+All take the logarithms of means with their draws (`estimates.draws_of_log_means`), so that what is
+fitted is known with its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from lnpjax._base.checks import require
+from lnpjax.experiments._harness.estimates import (
+    UNKNOWN,
+    Estimate,
+    MeanDraws,
+    draws_of_log_means,
+)
+
+NUM_BENDS = 121
+EXPONENTS = np.arange(0.02, 2.5, 0.01)
+Scales = Float[np.ndarray, " scales"]
+
+
+def exponent(scales: Scales, means: MeanDraws) -> Estimate:
+    """Return the exponent of ``mean ~ scale^exponent``, by least squares of the logarithms.
+
+    Args:
+        scales: such as widths, two or more.
+        means: at these.
+
+    Returns:
+        The exponent; unknown with fewer than two scales.
+
+    Example:
+        >>> scales = np.array([1.0, 2.0, 4.0])
+        >>> means = draws_of_log_means([np.full(3, scale**-2) for scale in scales])
+        >>> round(exponent(scales, means).value, 6)
+        -2.0
+    """
+    return means.estimate(log_slope(scales, means.rows)) if len(scales) > 1 else UNKNOWN
+
+
+def log_slope(
+    scales: Scales, logarithms: Float[np.ndarray, "*draws scales"]
+) -> Float[np.ndarray, "*draws"]:
+    """Return the slope of logarithms on those of the scales, by least squares.
+
+    Example:
+        >>> float(log_slope(np.array([1.0, 10.0]), np.log([1.0, 100.0])).round(6))
+        2.0
+    """
+    x = np.log(scales)
+    return logarithms @ ((x - x.mean()) / np.sum((x - x.mean()) ** 2))
+
+
+def limited_exponent(
+    scales: Scales, values: Sequence[Float[np.ndarray, " members"]], *, seed: int = 0
+) -> Estimate:
+    """Return the exponent a of ``mean = limit + amplitude * scale^-a``, all three fitted jointly.
+
+    By weighted least squares over a grid of exponents, with a limit that is not negative. To take
+    the last mean for the limit, or none, is biased: 0.5 is then read as 0.67, or as 0.1. Where the
+    means scatter about the law by more than their errors, these are stretched by as much.
+
+    Args:
+        scales: such as sizes of a training set.
+        values: of every member at every scale, positive.
+        seed: of the draws.
+
+    Returns:
+        The exponent; unknown with fewer than four scales.
+
+    Example:
+        >>> scales = 2.0 ** np.arange(8)
+        >>> values = [np.array([0.99, 1.01]) * (0.4 + scale**-0.5) for scale in scales]
+        >>> round(limited_exponent(scales, values).value, 3)
+        0.5
+    """
+    if len(scales) < 4:
+        return UNKNOWN
+    means = draws_of_log_means(values, seed=seed)
+    # Means far better known than the law is true must not decide alone.
+    errors = np.exp(means.rows[0]) * np.maximum(means.errors, 1e-3)
+    squares = _best_limited(scales, np.exp(means.rows[:1]), errors)[1]
+    stretch = max(1.0, float(squares[0] / (len(scales) - 3)) ** 0.5)
+    means = draws_of_log_means(values, stretch=stretch, seed=seed)
+    return means.estimate(_best_limited(scales, np.exp(means.rows), errors)[0])
+
+
+def _best_limited(
+    scales: Scales, means: Float[np.ndarray, "draws scales"], errors: Scales
+) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+    """The best exponent of each draw, and its weighted sum of squares."""
+    y = means / errors
+    powers = scales ** -EXPONENTS[:, None] / errors  # (exponents, scales)
+    ones = np.broadcast_to(1 / errors, powers.shape)
+    # An orthonormal basis of each design, and the row that gives the limit.
+    designs = np.stack([ones, powers], axis=-1)
+    bases, _ = np.linalg.qr(designs)
+    explained = np.sum(np.einsum("esk,ds->dek", bases, y, optimize=True) ** 2, axis=-1)
+    limits = y @ np.linalg.pinv(designs)[:, 0].T
+    alone = powers / np.linalg.norm(powers, axis=1, keepdims=True)
+    explained = np.where(limits >= 0, explained, (y @ alone.T) ** 2)
+    best = np.argmax(explained, axis=1)
+    rest = np.sum(y**2, axis=1) - explained[np.arange(len(y)), best]
+    return EXPONENTS[best], rest
+
+
+class BentPowerLaw(NamedTuple):
+    """Two power laws that meet; made by `bent_power_law`.
+
+    Attributes:
+        bend: the scale where they meet.
+        below: exponent below it.
+        above: exponent above it.
+        fitted: the fit at the given scales.
+    """
+
+    bend: Estimate
+    below: Estimate
+    above: Estimate
+    fitted: Scales
+
+
+def bent_power_law(scales: Scales, means: MeanDraws) -> BentPowerLaw:
+    """Fit two power laws that meet, by least squares of logarithms over all places of the bend.
+
+    The bend is looked for between the second scale and the last but one, so that two ensembles at
+    least are on each side.
+
+    Args:
+        scales: such as widths, ascending.
+        means: at these.
+
+    Returns:
+        The `BentPowerLaw`; unknown with fewer than four scales, or where a mean is not positive.
+
+    Raises:
+        ValueError: if the scales do not ascend.
+
+    Example:
+        >>> scales = 2.0 ** np.arange(8)
+        >>> means = draws_of_log_means([np.full(2, min(scale, 8)) for scale in scales])
+        >>> fit = bent_power_law(scales, means)
+        >>> print(f"{fit.below.value:.3f} up to {fit.bend.value:.3f}")
+        1.000 up to 8.000
+    """
+    require(
+        bool(np.all(np.diff(scales) > 0)),
+        "scales",
+        expected="ascending scales",
+        got=np.asarray(scales).tolist(),
+    )
+    if len(scales) < 4 or not np.all(np.isfinite(means.rows)):
+        return BentPowerLaw(UNKNOWN, UNKNOWN, UNKNOWN, np.full(len(scales), np.nan))
+    x, y = np.log(scales), means.rows
+    # The scales themselves are among the candidates.
+    bends = np.unique(np.concatenate([np.linspace(x[1], x[-2], NUM_BENDS), x[1:-1]]))
+    shifted = x - bends[:, None]
+    designs = np.stack(
+        [np.ones_like(shifted), np.minimum(shifted, 0), np.maximum(shifted, 0)], axis=-1
+    )
+    bases, _ = np.linalg.qr(designs)
+    explained = np.sum(np.einsum("tsk,ds->dtk", bases, y, optimize=True) ** 2, axis=-1)
+    best = np.argmax(explained, axis=1)
+    chosen = np.einsum("dcs,ds->dc", np.linalg.pinv(designs)[best], y)
+    return BentPowerLaw(
+        means.estimate(np.exp(bends[best])),
+        means.estimate(chosen[:, 1]),
+        means.estimate(chosen[:, 2]),
+        np.exp(designs[best[0]] @ chosen[0]),
+    )
