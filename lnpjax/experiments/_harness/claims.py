@@ -78,7 +78,8 @@ class Finding:
         value = self.estimate.value
         length = high - low
         # Two digits of the interval's length.
-        digits = max(0, 1 - math.floor(math.log10(length))) if 0 < length < math.inf else 3
+        digits = 1 - math.floor(math.log10(length)) if 0 < length < math.inf else 3
+        digits = min(max(digits, 0), 4)
         number = f"{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
         return f"{self.what}: {number}" if self.what else number
 

@@ -6,14 +6,17 @@ import dataclasses
 import io
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from lnpjax import experiments
 from lnpjax.commands.reproduce import Reproduce
-from lnpjax.experiments._harness.claims import Claim, claims_markdown, claims_table, decide
-from lnpjax.experiments._harness.reproduction import Reproduction, reproduce
+from lnpjax.experiments._harness.claims import Claim, Finding, Observation
+from lnpjax.experiments._harness.estimates import Bounds, mean_of
+from lnpjax.experiments._harness.reproduction import Reproduction, judge_again, reproduce
 from lnpjax.experiments._harness.sweep import (
     Sweep,
     SweepBar,
@@ -23,6 +26,7 @@ from lnpjax.experiments._harness.sweep import (
     config_from_json,
     config_to_json,
 )
+from lnpjax.experiments._harness.tables import claims_markdown, claims_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,16 +66,17 @@ def _squares(config: Config, sweep: Sweep, data, *, killed_at: int | None = None
         sweep.unit(f"size-{size}", lambda size=size: compute(size))
 
 
-def _judge(config: Config, sweep: Sweep) -> list[Claim]:
-    largest = max(row["value"] for row in sweep.rows(kind="square"))
+def _judge(config: Config, sweep: Sweep) -> list[Claim | Observation]:
+    values = [row["value"] for row in sweep.rows(kind="square")]
+    lengths = [len(sweep.arrays(f"size-{size}")["range"]) for size in config.sizes]
     return [
         Claim(
             source="Fig. 1",
             statement="squares | grow",
-            measured=f"up to {largest:g}",
-            verdict=decide(largest > 4),
-            rule="the largest exceeds 4",
-        )
+            quantity="mean of all",
+            findings=[Finding("", mean_of(values), Bounds(-20, 30))],
+        ),
+        Observation(source="Fig. 1", statement="in length", seen=str(lengths)),
     ]
 
 
@@ -81,7 +86,7 @@ def _experiment(measure=_squares) -> Reproduction[Config]:
         figures=("1",),
         name="squares",
         title="Squares",
-        presets={"smoke": Config()},
+        presets={"smoke": Config(), "cpu": Config(sizes=(1, 2, 3, 4))},
         num_units=lambda config, data: len(config.sizes),
         measure=measure,
         draw=lambda config, sweep, folder: (folder / "squares.png").write_bytes(b""),
@@ -103,7 +108,7 @@ def test_a_killed_sweep_computes_only_what_is_missing(tmp_path):
     found = reproduce(_experiment(), "smoke", tmp_path, progress=progress)
     assert progress.computed == ["size-2", "size-3"]
     assert progress.seen == ["size-1", "size-2", "size-3"]
-    assert [claim.verdict for claim in found.claims] == ["holds"]
+    assert found.judged[0].verdict == "set-up short of the paper"  # as all that smoke says
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").open()]
     assert [(row["unit"], row["value"]) for row in rows] == [
         ("size-1", 1),
@@ -111,8 +116,45 @@ def test_a_killed_sweep_computes_only_what_is_missing(tmp_path):
         ("size-3", 9),
     ]
     assert {path.name for path in tmp_path.iterdir()} == {
-        *("config.json", "units", "results.jsonl", "figures", "claims.md")
+        *("config.json", "units", "results.jsonl", "arrays.npz"),
+        *("figures", "claims.md", "claims.json"),
     }
+
+
+def test_rows_are_judged_again_without_the_computation(tmp_path, monkeypatch, capsys):
+    first = reproduce(_experiment(), "cpu", tmp_path)
+    kept = {"config.json", "results.jsonl", "arrays.npz", "claims.json"}
+    for path in list(tmp_path.iterdir()):
+        if path.name not in kept:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    written = (tmp_path / "claims.json").read_text()
+
+    def refused(*_):
+        raise AssertionError("computed")
+
+    again = judge_again(_experiment(refused), "cpu", tmp_path)
+    assert again == first
+    assert again.judged[0].verdict == "holds"
+    assert (tmp_path / "claims.json").read_text() == written
+    assert (tmp_path / "figures" / "squares.png").exists()
+    # The command finds out itself what the folder holds.
+    monkeypatch.setattr(experiments, "FOLDERS", {"squares": ""})
+    monkeypatch.setattr(experiments, "experiment", lambda name: _experiment(refused))
+    assert Reproduce(judge=str(tmp_path))() == 0
+    assert "squares | grow" in capsys.readouterr().out
+
+
+def test_an_older_or_another_config_is_judged_as_it_is(tmp_path):
+    reproduce(_experiment(), "cpu", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"colour": 1}))
+    with pytest.raises(ValueError, match="values: expected the fields of Config, got colour"):
+        judge_again(_experiment(), "cpu", tmp_path)
+
+
+def test_summaries_are_the_titles():
+    for name, summary in experiments.summaries().items():
+        assert experiments.experiment(name).title == summary
 
 
 def test_another_config_is_refused_by_the_name_of_its_field(tmp_path):
@@ -144,7 +186,7 @@ def test_results_are_what_was_stored(tmp_path):
 
 
 def test_unknown_presets_and_experiments(tmp_path):
-    with pytest.raises(ValueError, match="preset: expected one of smoke, got 'large'"):
+    with pytest.raises(ValueError, match="preset: expected one of smoke, cpu, got 'large'"):
         reproduce(_experiment(), "large", tmp_path / "none")
     with pytest.raises(ValueError, match=r"EXPERIMENT: expected one of .*, got 'nothing'"):
         Reproduce(experiment="nothing")()
@@ -166,11 +208,12 @@ def test_what_a_person_sees(capsys):
 
 
 def test_claims_as_a_table_and_as_markdown(tmp_path):
-    claims = _judge(Config(), _done(tmp_path))
-    assert claims_table("Squares", claims).row_count == 1
-    markdown = claims_markdown("Squares", claims)
-    assert "| Fig. 1 | squares \\| grow | up to 9 | **holds** | the largest exceeds 4 |" in markdown
-    assert decide(True, known=False) == "cannot tell"
+    judged = _judge(Config(), _done(tmp_path))
+    assert claims_table("Squares", judged).row_count == 2
+    markdown = claims_markdown("Squares", judged)
+    here = "5 (-5 to 15) | -20 to 30 | **holds** |"
+    assert f"| Fig. 1 | squares \\| grow | mean of all | {here}" in markdown
+    assert "| Fig. 1 | in length | [1, 2, 3] |" in markdown
 
 
 def _done(folder) -> Sweep:
