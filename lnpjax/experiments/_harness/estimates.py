@@ -49,7 +49,7 @@ class Estimate:
     value: float
     error: float = np.nan
     df: float = np.inf
-    draws: Float[np.ndarray, " draws"] | None = None
+    draws: Float[np.ndarray, " draws"] | None = dataclasses.field(default=None, compare=False)
 
     def interval(self, coverage: float) -> Bounds:
         """Return the interval that holds the truth with this probability; NaN if unknown."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import os
@@ -249,14 +250,17 @@ class Sweep:
     def load(self) -> None:
         """Take the results from the files that `write_results` made, in place of the units' own.
 
+        Rows may have been packed since, by ``gzip -n results.jsonl``.
+
         Raises:
             FileNotFoundError: if there are no rows.
         """
         rows: dict[str, list[Row]] = {}
-        with (self.folder / ROWS).open() as lines:
-            for line in lines:
-                row = json.loads(line, object_hook=null_to_nan)
-                rows.setdefault(row.pop("unit"), []).append(row)
+        packed = self.folder / f"{ROWS}.gz"
+        content = gzip.decompress(packed.read_bytes()).decode() if packed.exists() else None
+        for line in (content or (self.folder / ROWS).read_text()).splitlines():
+            row = json.loads(line, object_hook=null_to_nan)
+            rows.setdefault(row.pop("unit"), []).append(row)
         arrays: dict[str, dict[str, np.ndarray]] = {unit: {} for unit in rows}
         if (self.folder / ARRAYS).exists():
             with np.load(self.folder / ARRAYS) as stored:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax._base.checks import import_extra
+from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments.ntk_lens.families import SET_NAMES, Ensemble, Family, geometric_mean
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
+from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ def _draw_training(
             plain_ticks(ax.xaxis, *([ax.yaxis] if yscale == "log" else []))
         axes[0, column].legend(frameon=False, fontsize=7.5, ncols=2)
     figure.suptitle(title, fontweight="bold")
-    saved(figure, folder / f"{name}.png")
+    write_picture(figure, folder / f"{name}.png")
 
 
 def _members_with_spectra(family: Family) -> str:
@@ -131,7 +132,7 @@ def _draw_scaling(families: Sequence[Family], title: str, path: Path) -> None:
         scale_ticks(ax, families[0].scales)
     figure.axes[0].legend(frameon=False, fontsize=9)
     figure.suptitle(f"{title}: means over members; shaded: standard error", fontweight="bold")
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _with_errors(

@@ -114,4 +114,56 @@ class EnsembleOptions:
         return frozenset((0, *points.tolist()))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """What scaling the model and scaling the data share.
+
+    Attributes:
+        image_sets: those read from the folder of data; without one, the digits are learned.
+        ensemble: members, measurements, and the training rule.
+    """
+
+    image_sets: tuple[str, ...] = ("mnist", "fashion_mnist", "cifar10")
+    ensemble: EnsembleOptions = dataclasses.field(default_factory=EnsembleOptions)
+
+
+def check_ascending(name: str, values: tuple[int, ...]) -> None:
+    """Refuse scales that do not ascend, or fewer than two.
+
+    Raises:
+        ValueError: then.
+    """
+    require(
+        len(values) >= 2 and bool(np.all(np.diff(values) > 0)),
+        name,
+        expected=f"at least two ascending {name}",
+        got=values,
+    )
+
+
+def smoke_ensemble() -> EnsembleOptions:
+    """Return the options of the presets `smoke`: seconds, for tests."""
+    rule = TrainingRule(
+        epochs=24,
+        every=2,
+        earliest=6,
+        latest=22,
+        first_rate=0.02,
+        pilots=3,
+        attempts=1,
+        window=6,
+    )
+    return EnsembleOptions(
+        members=3, num_test=32, num_ntk=8, dynamics_points=3, dynamics_members=2, rule=rule
+    )
+
+
+def cpu_ensemble(*, num_test: int, first_rate: float) -> EnsembleOptions:
+    """Return the options of the presets `cpu`: a fifth of the paper's epochs, fewer spectra."""
+    rule = TrainingRule(
+        epochs=240, every=4, earliest=60, latest=220, first_rate=first_rate, attempts=5
+    )
+    return EnsembleOptions(num_test=num_test, dynamics_points=8, dynamics_members=4, rule=rule)
+
+
 FURTHEST = 8.0  # a trial far from its target says little about how far

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.random_features.results import (
     Averages,
@@ -18,7 +19,7 @@ from lnpjax.experiments.random_features.results import (
     population_law,
     tail_exponents,
 )
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
+from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 from lnpjax.spectra import normalized_spectrum, spectral_resolution
 from lnpjax.theory.random_features import power_law_variances
 
@@ -52,7 +53,7 @@ def draw(config: RandomFeatureConfig, sweep: Sweep, folder: Path) -> None:
         f"m = {config.num_features:,}, {config.num_seeds} seeds",
         fontweight="bold",
     )
-    saved(figure, folder / "figure_3.png")
+    write_picture(figure, folder / "figure_3.png")
 
     tails = {beta: by_d for beta, by_d in tail_exponents(config, sweep).items() if len(by_d) > 1}
     figure = new_figure((18.5 if tails else 12.5, 4.8))
@@ -62,7 +63,7 @@ def draw(config: RandomFeatureConfig, sweep: Sweep, folder: Path) -> None:
     for ax in in_dimension:
         _draw_tails(tails, ax)
     figure.suptitle("Behind Fig. 3: which prediction holds, and how closely", fontweight="bold")
-    saved(figure, folder / "predictions.png")
+    write_picture(figure, folder / "predictions.png")
 
 
 def _draw_spectra(config: RandomFeatureConfig, sweep: Sweep, ax: Axes) -> None:

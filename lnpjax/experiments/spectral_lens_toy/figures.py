@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_toy.config import STAGES
 from lnpjax.experiments.spectral_lens_toy.results import (
@@ -19,7 +20,7 @@ from lnpjax.experiments.spectral_lens_toy.results import (
     over_training,
     peak_jumps,
 )
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette, saved
+from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +61,7 @@ def _draw_losses(config: ToyConfig, sweep: Sweep, path: Path) -> None:
         dress(ax, panel, xlabel="tokens", xscale="linear", yscale="log")
     _legend(axes[-1])
     figure.suptitle("Toy of Spectral Lens: training", fontweight="bold")
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _by_seed(
@@ -132,7 +133,7 @@ def _draw_figure_4(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     dress(profile, panel, xlabel="Fourier mode r", **_linear())
     _legend(profile)
     figure.suptitle("Toy of Spectral Lens, as its Fig. 4", fontweight="bold")
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
@@ -198,7 +199,7 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     sweep_axis.set_xticks(bands, names, rotation=45)
     _legend(sweep_axis)
     figure.suptitle("Toy of Spectral Lens, as its Fig. 11", fontweight="bold")
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _linear() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import io
 import json
 import math
@@ -137,6 +138,10 @@ def test_rows_are_judged_again_without_the_computation(tmp_path, monkeypatch, ca
     assert again.judged[0].verdict == "holds"
     assert (tmp_path / "claims.json").read_text() == written
     assert (tmp_path / "figures" / "squares.png").exists()
+    rows = tmp_path / "results.jsonl"
+    rows.with_suffix(".jsonl.gz").write_bytes(gzip.compress(rows.read_bytes()))
+    rows.unlink()
+    assert judge_again(_experiment(refused), "cpu", tmp_path) == first
     # The command finds out itself what the folder holds.
     monkeypatch.setattr(experiments, "FOLDERS", {"squares": ""})
     monkeypatch.setattr(experiments, "experiment", lambda name: _experiment(refused))

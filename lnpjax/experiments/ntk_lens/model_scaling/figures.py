@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lnpjax.experiments._harness.claims import COVERAGE
+from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import Family
 from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, draw_all, plain_ticks, scale_ticks
 from lnpjax.experiments.ntk_lens.model_scaling.results import TURNS, by_width
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, saved
+from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +51,7 @@ def _draw_transition(families: Sequence[Family], path: Path) -> None:
         "laws",
         fontweight="bold",
     )
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _transition_panel(ax: Axes, family: Family) -> None:

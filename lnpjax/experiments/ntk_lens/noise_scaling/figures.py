@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import SET_NAMES
 from lnpjax.experiments.ntk_lens.figures import plain_ticks
 from lnpjax.experiments.ntk_lens.noise_scaling.results import NoiseRuns, noise_runs
-from lnpjax.plotting._style import Panel, dress, new_figure, palette, saved
+from lnpjax.plotting._style import Panel, dress, new_figure, palette
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +68,7 @@ def _draw(
                 plain_ticks(ax.yaxis)
     axes[0, 0].legend(frameon=False, fontsize=8)
     figure.suptitle(f"{what}: {SET_NAMES[runs[0].images]}, 4 classes", fontweight="bold")
-    saved(figure, path)
+    write_picture(figure, path)
 
 
 def _draw_shares(ax: Axes, run: NoiseRuns, column: str) -> None:
