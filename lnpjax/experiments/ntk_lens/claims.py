@@ -109,22 +109,18 @@ def loss_law(families: Sequence[Family]) -> Claim:
     )
 
 
-def largest_fall(family: Family, name: str, most: int | None = None) -> Estimate:
-    """By how much the mean of a path falls at most, as a share of its growth; the worst scale.
+def largest_fall(family: Family) -> Estimate:
+    """By how much the mean trace falls at most below what it had reached, at the worst scale.
 
     Args:
-        family: its ensembles.
-        name: of the path.
-        most: epochs, as indices, up to which is looked; up to the minimum by default.
+        family: its ensembles, each of which is followed up to its minimum.
     """
-    worst = np.zeros(0)
+    falls = []
     for seed, ensemble in enumerate(family.ensembles):
-        stop = 1 + (ensemble.best if most is None else min(most, ensemble.best))
-        means = ensemble.weights(0 if family.paired else seed) @ ensemble.paths[name][:, :stop]
-        fall = np.max(np.maximum.accumulate(means, axis=1) - means, axis=1)
-        growth = np.max(means, axis=1) - means[:, 0]
-        share = fall / np.maximum(growth, np.finfo(float).tiny)
-        worst = np.maximum(worst, share) if len(worst) else share
+        traces = ensemble.paths["trace"][:, : ensemble.best + 1]
+        means = ensemble.weights(0 if family.paired else seed) @ traces
+        falls.append(np.max(1 - means / np.maximum.accumulate(means, axis=1), axis=1))
+    worst = np.max(falls, axis=0)
     return Estimate(float(worst[0]), draws=worst[1:])
 
 

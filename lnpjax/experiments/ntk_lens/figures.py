@@ -80,6 +80,7 @@ def _draw_training(
             dress(ax, dressed, xlabel="training loss (nats; training goes right)", yscale=yscale)
             ax.invert_xaxis()
             plain_ticks(ax.xaxis, *([ax.yaxis] if yscale == "log" else []))
+            ax.yaxis.set_major_formatter(plain_number)
         axes[0, column].legend(frameon=False, fontsize=7.5, ncols=2)
     figure.suptitle(title, fontweight="bold")
     write_picture(figure, folder / f"{name}.png")
@@ -159,8 +160,18 @@ def plain_ticks(*axes: Axis) -> None:
     for axis in axes:
         low, high = sorted(axis.get_view_interval())
         axis.set_major_locator(ticker.FixedLocator(round_numbers(low, high)))
-        axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_major_formatter(plain_number)
         axis.set_minor_locator(ticker.NullLocator())
+
+
+def plain_number(value: float, _: object = None) -> str:
+    """Return a number without an offset at the end of its axis.
+
+    Example:
+        >>> plain_number(0.35), plain_number(1.5e6)
+        ('0.35', '1.5e6')
+    """
+    return f"{value:.4g}".replace("e+0", "e")
 
 
 def round_numbers(low: float, high: float) -> list[float]:

@@ -31,7 +31,7 @@ class Averages(NamedTuple):
         return Averages(quotient, np.abs(quotient) * relative)
 
 
-def averages(groups: Sequence[Sequence[float]]) -> Averages:
+def averages(groups: Sequence[Sequence[float] | Float[np.ndarray, " n"]]) -> Averages:
     """Averages of groups of independent values.
 
     Args:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lnpjax.experiments._harness.claims import Claim, Observation
-from lnpjax.experiments._harness.estimates import Estimate, mean_of
+from lnpjax.experiments._harness.claims import Claim, Finding, Observation
+from lnpjax.experiments._harness.estimates import Bounds, Estimate, mean_of
 from lnpjax.experiments._harness.power_laws import exponent, log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.claims import (
@@ -82,16 +82,15 @@ def adaptation_grows(families: Sequence[Family]) -> Claim:
 
 def observed(families: Sequence[Family]) -> list[Observation]:
     """Tell what the figures show besides."""
-    falls = {family.name: largest_fall(family.inside, "trace") for family in families}
     dips = "; ".join(
-        f"{name}: it falls by up to {100 * fall.value:.0f} % of its growth"
-        for name, fall in falls.items()
+        Finding(family.name, largest_fall(family.inside), Bounds()).text for family in families
     )
     return [
         Observation(
             source="Fig. 1, 5",
             statement="The trace grows continuously up to the minimum of the test loss.",
-            seen=f"{dips}, at the size where it falls most",
+            seen="largest fall below what it had reached, as a share of that, at the size where it "
+            f"is largest: {dips}",
         ),
         Observation(
             source="Fig. 1",

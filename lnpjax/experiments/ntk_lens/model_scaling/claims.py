@@ -69,12 +69,12 @@ def trace_grows(families: Sequence[Family]) -> Claim:
     return Claim(
         source="Fig. 1, 5",
         statement="The trace grows continuously up to the minimum of the test loss.",
-        quantity="largest fall of the mean trace on the way, as a share of its growth, at the "
-        "width where it is largest",
+        quantity="largest fall of the mean trace below what it had reached, as a share of that, at "
+        "the width where it is largest",
         findings=by_family(
             [family.inside for family in families],
             Bounds(high=LITTLE),
-            lambda family: largest_fall(family, "trace"),
+            largest_fall,
         ),
         needs=at_minimum(families),
     )
