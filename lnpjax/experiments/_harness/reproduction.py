@@ -115,11 +115,28 @@ def judge_again(
         ValueError: if there is no such preset, or the config is another experiment's.
         ImportError: matplotlib is not installed (the extra "run").
     """
+    return _concluded(experiment, preset, *stored(experiment, preset, folder))
+
+
+def stored(
+    experiment: Reproduction[Any], preset: str, folder: str | os.PathLike[str]
+) -> tuple[Any, Sweep]:
+    """Return the config and the finished sweep that a folder of results holds.
+
+    Args:
+        experiment: the experiment.
+        preset: which of its sizes.
+        folder: as for `judge_again`.
+
+    Raises:
+        FileNotFoundError: if the folder holds no config or no rows.
+        ValueError: if there is no such preset, or the config is another experiment's.
+    """
     kind = type(_config_of(experiment, preset))
     config = config_from_json(kind, json.loads((Path(folder) / "config.json").read_text()))
     sweep = Sweep(folder, config)
     sweep.load()
-    return _concluded(experiment, preset, config, sweep)
+    return config, sweep
 
 
 def judged(
