@@ -5,8 +5,6 @@ Example:
     ['noise-scaling', 'ntk-data-scaling']
     >>> experiment("noise-scaling").paper
     'NTK Lens'
-    >>> summaries()["noise-scaling"]
-    'Classes with less to learn, through the NTK (NTK Lens, Figs. 4 and 7)'
 """
 
 from __future__ import annotations
@@ -44,6 +42,10 @@ def summaries() -> dict[str, str]:
     """Return what every experiment is, by name: the first line of its folder, which is not loaded.
 
     So the help of the command line lists them all without the time that their imports take.
+
+    Example:
+        >>> summaries()["random-features"]
+        'Random features on power-law data (Spectral Reach, Fig. 3)'
     """
     here = Path(__file__).parent
     found = {}

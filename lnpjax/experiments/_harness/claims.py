@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from lnpjax.experiments._harness.estimates import Bounds, Estimate
+from lnpjax.experiments._harness.estimates import Bounds, Uncertain
 
 Verdict = Literal["holds", "does not hold", "cannot tell", "set-up short of the paper"]
 COVERAGE = 0.95
@@ -52,7 +52,7 @@ class Finding:
     """
 
     what: str
-    estimate: Estimate
+    estimate: Uncertain
     region: Bounds
 
     @property
@@ -119,7 +119,7 @@ class Claim:
         """What estimates, regions and needs make of the claim.
 
         Example:
-            >>> finding = Finding("", Estimate(0.5, 0.1, 99), Bounds(0, 1))
+            >>> finding = Finding("", Uncertain(0.5, 0.1, 99), Bounds(0, 1))
             >>> Claim(source="", statement="", quantity="", findings=[finding]).verdict
             'holds'
         """

@@ -32,7 +32,7 @@ class Bounds(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimate:
+class Uncertain:
     """A number that was estimated, and how far off it may be.
 
     Attributes:
@@ -42,7 +42,7 @@ class Estimate:
         draws: where the truth may lie, as a sample; where there is one, it makes the interval.
 
     Example:
-        >>> Estimate(2.0, 0.1, 19).interval(0.95)
+        >>> Uncertain(2.0, 0.1, 19).interval(0.95)
         Bounds(low=1.79..., high=2.20...)
     """
 
@@ -62,10 +62,10 @@ class Estimate:
         return Bounds(float(low), float(high))
 
 
-UNKNOWN = Estimate(np.nan)
+UNKNOWN = Uncertain(np.nan)
 
 
-def mean_of(sample: Sequence[float] | Float[np.ndarray, " n"]) -> Estimate:
+def mean_of(sample: Sequence[float] | Float[np.ndarray, " n"]) -> Uncertain:
     """Return the mean of independent values, as of members, seeds, or pairs.
 
     Example:
@@ -75,11 +75,21 @@ def mean_of(sample: Sequence[float] | Float[np.ndarray, " n"]) -> Estimate:
     values = np.asarray(sample, float)
     n = len(values)
     if n < 2:
-        return Estimate(float(values.mean()) if n else np.nan)
-    return Estimate(float(values.mean()), float(values.std(ddof=1) / n**0.5), n - 1)
+        return Uncertain(float(values.mean()) if n else np.nan)
+    return Uncertain(float(values.mean()), float(standard_error(values)), n - 1)
 
 
-def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Estimate:
+def standard_error(values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, ...]:
+    """Return the standard error of the mean over the first axis.
+
+    Example:
+        >>> float(standard_error(np.array([1.0, 3.0])))
+        1.0
+    """
+    return np.std(values, axis=0, ddof=1) / len(values) ** 0.5
+
+
+def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Uncertain:
     """Return the mean of the means of independent groups, with Welch's degrees of freedom.
 
     Example:
@@ -92,10 +102,10 @@ def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Estimate:
     total = squares.sum()
     effective = total**2 / np.sum(squares**2 / df) if total > 0 else df.sum()
     value = float(np.mean([mean.value for mean in means]))
-    return Estimate(value, float(total**0.5 / len(means)), float(effective))
+    return Uncertain(value, float(total**0.5 / len(means)), float(effective))
 
 
-def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Estimate:
+def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Uncertain:
     """Return the slope of y on x by least squares, with the error that the scatter about it shows.
 
     Example:
@@ -109,7 +119,7 @@ def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Estimate
     slope = float(np.sum(centred * y) / total)
     rest = y - np.mean(y) - slope * centred
     df = len(x) - 2
-    return Estimate(slope, float((np.sum(rest**2) / df / total) ** 0.5), df)
+    return Uncertain(slope, float((np.sum(rest**2) / df / total) ** 0.5), df)
 
 
 class MeanDraws(NamedTuple):
@@ -118,9 +128,9 @@ class MeanDraws(NamedTuple):
     rows: Float[np.ndarray, "draws groups"]
     errors: Float[np.ndarray, " groups"]
 
-    def estimate(self, statistic: Float[np.ndarray, " draws"]) -> Estimate:
+    def estimate(self, statistic: Float[np.ndarray, " draws"]) -> Uncertain:
         """Return the estimate of a statistic of the means, given for every row."""
-        return Estimate(float(statistic[0]), draws=statistic[1:])
+        return Uncertain(float(statistic[0]), draws=statistic[1:])
 
 
 def draws_of_log_means(
@@ -142,7 +152,7 @@ def draws_of_log_means(
     rng = np.random.default_rng(seed)
     means = np.array([np.mean(group) for group in groups])
     counts = np.array([len(group) for group in groups])
-    errors = np.array([np.std(group, ddof=1) for group in groups]) / np.sqrt(counts)
+    errors = np.array([standard_error(np.asarray(group)) for group in groups])
     with np.errstate(invalid="ignore", divide="ignore"):
         logarithms, relative = np.log(means), stretch * errors / np.abs(means)
     spread = rng.standard_t(counts - 1, (NUM_DRAWS, len(groups)))

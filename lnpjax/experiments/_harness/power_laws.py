@@ -15,8 +15,8 @@ from jaxtyping import Float
 from lnpjax._base.checks import require
 from lnpjax.experiments._harness.estimates import (
     UNKNOWN,
-    Estimate,
     MeanDraws,
+    Uncertain,
     draws_of_log_means,
 )
 
@@ -25,7 +25,7 @@ EXPONENTS = np.arange(0.02, 2.5, 0.01)
 Scales = Float[np.ndarray, " scales"]
 
 
-def exponent(scales: Scales, means: MeanDraws) -> Estimate:
+def exponent(scales: Scales, means: MeanDraws) -> Uncertain:
     """Return the exponent of ``mean ~ scale^exponent``, by least squares of the logarithms.
 
     Args:
@@ -59,7 +59,7 @@ def log_slope(
 
 def limited_exponent(
     scales: Scales, values: Sequence[Float[np.ndarray, " members"]], *, seed: int = 0
-) -> Estimate:
+) -> Uncertain:
     """Return the exponent a of ``mean = limit + amplitude * scale^-a``, all three fitted jointly.
 
     By weighted least squares over a grid of exponents, with a limit that is not negative. To take
@@ -120,9 +120,9 @@ class BentPowerLaw(NamedTuple):
         fitted: the fit at the given scales.
     """
 
-    bend: Estimate
-    below: Estimate
-    above: Estimate
+    bend: Uncertain
+    below: Uncertain
+    above: Uncertain
     fitted: Scales
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import (
     Bounds,
-    Estimate,
+    Uncertain,
     mean_of,
 )
 from lnpjax.experiments._harness.power_laws import limited_exponent
@@ -24,14 +24,14 @@ BARELY = Bounds(-0.1, 0.1)
 
 
 def by_family(
-    families: Sequence[Family], region: Bounds, estimate: Callable[[Family], Estimate]
+    families: Sequence[Family], region: Bounds, estimate: Callable[[Family], Uncertain]
 ) -> list[Finding]:
     """One finding for every set and depth."""
     return [Finding(family.name, estimate(family), region) for family in families]
 
 
 def by_ensemble(
-    families: Sequence[Family], region: Bounds, estimate: Callable[[Ensemble], Estimate]
+    families: Sequence[Family], region: Bounds, estimate: Callable[[Ensemble], Uncertain]
 ) -> list[Finding]:
     """One finding for every ensemble."""
     return [
@@ -97,7 +97,7 @@ def loss_law(families: Sequence[Family]) -> Claim:
     known = [estimate.draws for estimate in estimates if estimate.draws is not None]
     if len(known) == len(estimates) > 0:
         value = float(np.mean([estimate.value for estimate in estimates]))
-        mean = Estimate(value, draws=np.mean(known, axis=0))
+        mean = Uncertain(value, draws=np.mean(known, axis=0))
         findings.insert(0, Finding("mean", mean, ABOUT_A_HALF))
     return Claim(
         source="Fig. 2",
@@ -109,7 +109,7 @@ def loss_law(families: Sequence[Family]) -> Claim:
     )
 
 
-def largest_fall(family: Family) -> Estimate:
+def largest_fall(family: Family) -> Uncertain:
     """By how much the mean trace falls at most below what it had reached, at the worst scale.
 
     Args:
@@ -121,17 +121,17 @@ def largest_fall(family: Family) -> Estimate:
         means = ensemble.weights(0 if family.paired else seed) @ traces
         falls.append(np.max(1 - means / np.maximum.accumulate(means, axis=1), axis=1))
     worst = np.max(falls, axis=0)
-    return Estimate(float(worst[0]), draws=worst[1:])
+    return Uncertain(float(worst[0]), draws=worst[1:])
 
 
 def alignments(families: Sequence[Family]) -> list[Claim]:
     """Judge how the kernel turns towards the labels."""
 
-    def change(ensemble: Ensemble) -> Estimate:
+    def change(ensemble: Ensemble) -> Uncertain:
         members = ensemble.members
         return mean_of(members["alignment_at_minimum"] - members["alignment_start"])
 
-    def slowing(ensemble: Ensemble) -> Estimate:
+    def slowing(ensemble: Ensemble) -> Uncertain:
         turns = ensemble.spectra["misalignments"]
         return mean_of(turns[:, ensemble.points_before - 1] - turns[:, 0])
 

@@ -11,7 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax.experiments._harness.estimates import Estimate, MeanDraws, draws_of_log_means
+from lnpjax.experiments._harness.estimates import (
+    MeanDraws,
+    Uncertain,
+    draws_of_log_means,
+    standard_error,
+)
 from lnpjax.experiments._harness.power_laws import BentPowerLaw, bent_power_law, exponent
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.options import TrainingRule
@@ -155,15 +160,13 @@ class Family:
 
     def errors(self, column: str) -> Float[np.ndarray, " scales"]:
         """Standard errors of `means`."""
-        return np.array(
-            [values.std(ddof=1) / len(values) ** 0.5 for values in self.members(column)]
-        )
+        return np.array([standard_error(values) for values in self.members(column)])
 
     def log_means(self, column: str, seed: int = 0) -> MeanDraws:
         """The logarithms of `means`, with draws of where they may lie."""
         return draws_of_log_means(self.members(column), seed=seed)
 
-    def exponent(self, column: str) -> Estimate:
+    def exponent(self, column: str) -> Uncertain:
         """The power law of the means of a column."""
         return exponent(self.scales, self.log_means(column))
 

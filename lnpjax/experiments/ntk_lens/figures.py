@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax._base.checks import import_extra
+from lnpjax.experiments._harness.estimates import standard_error
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments.ntk_lens.families import SET_NAMES, Ensemble, Family, geometric_mean
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
@@ -106,7 +107,7 @@ def _draw_path(ax: Axes, column: str, ensemble: Ensemble, *, color: Any, label: 
         count = ensemble.points_before
         values = ensemble.spectra[column][:, :count]
         loss = loss[ensemble.points[:count]]
-    mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+    mean, error = values.mean(0), standard_error(values)
     if column == "ranks":
         members = ensemble.members
         end = geometric_mean(members["train_loss"]), members["rank_at_minimum"].mean()

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
-from lnpjax.experiments._harness.estimates import Bounds, Estimate, MeanDraws, mean_of
+from lnpjax.experiments._harness.estimates import Bounds, MeanDraws, Uncertain, mean_of
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.random_features.results import (
     by_beta,
@@ -147,7 +147,7 @@ def position_claims(config: RandomFeatureConfig, sweep: Sweep, needs: list[Need]
     ]
 
 
-def mean_ratio(measured: MeanDraws, predicted: MeanDraws) -> Estimate:
+def mean_ratio(measured: MeanDraws, predicted: MeanDraws) -> Uncertain:
     """Return the geometric mean over the exponents of measured over predicted."""
     return measured.estimate(np.exp((measured.rows - predicted.rows).mean(axis=1)))
 

@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from lnpjax.experiments._harness.estimates import Estimate, MeanDraws, draws_of_log_means
+from lnpjax.experiments._harness.estimates import (
+    MeanDraws,
+    Uncertain,
+    draws_of_log_means,
+    mean_of,
+)
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.spectra import inverse_participation_ratio
 from lnpjax.theory.random_features import power_law_variances
@@ -45,10 +50,9 @@ def averages(groups: Sequence[Sequence[float] | Float[np.ndarray, " n"]]) -> Ave
         >>> found.mean.tolist(), found.sem.tolist()
         ([2.0, 2.0], [1.0, 0.0])
     """
-    values = [np.asarray(group, np.float64) for group in groups]
+    means = [mean_of(group) for group in groups]
     return Averages(
-        np.array([group.mean() for group in values]),
-        np.array([group.std(ddof=1) / np.sqrt(len(group)) for group in values]),
+        np.array([mean.value for mean in means]), np.array([mean.error for mean in means])
     )
 
 
@@ -111,7 +115,7 @@ def log_law(config: RandomFeatureConfig) -> MeanDraws:
     return MeanDraws(logarithms[None], np.zeros(len(logarithms)))
 
 
-def proportionality(measured: MeanDraws, predicted: MeanDraws) -> Estimate:
+def proportionality(measured: MeanDraws, predicted: MeanDraws) -> Uncertain:
     """Return the exponent p of ``measured ~ predicted^p``; one if they are proportional.
 
     Args:

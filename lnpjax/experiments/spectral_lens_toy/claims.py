@@ -15,7 +15,7 @@ from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import (
     UNKNOWN,
     Bounds,
-    Estimate,
+    Uncertain,
     draws_of_log_means,
     mean_of,
     slope_of,
@@ -164,7 +164,7 @@ def spectra_differ(runs: list[Matched], at_target: list[Need], seeds: Need) -> C
         exponents = np.exp(means.rows)
         estimate = means.estimate(np.ptp(exponents, axis=1))
     elif len(groups) > 1:
-        estimate = Estimate(float(np.ptp(np.concatenate(groups))))
+        estimate = Uncertain(float(np.ptp(np.concatenate(groups))))
     return Claim(
         source="Fig. 11a",
         statement="At matched loss, Untied runs of different batch sizes have different spectra.",

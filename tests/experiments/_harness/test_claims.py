@@ -12,7 +12,7 @@ from lnpjax.experiments._harness.claims import Claim, Finding, Need
 from lnpjax.experiments._harness.estimates import (
     UNKNOWN,
     Bounds,
-    Estimate,
+    Uncertain,
     draws_of_log_means,
     mean_of,
     mean_of_means,
@@ -23,7 +23,7 @@ from lnpjax.experiments._harness.tables import claims_json, claims_markdown
 UNIT = Bounds(0, 1)
 
 
-def claim(*estimates: Estimate, needs=(), region=UNIT) -> Claim:
+def claim(*estimates: Uncertain, needs=(), region=UNIT) -> Claim:
     findings = [Finding(f"case {k}", estimate, region) for k, estimate in enumerate(estimates)]
     return Claim(source="Fig. 1", statement="it is", quantity="x", findings=findings, needs=needs)
 
@@ -31,17 +31,17 @@ def claim(*estimates: Estimate, needs=(), region=UNIT) -> Claim:
 @pytest.mark.parametrize(
     ("estimates", "verdict"),
     [
-        ([Estimate(0.5, 0.1)], "holds"),
-        ([Estimate(0.9, 0.1)], "cannot tell"),
-        ([Estimate(1.3, 0.1)], "does not hold"),
-        ([Estimate(-0.3, 0.1)], "does not hold"),
-        ([Estimate(0.5, 0.1), Estimate(0.9, 0.1)], "cannot tell"),
-        ([Estimate(0.5, 0.1), Estimate(1.3, 0.1)], "does not hold"),
+        ([Uncertain(0.5, 0.1)], "holds"),
+        ([Uncertain(0.9, 0.1)], "cannot tell"),
+        ([Uncertain(1.3, 0.1)], "does not hold"),
+        ([Uncertain(-0.3, 0.1)], "does not hold"),
+        ([Uncertain(0.5, 0.1), Uncertain(0.9, 0.1)], "cannot tell"),
+        ([Uncertain(0.5, 0.1), Uncertain(1.3, 0.1)], "does not hold"),
         ([UNKNOWN], "cannot tell"),
         ([], "cannot tell"),
         # 2.2 errors outside: alone too far, one of eight not.
-        ([Estimate(1.22, 0.1)], "does not hold"),
-        ([Estimate(1.22, 0.1), *[Estimate(0.5, 0.1)] * 7], "cannot tell"),
+        ([Uncertain(1.22, 0.1)], "does not hold"),
+        ([Uncertain(1.22, 0.1), *[Uncertain(0.5, 0.1)] * 7], "cannot tell"),
     ],
 )
 def test_a_verdict_follows_from_intervals_and_regions(estimates, verdict):
@@ -50,7 +50,7 @@ def test_a_verdict_follows_from_intervals_and_regions(estimates, verdict):
 
 def test_what_a_claim_needs_comes_before_what_was_found():
     need = Need("five seeds", False, "one")
-    for estimate in (Estimate(0.5, 0.1), Estimate(3.0, 0.1)):
+    for estimate in (Uncertain(0.5, 0.1), Uncertain(3.0, 0.1)):
         judged = claim(estimate, needs=[Need("a", True), need])
         assert judged.verdict == "set-up short of the paper"
         assert judged.missing == [need]
@@ -58,7 +58,7 @@ def test_what_a_claim_needs_comes_before_what_was_found():
 
 
 def test_of_many_findings_the_worst_is_shown():
-    judged = claim(*[Estimate(0.5, 0.1)] * 5, Estimate(0.9, 0.1))
+    judged = claim(*[Uncertain(0.5, 0.1)] * 5, Uncertain(0.9, 0.1))
     assert judged.measured == "5 of 6 inside; worst case 5: 0.90 (0.70 to 1.10)"
     assert judged.region == "0 to 1"
 
@@ -70,7 +70,7 @@ def test_regions_in_words():
 
 
 def test_json_holds_what_a_verdict_rests_on():
-    judged = claim(Estimate(0.5, 0.1), UNKNOWN, region=Bounds(low=0), needs=[Need("a", True)])
+    judged = claim(Uncertain(0.5, 0.1), UNKNOWN, region=Bounds(low=0), needs=[Need("a", True)])
     (entry,) = json.loads(json.dumps(claims_json([judged]), allow_nan=False))["claims"]
     assert entry["verdict"] == "cannot tell"
     first, second = entry["findings"]
@@ -117,7 +117,7 @@ def test_means_of_few_are_unknown_and_of_equal_values_exact():
     exact = mean_of_means([np.ones(3), np.full(2, 3.0)])
     assert exact.interval(0.95) == (2, 2)
     assert slope_of(np.arange(2.0), np.arange(2.0)) is UNKNOWN
-    assert math.isnan(Estimate(1.0, draws=np.array([1.0, np.nan])).interval(0.95).low)
+    assert math.isnan(Uncertain(1.0, draws=np.array([1.0, np.nan])).interval(0.95).low)
 
 
 def test_a_mean_that_is_not_positive_has_no_logarithm():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lnpjax.experiments._harness.claims import Claim, Finding, Observation
-from lnpjax.experiments._harness.estimates import Bounds, Estimate, mean_of
+from lnpjax.experiments._harness.estimates import Bounds, Uncertain, mean_of
 from lnpjax.experiments._harness.power_laws import exponent, log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.claims import (
@@ -52,7 +52,7 @@ def judge(config: DataScalingConfig, sweep: Sweep) -> list[Claim | Observation]:
 def rank_falls_with_data(families: Sequence[Family]) -> Claim:
     """Judge the trend of the rank at the minimum, member by member: the networks are the same."""
 
-    def trend(family: Family) -> Estimate:
+    def trend(family: Family) -> Uncertain:
         ranks = np.stack(family.members("rank_at_minimum"), axis=1)
         return mean_of(log_slope(family.scales, np.log(ranks)))
 

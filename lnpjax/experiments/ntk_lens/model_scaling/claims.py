@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
-from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Estimate, mean_of_means
+from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Uncertain, mean_of_means
 from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.claims import (
@@ -89,7 +89,7 @@ def rank_falls(families: Sequence[Family]) -> Claim:
         falling = np.diff(ensemble.spectra["ranks"][:, :count], axis=1) < 0
         return falling @ np.diff(epochs) / (epochs[-1] - epochs[0])
 
-    def estimate(family: Family) -> Estimate:
+    def estimate(family: Family) -> Uncertain:
         chosen = family.where(lambda one: one.points_before > 1)
         return mean_of_means([shares(ensemble) for ensemble in chosen.ensembles])
 
@@ -106,7 +106,7 @@ def rank_falls(families: Sequence[Family]) -> Claim:
 def initial_trace(families: Sequence[Family]) -> list[Claim]:
     """Judge the trace before training, by its trend and by the closed form."""
 
-    def ratio(family: Family) -> Estimate:
+    def ratio(family: Family) -> Uncertain:
         return mean_of_means(
             [one.members["trace_start"] / one.expected_trace for one in family.ensembles]
         )
@@ -134,7 +134,7 @@ def initial_trace(families: Sequence[Family]) -> list[Claim]:
 def adaptation_is_constant(families: Sequence[Family]) -> Claim:
     """Judge whether the adaptation rate depends on the width, next to the trace that does."""
 
-    def share(family: Family) -> Estimate:
+    def share(family: Family) -> Uncertain:
         rates, traces = family.log_adaptation(), family.log_means("trace_start")
         count = min(len(rates.rows), len(traces.rows))
         slopes = [log_slope(family.scales, draws.rows[:count]) for draws in (rates, traces)]
@@ -153,7 +153,7 @@ def adaptation_is_constant(families: Sequence[Family]) -> Claim:
 def ratio_declines(families: Sequence[Family]) -> Claim:
     """Judge whether beta falls where networks are wide."""
 
-    def exponent(family: Family) -> Estimate:
+    def exponent(family: Family) -> Uncertain:
         upper = family.scales[len(family.scales) // 2 :]
         return family.where(lambda one: one.scale >= upper[0]).exponent("trace_ratio")
 
@@ -171,11 +171,11 @@ def transition(families: Sequence[Family]) -> list[Claim]:
     chosen = [family.inside for family in families]
     needs = [*at_minimum(families), _reaches(families, BEYOND)]
 
-    def narrow(family: Family) -> Estimate:
+    def narrow(family: Family) -> Uncertain:
         turn = TURNS[family.images]
         return family.where(lambda one: one.scale <= turn).exponent("rank_at_minimum")
 
-    def excess(family: Family) -> Estimate:
+    def excess(family: Family) -> Uncertain:
         """The exponent above the turn less half of that below."""
         scales, means = family.scales, family.log_means("rank_at_minimum")
         sides = scales <= TURNS[family.images], scales >= TURNS[family.images]
@@ -207,12 +207,12 @@ def transition(families: Sequence[Family]) -> list[Claim]:
     ]
     deepest = max(family.depth for family in families)
 
-    def quotient(family: Family) -> Estimate:
+    def quotient(family: Family) -> Uncertain:
         columns = ("rank_at_minimum", "trace_ratio")
         rank, ratio = (family.bent(name, seed).bend for seed, name in enumerate(columns))
         if rank.draws is None or ratio.draws is None:
             return UNKNOWN
-        return Estimate(rank.value / ratio.value, draws=rank.draws / ratio.draws)
+        return Uncertain(rank.value / ratio.value, draws=rank.draws / ratio.draws)
 
     return [
         Claim(

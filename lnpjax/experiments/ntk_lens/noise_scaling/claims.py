@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
-from lnpjax.experiments._harness.estimates import Bounds, Estimate, mean_of
+from lnpjax.experiments._harness.estimates import Bounds, Uncertain, mean_of
 from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.noise_scaling.results import NoiseRuns, noise_runs
@@ -84,7 +84,7 @@ def rises_further(runs: Sequence[NoiseRuns]) -> Claim:
     )
 
 
-def change(paths: Float[np.ndarray, "members epochs"], start: int, end: int) -> Estimate:
+def change(paths: Float[np.ndarray, "members epochs"], start: int, end: int) -> Uncertain:
     """Return the mean change of members' paths between two epochs.
 
     Its error is that of their scatter about the mean path, pooled over the epochs: of three members
@@ -98,7 +98,7 @@ def change(paths: Float[np.ndarray, "members epochs"], start: int, end: int) -> 
     rest = paths - paths.mean(0) - paths.mean(1, keepdims=True) + paths.mean()
     df = (count - 1) * (length - 1)
     error = (np.sum(rest**2) / max(df, 1) * 2 / count) ** 0.5
-    return Estimate(float(np.mean(paths[:, end] - paths[:, start])), float(error), df)
+    return Uncertain(float(np.mean(paths[:, end] - paths[:, start])), float(error), df)
 
 
 def performance_falls(runs: Sequence[NoiseRuns]) -> Claim:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lnpjax.experiments._harness.estimates import standard_error
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import SET_NAMES
@@ -76,7 +77,7 @@ def _draw_shares(ax: Axes, run: NoiseRuns, column: str) -> None:
     for colour, kept, values in zip(
         palette(len(run.kept)), run.kept, run.values[column], strict=True
     ):
-        mean, error = values.mean(0), values.std(0, ddof=1) / len(values) ** 0.5
+        mean, error = values.mean(0), standard_error(values)
         label = f"{100 * (1 - kept):g} % replaced"
         ax.plot(run.epochs, mean, color=colour, marker="o", markersize=3, label=label)
         band = (mean - error, mean + error)
