@@ -25,9 +25,9 @@ class Bounds(NamedTuple):
     def __str__(self) -> str:
         """Such as "0.35 to 0.65", "above 0" or "below 0.5"."""
         if self.low == -np.inf:
-            return f"below {self.high:.3g}"
+            return f"below {self.high:.4g}"
         return (
-            f"above {self.low:.3g}" if self.high == np.inf else f"{self.low:.3g} to {self.high:.3g}"
+            f"above {self.low:.4g}" if self.high == np.inf else f"{self.low:.4g} to {self.high:.4g}"
         )
 
 
