@@ -144,10 +144,18 @@ class Claim:
     @property
     def region(self) -> str:
         """Where the estimates must lie."""
-        regions = {str(finding.region): finding.what for finding in self.findings}
-        if len(regions) <= 1:
-            return next(iter(regions), "")
-        return "; ".join(f"{finding.what}: {finding.region}" for finding in self.findings)
+        names: dict[str, list[str]] = {}
+        for finding in self.findings:
+            names.setdefault(str(finding.region), []).append(finding.what)
+        if len(names) <= 1:
+            return next(iter(names), "")
+        if len(self.findings) <= SHOWN:
+            return "; ".join(f"{finding.what}: {finding.region}" for finding in self.findings)
+        count = len(self.findings)
+        return "; ".join(
+            f"{whats[0] if len(whats) == 1 else f'{len(whats)} of {count}'}: {region}"
+            for region, whats in names.items()
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -47,12 +47,14 @@ def exponent(scales: Scales, means: MeanDraws) -> Uncertain:
 def log_slope(
     scales: Scales, logarithms: Float[np.ndarray, "*draws scales"]
 ) -> Float[np.ndarray, "*draws"]:
-    """Return the slope of logarithms on those of the scales, by least squares.
+    """Return the slope of logarithms on those of the scales, by least squares; NaN for one scale.
 
     Example:
         >>> float(log_slope(np.array([1.0, 10.0]), np.log([1.0, 100.0])).round(6))
         2.0
     """
+    if len(scales) < 2:
+        return np.full(np.shape(logarithms)[:-1], np.nan)
     x = np.log(scales)
     return logarithms @ ((x - x.mean()) / np.sum((x - x.mean()) ** 2))
 

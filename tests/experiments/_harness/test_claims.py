@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -61,6 +62,9 @@ def test_of_many_findings_the_worst_is_shown():
     judged = claim(*[Uncertain(0.5, 0.1)] * 5, Uncertain(0.9, 0.1))
     assert judged.measured == "5 of 6 inside; worst case 5: 0.90 (0.70 to 1.10)"
     assert judged.region == "0 to 1"
+    other = Finding("mean", Uncertain(0.5, 0.1), Bounds(low=0))
+    mixed = dataclasses.replace(judged, findings=[other, *judged.findings])
+    assert mixed.region == "mean: above 0; 6 of 7: 0 to 1"
 
 
 def test_regions_in_words():
