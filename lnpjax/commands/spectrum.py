@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jaxtyping import Array, Float, PyTree
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.commands._files import refuse_unused
@@ -271,16 +271,15 @@ def _print_tables(name: str, profiles: list[Profile], *, moved: bool) -> None:
 
 
 def _frontier_table(name: str, profiles: list[Profile]) -> Any:
-    headings = ("", "loss", "peak", "cut-off", "slope", "unresolved", "half")
+    headings = ("", "peak", "cut-off", "slope", "unresolved", "half")
     rows = table(name, headings)
     for profile in profiles:
         frontier, quality = profile.frontier, profile.convergence
-        cutoff = with_error(frontier.cutoff, profile.sem("cutoff"), missing="beyond")
+        cutoff = _percent(frontier.cutoff, profile.sem("cutoff"), missing="beyond")
         doubt = "?" if slope_in_doubt(profile) else ""
         rows.add_row(
             profile.label,
-            f"{float(jnp.mean(profile.position.loss)):.3g}",
-            with_error(frontier.peak, profile.sem("peak")),
+            _percent(frontier.peak, profile.sem("peak")),
             cutoff,
             with_error(frontier.exponent, profile.sem("exponent")) + doubt,
             "-" if quality is None else f"{quality.unresolved:.0%}",
@@ -289,6 +288,12 @@ def _frontier_table(name: str, profiles: list[Profile]) -> Any:
             else f"{quality.peak_change:.0%}, {quality.shell_change:.0%}".replace("nan%", "-"),
         )
     return rows
+
+
+def _percent(value: Float[Array, ""], sem: float, *, missing: str = "-") -> str:
+    if not math.isfinite(float(value)):
+        return missing
+    return f"{float(value):.2g}" + (f" +- {sem / float(value):.0%}" if math.isfinite(sem) else "")
 
 
 def _displacement_table(profiles: list[Profile]) -> Any:
@@ -310,7 +315,7 @@ def _displacement_table(profiles: list[Profile]) -> Any:
 
 
 def _learning_table(profiles: list[Profile]) -> Any:
-    rows = table("learning", ("", "chi_pos", "median p", "10 %", "90 %"))
+    rows = table("learning", ("", "loss", "chi_pos", "median p", "10 %", "90 %"))
     for profile in profiles:
         position = profile.position
         low, high = (
@@ -318,5 +323,6 @@ def _learning_table(profiles: list[Profile]) -> Any:
             for values in (position.tenth, position.ninetieth)
         )
         values = (jnp.mean(position.chi_pos), profile.median, low, high)
-        rows.add_row(profile.label, *(f"{float(p):.1e}" for p in values))
+        loss = f"{float(jnp.mean(position.loss)):.3g}"
+        rows.add_row(profile.label, loss, *(f"{float(p):.1e}" for p in values))
     return rows

@@ -270,7 +270,7 @@ def _profile(label: str, measured: StateSpectra, edges: Float[Array, " edge"]) -
         without = (jnp.sum(by_batch, axis=0) - by_batch) / (len(by_batch) - 1)
         # A difference of sums may miss zero by their rounding.
         without = jnp.maximum(without, 0)[:, 1:]
-        leave_one_out = jax.vmap(lambda mean: detect_frontier(centers, mean))(without)
+        leave_one_out = _detect_each(centers, without)
     smallest = jax.vmap(lambda n, w: shell_minimum_energies(n, w, edges))(nodes, weights)
     return Profile(
         label=label,
@@ -344,8 +344,8 @@ def describe_collapse(profile: Profile, *, fraction: float = 0.01) -> str:
     """Say whether the least energy per shell collapses above the peak, judged with its errors.
 
     *Spectral shells*, section 7.3: beyond the cut-off, it "collapses sharply to a numerical floor".
-    Here: somewhere above its largest value, it falls to `fraction` of that for good. Both numbers
-    count with their intervals over batches.
+    Here: in the highest shell that several batches reach, it is below `fraction` of its largest.
+    Both numbers count with their intervals over batches.
 
     Args:
         profile: the state.
@@ -356,16 +356,14 @@ def describe_collapse(profile: Profile, *, fraction: float = 0.01) -> str:
     """
     mean = np.asarray(profile.minima.mean)
     low, high = (np.asarray(end) for end in profile.minima.interval())
-    shells = np.flatnonzero(np.isfinite(mean) & (mean > 0))
+    # A shell in which a single batch has nodes has no error to be judged with.
+    shells = np.flatnonzero(np.isfinite(mean) & np.isfinite(low) & np.isfinite(high) & (mean > 0))
     if len(shells) < MIN_SIDE:
-        return "too few shells with nodes to tell whether it collapses"
+        return "too few shells in several batches to tell whether it collapses"
     top = shells[np.argmax(mean[shells])]
     last = shells[-1]
-    if last == top:
-        return "largest in the highest shell: it does not collapse"
-    ratio = f"{mean[last] / mean[top]:.1g} of its largest in the highest shell"
-    if not np.all(np.isfinite([low[top], high[top], low[last], high[last]])):
-        return f"{ratio}; too few batches to tell whether it collapses"
+    place = float(profile.centers[last])
+    ratio = f"{mean[last] / mean[top]:.1g} of its largest at {place:.2g}"
     if high[last] < fraction * low[top]:
         return f"it collapses: {ratio}"
     if low[last] > fraction * high[top]:
@@ -387,6 +385,25 @@ def _per_token(measured: StateSpectra) -> StateSpectra:
     return measured._replace(error=error)
 
 
+# Compiled once for all states.
+_detect_each = jax.jit(jax.vmap(detect_frontier, (None, 0)))
+
+
+@jax.jit
+def _with_half_the_products(
+    error: SpectralMeasure, edges: Float[Array, " edge"]
+) -> Float[Array, "b shell"]:
+    products = max(1, error.nodes.shape[1] // 2)
+
+    def halved(
+        nodes: Float[Array, " node"], weights: Float[Array, " node"], total: Float[Array, ""]
+    ) -> Float[Array, " shell"]:
+        half = measure_at(lambda v: nodes * v, jnp.sqrt(weights), num_matvecs=products)
+        return shell_energies(half.nodes, half.weights * total, edges)[1:]
+
+    return jax.vmap(halved)(error.nodes, error.weights, error.total)
+
+
 def _convergence(
     error: SpectralMeasure,
     energies: Float[Array, " shell"],
@@ -397,16 +414,9 @@ def _convergence(
 
     Lanczos on the k nodes, from the square roots of their weights, repeats the first k steps.
     """
-    products = max(1, error.nodes.shape[1] // 2)
-
-    def halved(
-        nodes: Float[Array, " node"], weights: Float[Array, " node"], total: Float[Array, ""]
-    ) -> Float[Array, " shell"]:
-        half = measure_at(lambda v: nodes * v, jnp.sqrt(weights), num_matvecs=products)
-        return shell_energies(half.nodes, half.weights * total, edges)[1:]
-
-    half = jnp.mean(jax.vmap(halved)(error.nodes, error.weights, error.total), axis=0)
-    moved = jnp.abs(detect_frontier(shell_centers(edges), half).peak / frontier.peak - 1)
+    half = jnp.mean(_with_half_the_products(error, edges), axis=0)
+    peak = _detect_each(shell_centers(edges), half[None]).peak[0]
+    moved = jnp.abs(peak / frontier.peak - 1)
     holds = energies >= jnp.max(energies) / 100
     changes = jnp.where(holds, jnp.abs(half - energies) / jnp.where(holds, energies, 1), 0)
     weights = _squared_components(error)
