@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             if debug:
                 raise
-            return explain(error)
-    return status
+            return int(explain(error))
+    return int(status)
 
 
 def _command(arguments: list[str]) -> int:

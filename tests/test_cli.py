@@ -80,7 +80,7 @@ def test_help_mentions_every_option(command: type, capsys: pytest.CaptureFixture
         section = field.default_factory
         nested = section is not dataclasses.MISSING
         for option in dataclasses.fields(section) if nested else (field,):
-            positional = option.default is dataclasses.MISSING
+            positional = option.default is dataclasses.MISSING or option.name == "experiment"
             dashed = f"--{option.name.replace('_', '-')} "
             assert (option.name.upper() if positional else dashed) in shown
 

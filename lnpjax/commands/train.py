@@ -242,10 +242,12 @@ class Train:
 def catch_stop_signal() -> Iterator[list[int]]:
     """Collect stop signals instead of dying of the first; the second one ends the process at once.
 
-    One that is ignored, as `nohup` has it for SIGHUP, stays ignored.
+    SIGHUP stays ignored where it is, as under `nohup`. The others are caught even so: shells start
+    jobs in the background with SIGINT ignored, and who sends it to one means it.
     """
     caught: list[int] = []
-    numbers = [n for n in STOP_SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [n for n in STOP_SIGNALS if not (under_nohup and n == signal.SIGHUP)]
 
     def catch(number: int, _: FrameType | None) -> None:
         caught.append(number)
