@@ -10,7 +10,7 @@ from typing import Any
 
 from lnpjax._base.checks import check_count, import_extra, require
 from lnpjax.runs import Row, Run
-from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE
+from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE, SHARED
 
 NEEDED = {
     "train": ("loss",),
@@ -18,7 +18,7 @@ NEEDED = {
     "lnp": ("window", "chi_loss", "chi_net", "chi_pos"),
 }
 """Numbers without which rows of a kind cannot be shown."""
-SHARED = ("step", "tokens", "flops")
+COUNTS = tuple(field.name for field in SHARED)
 SECTIONS = ("model", "data", "training", "measurement")
 
 
@@ -52,9 +52,9 @@ def open_to_read(folder: str | os.PathLike[str], *, curves: bool = True) -> Run:
 def _lacking(row: Row) -> Iterator[str]:
     if row["kind"] not in NEEDED:
         return
-    for name in (*SHARED, *NEEDED[row["kind"]]):
+    for name in (*COUNTS, *NEEDED[row["kind"]]):
         value = row.get(name)
-        if not isinstance(value, int | float) or (name in SHARED and not 0 <= value < 2**100):
+        if not isinstance(value, int | float) or (name in COUNTS and not 0 <= value < 2**100):
             yield name
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from lnpjax import experiments
 from lnpjax._base.checks import import_extra, require
-from lnpjax.commands._show import shown
+from lnpjax.commands._show import console, shown
 from lnpjax.experiments._harness.reproduction import judge_again, reproduce
 from lnpjax.experiments._harness.sweep import terminal_progress
 from lnpjax.experiments._harness.tables import claims_table
@@ -77,7 +77,6 @@ class Reproduce:
         else:
             out = f"reproductions/{name}-{preset}" if self.out is None else self.out
             done = reproduce(experiment, preset, out, data=self.data, progress=terminal_progress())
-        console = import_extra("rich.console", extra="run", purpose="the table of claims").Console()
-        console.print(claims_table(done.title, done.judged))
+        console().print(claims_table(done.title, done.judged))
         print(f"results {shown(done.folder)}")
         return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -242,31 +243,26 @@ def _arrays(profile: Profile) -> dict[str, Any]:
 
 def _print_tables(name: str, profiles: list[Profile], *, moved: bool) -> None:
     screen = console()
+    note = functools.partial(screen.print, style="dim", highlight=False)
     screen.print(_frontier_table(name, profiles))
-    screen.print(
+    note(
         "+-: standard error over batches\n"
         "peak, cut-off: eigenvalues where the error's energy per shell is largest, and where it "
         "falls to 1 % of that\nslope: of the energy below the peak, in logarithms\n"
         f"?: {DOUBTS}\n"
         "unresolved: share of the energy at nodes of Lanczos that are not eigenvalues yet\n"
-        "half: change of the peak, and of the shell that changes most, from half the products",
-        style="dim",
-        highlight=False,
+        "half: change of the peak, and of the shell that changes most, from half the products"
     )
     if moved and len(profiles) > 1:
         screen.print(_displacement_table(profiles))
-        screen.print(
+        note(
             "ln of the ratio to the row above, on the same batches; amplitude: of the energy below "
-            "the peaks",
-            style="dim",
-            highlight=False,
+            "the peaks"
         )
     screen.print(_learning_table(profiles))
-    screen.print(
+    note(
         "p: strength of the eigenmodes that the loss gradient lies along (share of the trace); "
-        "chi_pos is its mean",
-        style="dim",
-        highlight=False,
+        "chi_pos is its mean"
     )
 
 

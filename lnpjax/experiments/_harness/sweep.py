@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from lnpjax._base.checks import import_extra, require
-from lnpjax._base.files import write_atomically
+from lnpjax._base.files import load_arrays, write_atomically
 from lnpjax.runs import Row, differences, strict_json
 from lnpjax.runs._lines import encode, null_to_nan
 from lnpjax.runs._reporters import for_terminal
@@ -263,10 +263,9 @@ class Sweep:
             rows.setdefault(row.pop("unit"), []).append(row)
         arrays: dict[str, dict[str, np.ndarray]] = {unit: {} for unit in rows}
         if (self.folder / ARRAYS).exists():
-            with np.load(self.folder / ARRAYS) as stored:
-                for key in stored.files:
-                    unit, _, name = key.partition("/")
-                    arrays.setdefault(unit, {})[name] = stored[key]
+            for key, array in load_arrays(self.folder / ARRAYS).items():
+                unit, _, name = key.partition("/")
+                arrays.setdefault(unit, {})[name] = array
         self._results = {unit: UnitResult(rows.get(unit, []), arrays[unit]) for unit in arrays}
 
     def _read(self, name: str) -> UnitResult | None:
@@ -276,8 +275,7 @@ class Sweep:
         found = [json.loads(line, object_hook=null_to_nan) for line in rows.open()]
         if not arrays.exists():
             return UnitResult(found)
-        with np.load(arrays) as stored:
-            return UnitResult(found, dict(stored))
+        return UnitResult(found, load_arrays(arrays))
 
     def _write(self, name: str, result: UnitResult) -> None:
         folder = self.folder / "units"
