@@ -1,4 +1,4 @@
-"""Who writes to a run folder: one process at a time, and only to files of the folder itself."""
+"""Who writes to a folder of results: one process at a time, and only to files of its own."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FOLDERS = (SPECTRA_FOLDER, CHECKPOINTS_FOLDER, FIGURES_FOLDER)
 
 
 class Lock:
-    """The lock of a run folder, held until `release` or the death of the process.
+    """The lock of a folder of results, held until `release` or the death of the process.
 
     Both the folder and its file `.lock` are locked: the file tells others who holds it, and
     removing it lets nobody in.
@@ -44,9 +44,8 @@ class Lock:
                 owner.seek(0)
                 process = owner.read().decode(errors="replace").strip() or "another"
                 raise RuntimeError(
-                    f"path: expected a run that nothing else writes to, got {folder}, which "
-                    f"process {process} is writing to (if that is this process, close its other "
-                    "Run first)"
+                    f"path: expected a folder that nothing else writes to, got {folder}, which "
+                    f"process {process} is writing to (wait for it, or name another folder)"
                 )
             owner.truncate(0)
             owner.write(f"{os.getpid()}\n".encode())
@@ -91,7 +90,7 @@ def check_own_files(folder: Path) -> None:
 
 
 def refuse_links_in(folder: Path) -> None:
-    """Refuse a folder of a run that is a link, or holds one; it need not be there.
+    """Refuse a folder that is a link, or holds one; it need not be there.
 
     Raises:
         OSError: if there is a link, or something else that is neither a file nor a folder.
@@ -110,7 +109,7 @@ def refuse_link(path: Path) -> None:
     if not os.path.lexists(path):
         return
     mode = path.lstat().st_mode
-    expected = "a file or folder of the run itself (remove it, or put a copy there)"
+    expected = "a file or folder of its own (remove it, or put a copy there)"
     got = "a link" if stat.S_ISLNK(mode) else "something else"
     own = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
     require(own, str(path), expected=expected, got=got, error=OSError)

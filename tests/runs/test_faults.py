@@ -241,7 +241,7 @@ def test_a_link_in_a_run_is_not_followed(name: str, whole: Path, tmp_path: Path)
             lambda: run.append({"kind": "train"}),
             lambda: run.append_session({"kind": "session"}),
         ):
-            with pytest.raises(OSError, match=rf"{name}: expected a file or folder of the run"):
+            with pytest.raises(OSError, match=rf"{name}: expected a file or folder of its own"):
                 write()
     assert elsewhere.read_bytes() == (whole / "metrics.jsonl").read_bytes()
 
@@ -276,7 +276,7 @@ def test_a_link_to_a_figure_is_not_drawn_through(whole: Path, tmp_path: Path) ->
 def test_removing_the_lock_lets_nobody_in(tmp_path: Path) -> None:
     with Run.create(tmp_path, CONFIG) as run:
         os.remove(tmp_path / ".lock")
-        with pytest.raises(RuntimeError, match="expected a run that nothing else writes to"):
+        with pytest.raises(RuntimeError, match="expected a folder that nothing else writes"):
             Run.open(tmp_path).append({"kind": "train", "step": 1})
         run.append({"kind": "train", "step": 0})
     with Run.open(tmp_path) as later:
@@ -290,5 +290,5 @@ def test_what_commands_write_into_a_run_follows_no_link(linked: str, tmp_path: P
     refuse_links_in(folder)  # not there yet
     (tmp_path / "run" / linked).parent.mkdir(exist_ok=True)
     (tmp_path / "run" / linked).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=f"{linked}: expected a file or folder of the run itself"):
+    with pytest.raises(OSError, match=f"{linked}: expected a file or folder of its own"):
         refuse_links_in(folder)

@@ -12,7 +12,12 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from lnpjax._base.checks import require
 from lnpjax._base.files import write_atomically
 from lnpjax.experiments._harness.claims import Claim, Need, Observation
-from lnpjax.experiments._harness.sweep import Sweep, SweepProgress, config_from_json
+from lnpjax.experiments._harness.sweep import (
+    Sweep,
+    SweepProgress,
+    config_from_json,
+    writing_alone,
+)
 from lnpjax.experiments._harness.tables import claims_json, claims_markdown
 from lnpjax.runs import strict_json
 
@@ -82,25 +87,30 @@ def reproduce(
 
     Raises:
         ValueError: if there is no such preset, or the folder holds another sweep.
+        RuntimeError: if another process is writing to the folder.
+        OSError: if a file of the folder is a link.
         ImportError: matplotlib is not installed (the extra "run").
     """
     config = _config_of(experiment, preset)
     progress = SweepProgress() if progress is None else progress
-    sweep = Sweep(out, config, progress=progress)
-    folder = None if data is None else Path(data)
-    progress.start(experiment.num_units(config, folder))
-    try:
-        experiment.measure(config, sweep, folder)
-    finally:
-        progress.stop()
-    sweep.write_results()
-    return _concluded(experiment, preset, config, sweep)
+    with writing_alone(out):
+        sweep = Sweep(out, config, progress=progress)
+        folder = None if data is None else Path(data)
+        progress.start(experiment.num_units(config, folder))
+        try:
+            experiment.measure(config, sweep, folder)
+        finally:
+            progress.stop()
+        sweep.write_results()
+        return _concluded(experiment, preset, config, sweep)
 
 
 def judge_again(
     experiment: Reproduction[Any], preset: str, folder: str | os.PathLike[str]
 ) -> Reproduced:
     """Judge and draw a finished reproduction again, from its rows, without any computation.
+
+    Writes to the folder what `reproduce` concludes, and needs it for itself as long.
 
     Args:
         experiment: the experiment.
@@ -113,9 +123,13 @@ def judge_again(
     Raises:
         FileNotFoundError: if the folder holds no config or no rows.
         ValueError: if there is no such preset, or the config is another experiment's.
+        RuntimeError: if another process is writing to the folder.
+        OSError: if a file of the folder is a link.
         ImportError: matplotlib is not installed (the extra "run").
     """
-    return _concluded(experiment, preset, *stored(experiment, preset, folder))
+    config, sweep = stored(experiment, preset, folder)
+    with writing_alone(folder):
+        return _concluded(experiment, preset, config, sweep)
 
 
 def stored(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -11,7 +13,8 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -21,6 +24,7 @@ from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import load_arrays, write_atomically
 from lnpjax.runs import Row, differences, strict_json
 from lnpjax.runs._lines import encode, null_to_nan
+from lnpjax.runs._lock import Lock, refuse_links_in
 from lnpjax.runs._reporters import for_terminal
 
 
@@ -126,7 +130,8 @@ def terminal_progress() -> SweepProgress:
 
 
 Config = TypeVar("Config")
-ROWS, ARRAYS = "results.jsonl", "arrays.npz"
+ROWS, ARRAYS, SUMS = "results.jsonl", "arrays.npz", "results.sha256"
+UNITS_FOLDER = "units"
 
 
 class UnitResult(NamedTuple):
@@ -145,8 +150,11 @@ class Sweep:
     """A folder with one result per unit of work, each written whole or not at all.
 
     `config.json` says what was measured; `units/NAME.jsonl` holds the rows of a unit and, where it
-    has any, `units/NAME.npz` its arrays. A sweep that was killed and is started again with the same
-    config computes only what is missing.
+    has any, `units/NAME.npz` its arrays. `units/NAME.sha256`, in the format of `sha256sum`, is
+    written last and says that the unit is done. A sweep that was killed and is started again with
+    the same config computes only what is missing, and what is no longer as it was written.
+
+    Nothing here keeps two processes from writing to one folder; `writing_alone` does.
 
     Args:
         folder: where; made if it does not exist.
@@ -188,7 +196,7 @@ class Sweep:
         if file.exists():
             _check_same(json.loads(file.read_text()), given, self.folder)
             return
-        (self.folder / "units").mkdir(parents=True, exist_ok=True)
+        (self.folder / UNITS_FOLDER).mkdir(parents=True, exist_ok=True)
         write_atomically(file, strict_json(given, "config", indent=2) + "\n")
 
     def unit(self, name: str, compute: Callable[[], UnitResult]) -> UnitResult:
@@ -243,9 +251,11 @@ class Sweep:
             for unit, result in self._results.items()
             for name, array in result.arrays.items()
         }
+        (self.folder / SUMS).unlink(missing_ok=True)
         if arrays:
             write_atomically(self.folder / ARRAYS, _packed(arrays))
         write_atomically(self.folder / ROWS, _json_lines(self.rows()))
+        write_atomically(self.folder / SUMS, _checksums(self.folder / ROWS))
 
     def load(self) -> None:
         """Take the results from the files that `write_results` made, in place of the units' own.
@@ -254,11 +264,16 @@ class Sweep:
 
         Raises:
             FileNotFoundError: if there are no rows.
+            ValueError: if they are not those that were written.
         """
+        plain, sums = self.folder / ROWS, self.folder / SUMS
+        if plain.exists() and sums.exists():
+            whole = sums.read_bytes() == _checksums(plain)
+            require(whole, str(plain), expected="the rows as they were written", got="others")
         rows: dict[str, list[Row]] = {}
         packed = self.folder / f"{ROWS}.gz"
         content = gzip.decompress(packed.read_bytes()).decode() if packed.exists() else None
-        for line in (content or (self.folder / ROWS).read_text()).splitlines():
+        for line in (content or plain.read_text()).splitlines():
             row = json.loads(line, object_hook=null_to_nan)
             rows.setdefault(row.pop("unit"), []).append(row)
         arrays: dict[str, dict[str, np.ndarray]] = {unit: {} for unit in rows}
@@ -269,20 +284,61 @@ class Sweep:
         self._results = {unit: UnitResult(rows.get(unit, []), arrays[unit]) for unit in arrays}
 
     def _read(self, name: str) -> UnitResult | None:
-        rows, arrays = (self.folder / "units" / f"{name}{suffix}" for suffix in (".jsonl", ".npz"))
-        if not rows.exists():
+        """The result of a unit, if it is there as it was written."""
+        rows, arrays, sums = self._files(name)
+        if not sums.exists():
+            return None
+        if sums.read_bytes() != _checksums(rows, arrays):
+            text = f"{rows}: expected the unit as it was written, got another; it is computed again"
+            warnings.warn(text, stacklevel=3)
             return None
         found = [json.loads(line, object_hook=null_to_nan) for line in rows.open()]
-        if not arrays.exists():
-            return UnitResult(found)
-        return UnitResult(found, load_arrays(arrays))
+        return UnitResult(found, load_arrays(arrays)) if arrays.exists() else UnitResult(found)
 
     def _write(self, name: str, result: UnitResult) -> None:
-        folder = self.folder / "units"
+        rows, arrays, sums = self._files(name)
+        for file in (sums, arrays):
+            file.unlink(missing_ok=True)
+        write_atomically(rows, _json_lines(result.rows))
         if result.arrays:
-            write_atomically(folder / f"{name}.npz", _packed(result.arrays))
-        # Last: the rows are what says that the unit is done.
-        write_atomically(folder / f"{name}.jsonl", _json_lines(result.rows))
+            write_atomically(arrays, _packed(result.arrays))
+        write_atomically(sums, _checksums(rows, arrays))
+
+    def _files(self, name: str) -> tuple[Path, Path, Path]:
+        folder = self.folder / UNITS_FOLDER
+        return folder / f"{name}.jsonl", folder / f"{name}.npz", folder / f"{name}.sha256"
+
+
+@contextlib.contextmanager
+def writing_alone(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other processes from writing to a sweep's folder, which is made if need be.
+
+    Args:
+        folder: of the sweep.
+
+    Raises:
+        RuntimeError: if another process is writing to it.
+        OSError: if a file of the sweep is a link, so that another would be written.
+    """
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    refuse_links_in(place)
+    refuse_links_in(place / UNITS_FOLDER)
+    lock = Lock(place)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _checksums(*files: Path) -> bytes:
+    """SHA-256 of the files that are there, in the format of `sha256sum`."""
+    lines = (
+        f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n"
+        for file in files
+        if file.exists()
+    )
+    return "".join(lines).encode()
 
 
 def config_to_json(config: Any) -> dict[str, Any]:

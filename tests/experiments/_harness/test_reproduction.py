@@ -8,6 +8,7 @@ import io
 import json
 import math
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -102,8 +103,8 @@ def test_a_killed_sweep_computes_only_what_is_missing(tmp_path):
     with pytest.raises(Killed):
         reproduce(_experiment(killed), "smoke", tmp_path)
     assert not (tmp_path / "claims.md").exists()
-    # A kill between the two files of a unit leaves it undone.
-    (tmp_path / "units" / "size-2.jsonl").unlink()
+    # A kill between the files of a unit leaves it undone.
+    (tmp_path / "units" / "size-2.sha256").unlink()
 
     progress = Counting()
     found = reproduce(_experiment(), "smoke", tmp_path, progress=progress)
@@ -118,8 +119,72 @@ def test_a_killed_sweep_computes_only_what_is_missing(tmp_path):
     ]
     assert {path.name for path in tmp_path.iterdir()} == {
         *("config.json", "units", "results.jsonl", "arrays.npz"),
-        *("figures", "claims.md", "claims.json"),
+        *("figures", "claims.md", "claims.json", ".lock", "results.sha256"),
     }
+
+
+def _flipped(file) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("size-2.jsonl", _flipped),
+        ("size-2.jsonl", lambda file: file.write_text("")),
+        ("size-2.jsonl", lambda file: file.unlink()),
+        ("size-2.npz", _flipped),
+        ("size-2.npz", lambda file: file.unlink()),
+        ("size-2.npz", lambda file: shutil.copy(file.with_name("size-3.npz"), file)),
+        ("size-2.sha256", _flipped),
+    ],
+)
+def test_a_damaged_unit_is_computed_again(name, damage, tmp_path):
+    first = reproduce(_experiment(), "smoke", tmp_path)
+    results = (tmp_path / "results.jsonl").read_bytes()
+    damage(tmp_path / "units" / name)
+    progress = Counting()
+    with pytest.warns(UserWarning, match=r"size-2\.jsonl: expected the unit as it was written"):
+        assert reproduce(_experiment(), "smoke", tmp_path, progress=progress) == first
+    assert progress.computed == ["size-2"]
+    assert (tmp_path / "results.jsonl").read_bytes() == results
+
+
+def test_sums_are_those_of_sha256sum(tmp_path):
+    _done(tmp_path)
+    check = ["sha256sum", "--check", "size-1.sha256"]
+    subprocess.run(check, cwd=tmp_path / "units", check=True, capture_output=True)
+
+
+def test_damaged_results_are_not_judged(tmp_path):
+    reproduce(_experiment(), "cpu", tmp_path)
+    _flipped(tmp_path / "results.jsonl")
+    with pytest.raises(ValueError, match=r"results\.jsonl: expected the rows as they were written"):
+        judge_again(_experiment(), "cpu", tmp_path)
+
+
+def test_one_process_at_a_time_writes_to_a_folder(tmp_path):
+    def intruded(config, sweep, data):
+        with pytest.raises(RuntimeError, match=r"nothing else writes to, got .*, which process"):
+            reproduce(_experiment(), "smoke", tmp_path)
+        _squares(config, sweep, data)
+
+    first = reproduce(_experiment(intruded), "smoke", tmp_path)
+    assert judge_again(_experiment(), "smoke", tmp_path) == first
+
+
+@pytest.mark.parametrize("linked", ["results.jsonl", "units", "units/size-1.jsonl", ".lock"])
+def test_links_to_elsewhere_are_not_written_through(linked, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("precious")
+    folder = tmp_path / "sweep"
+    (folder / linked).parent.mkdir(parents=True)
+    (folder / linked).symlink_to(elsewhere)
+    with pytest.raises(OSError, match=f"{linked}: expected a file or folder of its own"):
+        reproduce(_experiment(), "smoke", folder)
+    assert elsewhere.read_text() == "precious"
 
 
 def test_rows_are_judged_again_without_the_computation(tmp_path, monkeypatch, capsys):
