@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def open_to_read(folder: str | os.PathLike[str], *, curves: bool = True) -> Run:
     for name in ("num_parameters", "checkpoints_kept"):
         check_count(f"{where}: {name}", run.config.get(name, 1))
     return run
+
+
+def warn_of_changed_rows(*runs: Run) -> None:
+    """Say which runs have rows that somebody changed, or that changed on the disk."""
+    for run in runs:
+        try:
+            run.check_rows()
+        except ValueError as error:
+            warnings.warn(f"{error}; shown as they are", stacklevel=2)
 
 
 def _lacking(row: Row) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lnpjax._base.checks import require
-from lnpjax.commands._files import figure_file, open_to_read
+from lnpjax.commands._files import figure_file, open_to_read, warn_of_changed_rows
 from lnpjax.commands._show import console, shown, table
 from lnpjax.comparison import (
     KINDS,
@@ -81,6 +81,7 @@ class Compare:
         require(unused, "--tokens", expected="--at tokens with it", got=f"--at {self.at}")
         out = figure_file(self.out)
         runs = [open_to_read(folder, curves=False) for folder in self.runs]
+        warn_of_changed_rows(*runs)
         comparison = compare([read_run(run) for run in runs], options)
         out.parent.mkdir(parents=True, exist_ok=True)
         plot_comparison(comparison, out)

@@ -6,7 +6,7 @@ import dataclasses
 
 from lnpjax._base.checks import require
 from lnpjax.commands._exit import Exit
-from lnpjax.commands._files import figure_file, open_to_read
+from lnpjax.commands._files import figure_file, open_to_read, warn_of_changed_rows
 from lnpjax.commands._show import shown
 from lnpjax.plotting import plot_components, plot_run
 
@@ -35,6 +35,7 @@ class Plot:
         require(several, "--out", expected="several run folders with it", got="one")
         out = figure_file(self.out or "comparison.png")
         runs = [open_to_read(folder) for folder in self.runs]
+        warn_of_changed_rows(*runs)
         if len(runs) == 1:
             print(shown(plot_run(runs[0])))
         else:

@@ -393,6 +393,16 @@ class Run:
         require(same and whole, file, expected=expected, got=got, error=DamagedError)
         return kept
 
+    def check_rows(self) -> None:
+        """Compare the rows with those that the last checkpoint accounts for; change nothing.
+
+        Raises:
+            ValueError: if they are others, or the checkpoint is damaged.
+        """
+        file = self.path / METRICS_FILE
+        for step in self.checkpoint_steps()[-1:]:
+            self._check_rows(step, file.read_bytes() if file.exists() else b"")
+
     def _warn(self, text: str) -> None:
         warnings.warn(f"{self.path}: {text}", stacklevel=3)
 

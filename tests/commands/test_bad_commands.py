@@ -134,6 +134,20 @@ def test_a_run_without_a_finite_number_is_drawn(tiny_run: Path, tmp_path: Path) 
     assert cli.main(["plot", "run"]) == Exit.DONE
 
 
+def test_rows_that_changed_on_the_disk_are_drawn_with_a_warning(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(tiny_run, tmp_path / "run")
+    assert cli.main(["plot", "run"]) == Exit.DONE
+    assert "shown as they are" not in capsys.readouterr().err
+    rows = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(rows.replace(b'"step": 3', b'"step": 2', 1))
+    assert cli.main(["plot", "run"]) == Exit.DONE
+    warning = capsys.readouterr().err
+    assert "metrics.jsonl: expected the rows that checkpoint 12 accounts for" in warning
+    assert "shown as they are" in warning
+
+
 def test_plot_prints_where_it_wrote(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plot", str(tiny_run), str(tiny_run), "--out", "both"]) == Exit.DONE
     assert capsys.readouterr().out == "both.png\n"
