@@ -52,7 +52,9 @@ def linen():
 
 def test_nnx_gives_the_same_outputs(network):
     apply_fn, params = lnpjax.from_nnx(network)
-    np.testing.assert_allclose(jax.jit(apply_fn)(params, INPUTS), network(INPUTS), rtol=1e-6)
+    # Of outputs of about one, some of which nearly cancel.
+    outputs = jax.jit(apply_fn)(params, INPUTS)
+    np.testing.assert_allclose(outputs, network(INPUTS), rtol=1e-6, atol=1e-6)
 
 
 def test_nnx_params_are_the_params_alone(network):
