@@ -178,8 +178,7 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     )
     dress(jumps, panel, xlabel="share of the run", **_linear())
     jumps.set_xticks(places, [f"{100 * fraction:g} %" for fraction in JUMP_FRACTIONS])
-    bottom, top = jumps.get_ylim()
-    jumps.set_ylim(bottom, top + 0.35 * (top - bottom))  # room for the legend
+    _make_room_above(jumps)
     _legend(jumps)
 
     bands = np.arange(len(config.bands))
@@ -197,6 +196,7 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     dress(sweep_axis, panel, xlabel="band (cycle:offset)", **_linear())
     names = [f"{cycle}:{offset}" for cycle, offset in config.bands]
     sweep_axis.set_xticks(bands, names, rotation=45)
+    _make_room_above(sweep_axis)
     _legend(sweep_axis)
     figure.suptitle("Toy of Spectral Lens, as its Fig. 11", fontweight="bold")
     write_picture(figure, path)
@@ -204,6 +204,12 @@ def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
 
 def _linear() -> dict[str, str]:
     return {"xscale": "linear", "yscale": "linear"}
+
+
+def _make_room_above(ax: Axes) -> None:
+    """Leave the top of the panel to the legend."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top + 0.35 * (top - bottom))
 
 
 def _legend(ax: Axes) -> None:
