@@ -27,7 +27,7 @@ from lnpjax.kernel import Modes, eigenmodes, entk
 from lnpjax.parameters import by_depth
 from lnpjax.spectra import effective_rank, participation_ratio, power_law, spectral_measure
 from lnpjax.status import Status, describe_status
-from lnpjax.training import Record, Windows, instrument, log_windows
+from lnpjax.training import Record, Windows, instrument, instrument_nnx, log_windows
 
 if _TYPE_CHECKING:
     from lnpjax import adapters as adapters
@@ -80,6 +80,7 @@ __all__ = [
     "by_depth",
     # measuring while training
     "instrument",
+    "instrument_nnx",
     "Record",
     "log_windows",
     "Windows",

@@ -1,11 +1,17 @@
-"""From a Flax module to the pair ``(apply_fn, params)`` that the measures take."""
+"""From a Flax module to the pair ``(apply_fn, params)`` that the measures take.
+
+What a module holds besides parameters, such as the statistics of batch normalisation, is its state.
+It is frozen at its present value, or returned as well and then given to the measures with every
+call: ``measure(params, batch, key=key, state=state)``.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -87,22 +93,27 @@ class ModuleParts:
     shapes: PyTree
 
     @contextlib.contextmanager
-    def run_with(self, params: PyTree) -> Iterator[Any]:
+    def run_with(self, params: PyTree, state: PyTree | None = None) -> Iterator[Any]:
         """Give the module with other values of its parameters, for one call.
 
         Failures name the parameter that does not fit, as `naming_misfits` does.
 
+        Args:
+            params: the parameters.
+            state: the rest; `None` for what it was when the module was split.
+
         Raises:
-            ValueError: if `params` are of another model. Flax would hand out leaves in their order,
-                whatever their names.
+            ValueError: if `params` or `state` are of another model. Flax would hand out leaves in
+                their order, whatever their names.
         """
         from flax import nnx
 
+        rest = self.rest if state is None else _checked_state(state, self.rest)
         if parameters.paths(params) != parameters.paths(self.shapes):
             params = parameters.fit("params", params, self.shapes, of=MODULE)
         with naming_misfits(params, self.shapes):
             # Copied: a module that updates its own state (batch statistics) would write to `rest`.
-            yield nnx.merge(self.graphdef, params, self.rest, copy=True)
+            yield nnx.merge(self.graphdef, params, rest, copy=True)
 
 
 def split_module(module: Any, *, for_linen: str = "from_linen") -> tuple[ModuleParts, PyTree]:
@@ -188,26 +199,69 @@ def _with_own_numpy(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
-def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple[ApplyFn, PyTree]:
+def _checked_state(state: PyTree, expected: PyTree) -> PyTree:
+    """Return the state if it has the parts of the module's own."""
+    given, own = parameters.paths(state), parameters.paths(expected)
+    names = ", ".join(own) or "nothing"
+    require(given == own, "state", expected=names, got=", ".join(given) or "nothing")
+    return state
+
+
+def _warn_of_statistics(names: list[str]) -> None:
+    """Say that statistics which training moves are frozen, unless the caller has decided so."""
+    if names:
+        warnings.warn(
+            f"module: {', '.join(names)} keep their present values, and training moves them. Pass "
+            "with_state=True, and the state of every step as state= to the measure (state_of= to "
+            "lnpjax.instrument), or with_state=False if they are to stay",
+            stacklevel=3,
+        )
+
+
+@overload
+def from_nnx(
+    module: Any, *, method: str = "__call__", with_state: Literal[True], **keywords: Any
+) -> tuple[ApplyFn, PyTree, PyTree]: ...
+
+
+@overload
+def from_nnx(
+    module: Any,
+    *,
+    method: str = "__call__",
+    with_state: Literal[False] | None = None,
+    **keywords: Any,
+) -> tuple[ApplyFn, PyTree]: ...
+
+
+def from_nnx(
+    module: Any, *, method: str = "__call__", with_state: bool | None = None, **keywords: Any
+) -> tuple[ApplyFn, PyTree] | tuple[ApplyFn, PyTree, PyTree]:
     """Split a Flax NNX module into a pure function and its parameters.
 
-    Everything that is not an `nnx.Param` (batch statistics, random streams) is frozen at its
-    present value, and `params` is the present value of the rest: neither follows the module as it
-    trains on. ``nnx.state(module, nnx.Param)`` gives later parameters.
+    `params` is the present value of its parameters (`nnx.Param`), and everything else (batch
+    statistics, random streams) is its state, frozen at its present value: neither follows the
+    module as it trains on. ``nnx.state(module, nnx.Param)`` gives later parameters, and
+    ``nnx.state(module, nnx.Not(nnx.Param))`` a later state.
 
     Put a module with dropout or batch normalisation into inference mode first (``module.eval()``),
-    since per-sample Jacobians need samples that do not interact.
+    since per-sample Jacobians need samples that do not interact: what is measured then is the
+    network whose statistics are those of the measured step.
 
     Args:
         module: the module.
         method: the method that maps inputs to outputs.
+        with_state: whether to return the state too, for modules that are measured as they train.
+            By default it is not, and batch statistics are warned of.
         **keywords: passed to that method.
 
     Returns:
-        ``(apply_fn, params)`` with ``apply_fn(params, inputs)`` and `params` an `nnx.State`.
+        ``(apply_fn, params)`` with ``apply_fn(params, inputs, state=None)`` and `params` an
+        `nnx.State`; or ``(apply_fn, params, state)``.
 
     Raises:
         TypeError: if `module` is not an NNX module.
+        ValueError: when called, if `state` has other parts than the module's.
 
     Example:
         >>> from flax import nnx
@@ -216,34 +270,67 @@ def from_nnx(module: Any, *, method: str = "__call__", **keywords: Any) -> tuple
         >>> apply_fn(params, jnp.ones((4, 3))).shape
         (4, 2)
     """
-    parts, params = split_module(module)
+    from flax import nnx
 
-    def apply_fn(params: PyTree, inputs: PyTree) -> Array:
-        with parts.run_with(params) as own:
+    parts, params = split_module(module)
+    if with_state is None:
+        statistics = nnx.state(module, nnx.BatchStat)
+        _warn_of_statistics(parameters.paths(statistics))
+
+    def apply_fn(params: PyTree, inputs: PyTree, state: PyTree | None = None) -> Array:
+        with parts.run_with(params, state) as own:
             return getattr(own, method)(inputs, **keywords)
 
-    return apply_fn, params
+    return (apply_fn, params, snapshot(parts.rest)) if with_state else (apply_fn, params)
+
+
+@overload
+def from_linen(
+    module: Any,
+    variables: Mapping[str, PyTree],
+    *,
+    with_state: Literal[True],
+    **keywords: Any,
+) -> tuple[ApplyFn, PyTree, dict[str, PyTree]]: ...
+
+
+@overload
+def from_linen(
+    module: Any,
+    variables: Mapping[str, PyTree],
+    *,
+    with_state: Literal[False] | None = None,
+    **keywords: Any,
+) -> tuple[ApplyFn, PyTree]: ...
 
 
 def from_linen(
-    module: Any, variables: Mapping[str, PyTree], **keywords: Any
-) -> tuple[ApplyFn, PyTree]:
+    module: Any,
+    variables: Mapping[str, PyTree],
+    *,
+    with_state: bool | None = None,
+    **keywords: Any,
+) -> tuple[ApplyFn, PyTree] | tuple[ApplyFn, PyTree, dict[str, PyTree]]:
     """Split a Flax Linen module and its variables into a pure function and its parameters.
 
-    Collections other than ``"params"`` are frozen at their present value.
+    Collections other than ``"params"`` are the module's state, frozen at their present value.
 
     Args:
         module: the module.
         variables: what ``module.init`` returned, or a trained version of it.
+        with_state: whether to return the state too, for modules that are measured as they train.
+            By default it is not, and batch statistics are warned of.
         **keywords: passed to ``module.apply`` (``train=False``, ``method=...``).
 
     Returns:
-        ``(apply_fn, params)`` with ``apply_fn(params, inputs)`` and params the collection
-        ``"params"``.
+        ``(apply_fn, params)`` with ``apply_fn(params, inputs, state=None)`` and params the
+        collection ``"params"``; or ``(apply_fn, params, state)`` with `state` the other
+        collections, by name.
 
     Raises:
         TypeError: if `module` is not a Linen module.
-        ValueError: if `variables` holds no ``"params"``.
+        ValueError: if `variables` holds no ``"params"``; when called, if `state` has other parts
+            than the module's.
 
     Example:
         >>> import jax, flax.linen as nn, jax.numpy as jnp
@@ -255,9 +342,13 @@ def from_linen(
     """
     frozen, params = split_variables(module, variables)
     shapes = jax.eval_shape(lambda tree: tree, params)
+    if with_state is None:
+        statistics = {name: frozen[name] for name in ("batch_stats",) if name in frozen}
+        _warn_of_statistics(parameters.paths(statistics))
 
-    def apply_fn(params: PyTree, inputs: PyTree) -> Array:
+    def apply_fn(params: PyTree, inputs: PyTree, state: PyTree | None = None) -> Array:
+        rest = frozen if state is None else _checked_state(state, frozen)
         with naming_misfits(params, shapes):
-            return module.apply({"params": params, **frozen}, inputs, **keywords)
+            return module.apply({"params": params, **rest}, inputs, **keywords)
 
-    return apply_fn, params
+    return (apply_fn, params, snapshot(frozen)) if with_state else (apply_fn, params)

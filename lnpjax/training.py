@@ -192,6 +192,7 @@ class InstrumentedStep:
     windows: Windows
     params_of: Callable[[Any], PyTree]
     step_of: Callable[[Any], Any]
+    state_of: Callable[[Any], PyTree] | None
     take_gradient: Callable[[Any], tuple[PyTree, Any]] | None
     real_update: bool
 
@@ -247,13 +248,15 @@ class InstrumentedStep:
     ) -> tuple[Any, Any, tuple[Any, ...]]:
         # Rebuilt, and before the update: an NNX state holds variables that the step may write to.
         params = jax.tree.map(lambda leaf: leaf, self.params_of(state))
+        rest = None if self.state_of is None else self.state_of(state)
+        rest = jax.tree.map(lambda leaf: leaf, rest)
         new_state, metrics = self.train_step(state, batch_a)
         gradient = None
         if self.take_gradient is not None:
             gradient, metrics = self.take_gradient(metrics)
         updated = self.params_of(new_state) if self.real_update else None
         trained = floating_leaves((metrics, new_state) if gradient is None else gradient)
-        return new_state, metrics, (params, batch_a, batch_b, key, gradient, updated, trained)
+        return new_state, metrics, (params, batch_a, batch_b, key, rest, gradient, updated, trained)
 
     def _measure(
         self,
@@ -261,13 +264,14 @@ class InstrumentedStep:
         batch_a: Batch,
         batch_b: Batch | None,
         key: Key[Array, ""],
+        state: PyTree | None,
         gradient: PyTree | None,
         updated: PyTree | None,
         trained: list[Array],
     ) -> PyTree:
         # The memory of the training step is free again before the measurement takes its own.
         batch_a, batch_b = after((batch_a, batch_b), trained)
-        extras = {"gradient_a": gradient, "params_after": updated}
+        extras = {"state": state, "gradient_a": gradient, "params_after": updated}
         accepted = inspect.signature(self.measure).parameters
         given = {
             name: value for name, value in extras.items() if value is not None and name in accepted
@@ -320,6 +324,7 @@ def instrument(
     *,
     params_of: Callable[[Any], PyTree],
     step_of: Callable[[Any], Any] = _step_attribute,
+    state_of: Callable[[Any], PyTree] | None = None,
     take_gradient: Callable[[Any], tuple[PyTree, Any]] | None = None,
     real_update: bool = True,
 ) -> InstrumentedStep:
@@ -333,10 +338,14 @@ def instrument(
         train_step: any ``train_step(state, batch) -> (state, metrics)``.
         measure: ``measure(params, batch_a, batch_b, key=key)``, such as `lnpjax.lnp` and
             `lnpjax.spectra.position_distribution` make, or a function that calls several. It is
-            also given the keywords `gradient_a` and `params_after` if it has parameters so named.
+            also given the keywords `gradient_a`, `params_after` and `state` if it has parameters so
+            named.
         windows: the schedule, from `lnpjax.log_windows`.
         params_of: the parameters within a state.
         step_of: the number of updates that a state has seen; its attribute ``step`` by default.
+        state_of: what the network has besides parameters within a state, such as the batch
+            statistics of a module that `lnpjax.from_nnx` split ``with_state=True``. The measure
+            reads what it is before the update.
         take_gradient: separates the gradient on A from the metrics, if `train_step` puts it there:
             ``take_gradient(metrics) -> (gradient, remaining metrics)``. It must be the gradient of
             the measure's own loss, before clipping or weight decay, in the structure of the
@@ -391,6 +400,131 @@ def instrument(
         got=repr(windows),
         error=TypeError,
     )
+    if state_of is not None:
+        check_functions(state_of=state_of)
+        require(
+            "state" in inspect.signature(measure).parameters,
+            "state_of",
+            expected="None, since the measure has no parameter `state`",
+            got="a function",
+        )
     return InstrumentedStep(
-        train_step, measure, windows, params_of, step_of, take_gradient, real_update
+        train_step, measure, windows, params_of, step_of, state_of, take_gradient, real_update
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class InstrumentedNnxStep:
+    """A training step that changes modules in place, and measures; made by `instrument_nnx`."""
+
+    pure: InstrumentedStep
+
+    def __call__(
+        self,
+        model: Any,
+        optimizer: Any,
+        batch_a: Batch,
+        batch_b: Batch | None,
+        key: Key[Array, ""],
+    ) -> tuple[Any, Record]:
+        """Train in place, and measure if the optimizer's step is scheduled.
+
+        Args:
+            model: the module, changed in place.
+            optimizer: the `flax.nnx.Optimizer`, changed in place.
+            batch_a: ``(inputs, targets)``, trained on.
+            batch_b: the batch on which the loss change is read; `None` for `batch_a` itself.
+            key: a `jax.random` key for the probes of this step.
+
+        Returns:
+            ``(metrics, record)``: what `train_step` returns, and a `Record`.
+        """
+        return self.pure((model, optimizer), batch_a, batch_b, key)[1:]
+
+    def plain(
+        self,
+        model: Any,
+        optimizer: Any,
+        batch_a: Batch,
+        batch_b: Batch | None,
+        key: Key[Array, ""],
+    ) -> tuple[Any, Record]:
+        """Train without measuring, whatever the schedule says; for loops that decide in Python."""
+        return self.pure.plain((model, optimizer), batch_a, batch_b, key)[1:]
+
+    def measured(
+        self,
+        model: Any,
+        optimizer: Any,
+        batch_a: Batch,
+        batch_b: Batch | None,
+        key: Key[Array, ""],
+    ) -> tuple[Any, Record]:
+        """Train and measure, whatever the schedule says; for loops that decide in Python."""
+        return self.pure.measured((model, optimizer), batch_a, batch_b, key)[1:]
+
+
+def instrument_nnx(
+    train_step: Callable[[Any, Any, Batch], Any],
+    measure: Measure,
+    windows: Windows,
+    *,
+    take_gradient: Callable[[Any], tuple[PyTree, Any]] | None = None,
+    real_update: bool = True,
+) -> InstrumentedNnxStep:
+    """Make a training step that changes Flax NNX modules in place measure at scheduled steps.
+
+    As `instrument`, for steps ``train_step(model, optimizer, batch) -> metrics`` under `nnx.jit`:
+    parameters are the model's `nnx.Param`, steps those of the optimizer, and the state is all else
+    in the model, such as batch statistics. What is measured is the model before the update.
+
+    Args:
+        train_step: any ``train_step(model, optimizer, batch) -> metrics``.
+        measure: as for `instrument`, of ``apply_fn`` from ``lnpjax.from_nnx(model,
+            with_state=True)``; a model in training mode is measured as the one that was split.
+        windows: the schedule, from `lnpjax.log_windows`.
+        take_gradient: separates the gradient on A from the metrics; see `instrument`.
+        real_update: whether to compare the loss change of the real update with its linear
+            prediction; see `instrument`.
+
+    Returns:
+        ``step(model, optimizer, batch_a, batch_b, key) -> (metrics, record)``, which works under
+        `nnx.jit`.
+
+    Raises:
+        TypeError, ValueError: as `instrument`.
+
+    Example:
+        >>> import lnpjax, optax
+        >>> from flax import nnx
+        >>> def loss_fn(outputs, targets):
+        ...     return jnp.mean((outputs - targets) ** 2)
+        >>> def train_step(model, optimizer, batch):
+        ...     loss, grads = nnx.value_and_grad(lambda m: loss_fn(m(batch[0]), batch[1]))(model)
+        ...     optimizer.update(model, grads)
+        ...     return loss
+        >>> model = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+        >>> optimizer = nnx.Optimizer(model, optax.sgd(0.1), wrt=nnx.Param)
+        >>> apply_fn, *_ = lnpjax.from_nnx(model, with_state=True)
+        >>> windows = lnpjax.log_windows(100, width=1)
+        >>> step = nnx.jit(instrument_nnx(train_step, lnpjax.lnp(apply_fn, loss_fn), windows))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> loss, record = step(model, optimizer, batch, None, jax.random.key(0))
+        >>> int(record.step), bool(record.measured), int(optimizer.step[...])
+        (0, True, 1)
+    """
+    from flax import nnx
+
+    check_functions(train_step=train_step, measure=measure)
+    has_state = "state" in inspect.signature(measure).parameters
+    pure = instrument(
+        lambda modules, batch: (modules, train_step(modules[0], modules[1], batch)),
+        measure,
+        windows,
+        params_of=lambda modules: nnx.state(modules[0], nnx.Param),
+        step_of=lambda modules: modules[1].step,
+        state_of=(lambda modules: nnx.state(modules[0], nnx.Not(nnx.Param))) if has_state else None,
+        take_gradient=take_gradient,
+        real_update=real_update,
+    )
+    return InstrumentedNnxStep(pure)

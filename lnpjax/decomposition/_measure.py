@@ -46,6 +46,7 @@ from lnpjax.jacobian._contract import (
     fill_masked,
     loss_status,
     sample_losses,
+    with_state,
 )
 from lnpjax.jacobian._interaction import check_interaction
 from lnpjax.jacobian._preconditioners import fit_preconditioner
@@ -137,6 +138,7 @@ class LNPMeasure:
         gradient_a: PyTree | None = None,
         params_after: PyTree | None = None,
         preconditioner: PyTree | None = None,
+        state: PyTree | None = None,
     ) -> LNP:
         """Measure the LNP components.
 
@@ -156,6 +158,9 @@ class LNPMeasure:
                 `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
                 the components of ``J P J^T``, along which ``-P grad`` descends.
+            state: of the network besides parameters, such as batch statistics, handed to
+                ``apply_fn(params, inputs, state=state)`` and not trained; `None` for a network
+                without any, or one that has frozen it.
 
         Returns:
             An `LNP`.
@@ -163,6 +168,19 @@ class LNPMeasure:
         Raises:
             TypeError, ValueError: as `lnp`.
         """
+        if state is not None:
+            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
+            return bound(
+                params,
+                batch_a,
+                batch_b,
+                key=key,
+                mask_a=mask_a,
+                mask_b=mask_b,
+                gradient_a=gradient_a,
+                params_after=params_after,
+                preconditioner=preconditioner,
+            )
         trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
         check_estimator_key(self.estimator, key)

@@ -7,6 +7,7 @@ and a sample's row depends on that sample alone.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,23 @@ from lnpjax.status import Status, describe_status, flag
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 LossFn: TypeAlias = Callable[[Array, PyTree], Array]
 Batch: TypeAlias = tuple[PyTree, PyTree]
+
+
+def with_state(apply_fn: Callable[..., Any], state: PyTree | None) -> Callable[..., Any]:
+    """Give a network the state that goes with its parameters, such as batch statistics.
+
+    Args:
+        apply_fn: ``apply_fn(params, inputs, state=state)``, or without a state.
+        state: read, and neither trained nor written to; `None` for none.
+
+    Returns:
+        ``(params, inputs) -> outputs``.
+
+    Example:
+        >>> with_state(lambda w, x, state: w * x + state, 1.0)(2.0, 3.0)
+        7.0
+    """
+    return apply_fn if state is None else functools.partial(apply_fn, state=state)
 
 
 def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:

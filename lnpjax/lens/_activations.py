@@ -23,7 +23,7 @@ from lnpjax._base.entry_points import entry_point
 from lnpjax._base.reporting import Reporter
 from lnpjax._base.slices import filled, sliced
 from lnpjax.jacobian import Batch
-from lnpjax.jacobian._contract import check_pair, checked_layers, measured_batch
+from lnpjax.jacobian._contract import check_pair, checked_layers, measured_batch, with_state
 from lnpjax.jacobian._interaction import interaction_status, values_interact
 from lnpjax.lens._covariance import (
     CovarianceState,
@@ -59,6 +59,7 @@ class ActivationSpectra:
         batch_b: Batch | None = None,
         *,
         key: Key[Array, ""] | None = None,
+        state: PyTree | None = None,
     ) -> dict[str, SpectrumSummary]:
         """Measure the spectra on the pool, without a pool on B, and without B on A.
 
@@ -67,6 +68,7 @@ class ActivationSpectra:
             batch_a: ``(inputs, targets)``, as training steps take; the targets are not looked at.
             batch_b: another such batch, or `None`.
             key: not used: nothing is drawn.
+            state: of the network besides parameters, handed to `hidden_states`.
 
         Returns:
             A `SpectrumSummary` for each layer.
@@ -77,10 +79,15 @@ class ActivationSpectra:
         """
         check_key("key", key)
         name, batch = measured_batch(self.pool, batch_a, batch_b)
-        return self._measure(params, check_pair(name, batch)[0], name)
+        return self._measure(params, check_pair(name, batch)[0], name, state)
 
     @entry_point
-    def _measure(self, params: PyTree, inputs: PyTree, argument: str) -> dict[str, SpectrumSummary]:
+    def _measure(
+        self, params: PyTree, inputs: PyTree, argument: str, state: PyTree | None
+    ) -> dict[str, SpectrumSummary]:
+        if state is not None:
+            bound = dataclasses.replace(self, hidden_states=with_state(self.hidden_states, state))
+            return bound._measure(params, inputs, argument, None)
         shapes = _shapes(self.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes, argument)
         interact = interaction_status(

@@ -32,6 +32,7 @@ from lnpjax.jacobian._contract import (
     check_training_batch,
     compute_precision,
     measured_batch,
+    with_state,
 )
 from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.lens._gram import (
@@ -98,6 +99,7 @@ class GradientSpectra:
         batch_b: Batch | None = None,
         *,
         key: Key[Array, ""] | None = None,
+        state: PyTree | None = None,
     ) -> dict[str, SpectrumSummary]:
         """Measure on the pool, without a pool on `batch_b`, and without that on `batch_a`.
 
@@ -106,6 +108,7 @@ class GradientSpectra:
             batch_a: ``(inputs, targets)``.
             batch_b: another batch.
             key: not used, so that `lnpjax.instrument` can call this like any measurement.
+            state: of the network besides parameters, handed to `apply_fn` and not trained.
 
         Returns:
             A `SpectrumSummary` for every weight, of the ``min(M, P)`` largest eigenvalues of its
@@ -118,10 +121,15 @@ class GradientSpectra:
         """
         check_key("key", key)
         name, batch = measured_batch(self.pool, batch_a, batch_b)
-        return self._measure(params, batch, name)
+        return self._measure(params, batch, name, state)
 
     @entry_point
-    def _measure(self, params: PyTree, batch: Batch, argument: str) -> dict[str, SpectrumSummary]:
+    def _measure(
+        self, params: PyTree, batch: Batch, argument: str, state: PyTree | None
+    ) -> dict[str, SpectrumSummary]:
+        if state is not None:
+            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
+            return bound._measure(params, batch, argument, None)
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
         num_samples = check_training_batch(

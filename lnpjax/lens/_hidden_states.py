@@ -29,16 +29,16 @@ class HiddenStates:
     """A function from parameters and inputs to hidden states, made by `nnx_hidden_states`.
 
     Attributes:
-        capture: ``capture(params, inputs) -> (outputs, {layer: array})`` of every layer.
+        capture: ``capture(params, inputs, state) -> (outputs, {layer: array})`` of every layer.
         layers: the layers that were asked for; `None` for the blocks.
         is_block: whether a layer of that name can be a block of the module.
     """
 
-    capture: Callable[[PyTree, PyTree], tuple[Any, Captured]]
+    capture: Callable[..., tuple[Any, Captured]]
     layers: tuple[str, ...] | None
     is_block: Callable[[str], bool]
 
-    def __call__(self, params: PyTree, inputs: PyTree) -> Captured:
+    def __call__(self, params: PyTree, inputs: PyTree, state: PyTree | None = None) -> Captured:
         """Return the hidden states of the layers, in the order of `names`.
 
         Under `jit`, what none of them needs (other layers, the read-out) is not computed.
@@ -46,6 +46,8 @@ class HiddenStates:
         Args:
             params: the parameters.
             inputs: what the module takes.
+            state: what the module has besides parameters; `None` for what it was when the function
+                was made.
 
         Returns:
             ``{layer: (B, ..., features)}``.
@@ -55,7 +57,7 @@ class HiddenStates:
         """
         stacks = self._stacks(params, inputs)
         names = self._names(*self._trace(params, inputs, stacks))
-        captured = stacks.apart(self.capture(params, inputs)[1])
+        captured = stacks.apart(self.capture(params, inputs, state)[1])
         return {name: captured[name] for name in names}
 
     def names(self, params: PyTree, inputs: PyTree) -> tuple[str, ...]:
@@ -233,8 +235,10 @@ def nnx_hidden_states(
         if len(path) == 1 or (len(path) == 2 and isinstance(path[1], int))
     }
 
-    def capture(params: PyTree, inputs: PyTree) -> tuple[Any, Captured]:
-        with states.run_with(params) as own:  # a copy, since capturing writes to the module
+    def capture(
+        params: PyTree, inputs: PyTree, state: PyTree | None = None
+    ) -> tuple[Any, Captured]:
+        with states.run_with(params, state) as own:  # a copy, since capturing writes to the module
             function = own if method == CALL else getattr(own, method)
             captured = nnx.capture(function, nnx.Intermediate, method_outputs=nnx.Intermediate)
             outputs, intermediates = captured(inputs, **keywords)
@@ -288,8 +292,11 @@ def linen_hidden_states(
             parts.add(part.path[0])
         return name == CALL
 
-    def capture(params: PyTree, inputs: PyTree) -> tuple[Any, Captured]:
-        collections = params if "params" in params else {"params": params, **frozen}
+    def capture(
+        params: PyTree, inputs: PyTree, state: PyTree | None = None
+    ) -> tuple[Any, Captured]:
+        rest = frozen if state is None else state
+        collections = params if "params" in params else {"params": params, **rest}
         outputs, captured = module.apply(
             collections,
             inputs,

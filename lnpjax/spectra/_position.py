@@ -16,7 +16,7 @@ from lnpjax._base.printing import result
 from lnpjax.decomposition import Estimator, Hutchinson, squared_jacobian_norm
 from lnpjax.decomposition._estimators import check_estimator, check_estimator_key
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
-from lnpjax.jacobian._contract import check_training_batch
+from lnpjax.jacobian._contract import check_training_batch, with_state
 from lnpjax.spectra._lanczos import SpectralMeasure, quantiles, spectral_measure
 
 LEVELS = (0.1, 0.5, 0.9)
@@ -91,6 +91,7 @@ class PositionMeasure:
         batch_b: Batch | None = None,
         *,
         key: Key[Array, ""] | None = None,
+        state: PyTree | None = None,
     ) -> PositionDistribution:
         """Measure on one batch.
 
@@ -99,11 +100,15 @@ class PositionMeasure:
             batch_a: ``(inputs, targets)``.
             batch_b: not used, so that `lnpjax.instrument` can call this like any measurement.
             key: a `jax.random` key, for estimators of the trace that draw.
+            state: of the network besides parameters, handed to `apply_fn` and not trained.
 
         Returns:
             A `PositionDistribution`.
         """
         del batch_b
+        if state is not None:
+            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
+            return bound(params, batch_a, key=key)
         check_estimator_key(self.estimator, key)
         check_training_batch(self.apply_fn, self.loss_fn, params, batch_a, argument="batch_a")
         inputs, targets = batch_a
