@@ -1,4 +1,4 @@
-"""Labelled images for classification: digits without a download, and three sets as distributed."""
+"""Labelled images for classification: digits without a download, and four sets as distributed."""
 
 from __future__ import annotations
 
@@ -104,6 +104,9 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
       and ``y``.
     - ``cifar10``: from ``cifar10`` or ``cifar-10-batches-bin``, in its binary version
       (``data_batch_1.bin`` to ``data_batch_5.bin``, ``test_batch.bin``).
+    - ``natural_patches``: from the folder of that name, one ``.npz`` file with patches ``x`` of
+      photographs, of the size of CIFAR-10's images, and the number ``y`` of each one's photograph,
+      which is its class.
 
     Where only training or only test images are present, and for the digits, a fifth of the images
     is kept for testing, drawn with a fixed seed.
@@ -165,6 +168,13 @@ def _mnist(name: str, folder: Path) -> ImageClasses:
     return _divided(name, only)
 
 
+def _patches(name: str, folder: Path) -> ImageClasses:
+    place = _place(name, folder)
+    archives = sorted(place.glob("*.npz"))
+    require(len(archives) == 1, "folder", expected=f"one .npz file in {place}", got=len(archives))
+    return _divided(name, _npz(archives[0]))
+
+
 def _cifar(name: str, folder: Path) -> ImageClasses:
     place = _place(name, folder)
     parts = [
@@ -181,17 +191,20 @@ _READERS: dict[str, Callable[[str, Path], ImageClasses]] = {
     "mnist": _mnist,
     "fashion_mnist": _mnist,
     "cifar10": _cifar,
+    "natural_patches": _patches,
 }
 _FOLDERS = {
     "mnist": ("mnist",),
     "fashion_mnist": ("fashion_mnist",),
     "cifar10": ("cifar10", "cifar-10-batches-bin"),
+    "natural_patches": ("natural_patches",),
 }
 _IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k (or .gz)"
 _FILES = {
     "mnist": _IDX_FILES,
     "fashion_mnist": _IDX_FILES,
     "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin",
+    "natural_patches": "one .npz file with arrays x and y",
 }
 
 

@@ -23,6 +23,7 @@ FOLDERS = {
     "random-features": "random_features",
     "ntk-model-scaling": "ntk_lens.model_scaling",
     "ntk-data-scaling": "ntk_lens.data_scaling",
+    "ntk-transition": "ntk_lens.transition",
     "noise-scaling": "ntk_lens.noise_scaling",
     "spectral-lens-toy": "spectral_lens_toy",
 }

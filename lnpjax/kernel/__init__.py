@@ -6,7 +6,13 @@ from lnpjax.kernel._alignment import (
     kernel_target_alignment,
     label_alignment,
 )
-from lnpjax.kernel._dense import dense_kernel, dense_sample_kernel, dense_trace, expected_trace
+from lnpjax.kernel._dense import (
+    dense_kernel,
+    dense_sample_kernel,
+    dense_trace,
+    expected_trace,
+    ntk_scales,
+)
 from lnpjax.kernel._dynamics import adaptation_rate, trace_ratio
 from lnpjax.kernel._entk import Backend, Method, entk, entk_groups, normalized_kernel, trace_outputs
 from lnpjax.kernel._mode_steps import ModeStep, project_update, step_along_gradient
@@ -41,4 +47,5 @@ __all__ = [
     "dense_sample_kernel",
     "dense_trace",
     "expected_trace",
+    "ntk_scales",
 ]

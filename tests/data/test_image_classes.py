@@ -80,6 +80,23 @@ def test_cifar_in_its_binary_layout(tmp_path):
     assert data.test.labels.tolist() == [5, 5]
 
 
+def test_patches_of_photographs(tmp_path):
+    folder = tmp_path / "natural_patches"
+    folder.mkdir()
+    with pytest.raises(ValueError, match=r"folder: expected one \.npz file in .*, got 0"):
+        load_image_classes("natural_patches", tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+    names = np.array(["first.png", "second.jpg"])
+    np.savez(folder / "patches.npz", x=images, y=np.arange(20) % 2, names=names)
+    data = load_image_classes("natural_patches", tmp_path)
+    assert (len(data.train), len(data.test), data.num_classes) == (16, 4, 2)
+    assert data.train.images.shape[1:] == (32, 32, 3)
+    both = [*data.train.images, *data.test.images]
+    labels = [*data.train.labels, *data.test.labels]
+    numbers = {image.tobytes(): number for number, image in enumerate(images)}
+    assert [numbers[image.tobytes()] % 2 for image in both] == labels
+
+
 def test_digits_span_zero_to_one():
     pytest.importorskip("sklearn")
     data = load_image_classes("digits")

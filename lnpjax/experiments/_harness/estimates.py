@@ -132,6 +132,11 @@ class MeanDraws(NamedTuple):
         """Return the estimate of a statistic of the means, given for every row."""
         return Uncertain(float(statistic[0]), draws=statistic[1:])
 
+    def stretched(self, factor: float) -> MeanDraws:
+        """Return the same means with all errors multiplied, as where a fit shows them too small."""
+        first = self.rows[:1]
+        return MeanDraws(first + factor * (self.rows - first), factor * self.errors)
+
 
 def draws_of_log_means(
     groups: Sequence[Float[np.ndarray, " n"]], *, stretch: float = 1.0, seed: int = 0
@@ -149,14 +154,55 @@ def draws_of_log_means(
     Returns:
         The `MeanDraws`; NaN where a mean is not positive.
     """
-    rng = np.random.default_rng(seed)
     means = np.array([np.mean(group) for group in groups])
-    counts = np.array([len(group) for group in groups])
     errors = np.array([standard_error(np.asarray(group)) for group in groups])
     with np.errstate(invalid="ignore", divide="ignore"):
         logarithms, relative = np.log(means), stretch * errors / np.abs(means)
-    spread = rng.standard_t(counts - 1, (NUM_DRAWS, len(groups)))
-    return MeanDraws(np.vstack([logarithms, logarithms + relative * spread]), relative)
+    return _spread(logarithms, relative, groups, seed)
+
+
+def draws_of_log_ratios(
+    above: Sequence[Float[np.ndarray, " n"]],
+    below: Sequence[Float[np.ndarray, " n"]],
+    *,
+    seed: int = 0,
+) -> MeanDraws:
+    """Draw the logarithms of ratios of means, of members with two values each, as `trace_ratio`.
+
+    The mean of members' own ratios is larger where denominators scatter (Jensen's inequality): by a
+    fifth where that is 45 %, as the trace of networks of 8 units. Errors are those of the linear
+    terms, which know that both values are of the same member.
+
+    Args:
+        above: numerators of the members of each group, positive in the mean.
+        below: their denominators, likewise.
+        seed: of the draws.
+
+    Returns:
+        The `MeanDraws`; NaN where a mean is not positive.
+
+    Example:
+        >>> ratios = draws_of_log_ratios([np.array([2.0, 4.0])], [np.array([1.0, 2.0])])
+        >>> print(np.exp(ratios.rows[0]).round(6), ratios.errors)
+        [2.] [0.]
+    """
+    pairs = [(np.asarray(top), np.asarray(under)) for top, under in zip(above, below, strict=True)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logarithms = np.log([top.mean() / under.mean() for top, under in pairs])
+        terms = [top / top.mean() - under / under.mean() for top, under in pairs]
+    return _spread(logarithms, np.array([standard_error(term) for term in terms]), above, seed)
+
+
+def _spread(
+    logarithms: Float[np.ndarray, " groups"],
+    errors: Float[np.ndarray, " groups"],
+    groups: Sequence[Float[np.ndarray, " n"]],
+    seed: int,
+) -> MeanDraws:
+    """Draw about logarithms by Student's t, with the degrees of freedom of each group."""
+    counts = np.array([len(group) for group in groups])
+    spread = np.random.default_rng(seed).standard_t(counts - 1, (NUM_DRAWS, len(groups)))
+    return MeanDraws(np.vstack([logarithms, logarithms + errors * spread]), errors)
 
 
 @functools.cache

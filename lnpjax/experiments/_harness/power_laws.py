@@ -1,4 +1,4 @@
-"""Power laws of means in a scale: straight ones, ones that end at a limit, and ones that bend.
+"""Power laws of means in a scale: straight, with a limit, with a bend, and with a crossover.
 
 All take the logarithms of means with their draws (`estimates.draws_of_log_means`), so that what is
 fitted is known with its error.
@@ -21,6 +21,8 @@ from lnpjax.experiments._harness.estimates import (
 )
 
 NUM_BENDS = 121
+FURTHEST = 64.0  # beyond the scales that a crossover is looked for
+MOVES = np.linspace(-1.0, 2.0, 121)  # exponents of a bend that moves
 EXPONENTS = np.arange(0.02, 2.5, 0.01)
 Scales = Float[np.ndarray, " scales"]
 
@@ -112,6 +114,74 @@ def _best_limited(
     return EXPONENTS[best], rest
 
 
+class Crossover(NamedTuple):
+    """A constant that crosses over into an inverse proportion; made by `crossover`.
+
+    Attributes:
+        scale: where the mean has fallen to a half of the constant.
+        plateau: the constant.
+        fitted: the fit at the given scales.
+    """
+
+    scale: Uncertain
+    plateau: float
+    fitted: Scales
+
+
+def crossover(scales: Scales, means: MeanDraws) -> Crossover:
+    """Fit ``mean = plateau / (1 + scale / crossover)``, by weighted least squares of logarithms.
+
+    It is what a constant makes over a sum of two terms, of which one grows in proportion to the
+    scale. The crossover is looked for up to a factor of 64 beyond the scales. Where the means
+    scatter about the law by more than their errors, these are stretched by as much.
+
+    Args:
+        scales: such as widths.
+        means: at these.
+
+    Returns:
+        The `Crossover`; unknown with fewer than four scales, or where a mean is not positive.
+
+    Example:
+        >>> scales = 2.0 ** np.arange(8)
+        >>> means = draws_of_log_means([np.full(2, 1 / (1 + scale / 20)) for scale in scales])
+        >>> print(f"{crossover(scales, means).scale.value:.0f}")
+        20
+    """
+    if len(scales) < 4 or not np.all(np.isfinite(means.rows)):
+        return Crossover(UNKNOWN, np.nan, np.full(len(scales), np.nan))
+    weights = np.maximum(means.errors, 1e-3) ** -2.0
+    places, falls = _falls(scales)
+    best, levels, rest = _best_fall(means.rows[:1], falls, weights)
+    stretch = max(1.0, float(rest[0] / (len(scales) - 2)) ** 0.5)
+    fitted = np.exp(levels[0] + falls[best[0]])
+    means = means.stretched(stretch)
+    chosen = places[_best_fall(means.rows, falls, weights)[0]]
+    return Crossover(means.estimate(chosen), float(np.exp(levels[0])), fitted)
+
+
+def _falls(scales: Scales) -> tuple[Float[np.ndarray, " places"], Float[np.ndarray, "places s"]]:
+    """Where a crossover may be, and the logarithm of the law's fall for each."""
+    low, high = np.log(scales[0] / FURTHEST), np.log(scales[-1] * FURTHEST)
+    places = np.exp(np.arange(low, high, 0.01))
+    return places, -np.log1p(scales / places[:, None])
+
+
+def _best_fall(
+    logarithms: Float[np.ndarray, "draws s"],
+    falls: Float[np.ndarray, "places s"],
+    weights: Float[np.ndarray, " s"],
+) -> tuple[np.ndarray, Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+    """The best place of each draw, the logarithm of its plateau, and its sum of squares."""
+    share = weights / weights.sum()
+    y = logarithms - (logarithms @ share)[:, None]
+    x = falls - (falls @ share)[:, None]
+    squares = (x**2 @ weights) - 2 * (y * weights) @ x.T
+    best = np.argmin(squares, axis=1)
+    levels = logarithms @ share - (falls @ share)[best]
+    return best, levels, squares[np.arange(len(y)), best] + y**2 @ weights
+
+
 class BentPowerLaw(NamedTuple):
     """Two power laws that meet; made by `bent_power_law`.
 
@@ -128,7 +198,7 @@ class BentPowerLaw(NamedTuple):
     fitted: Scales
 
 
-def bent_power_law(scales: Scales, means: MeanDraws) -> BentPowerLaw:
+def bent_power_law(scales: Scales, means: MeanDraws, *, bend: float | None = None) -> BentPowerLaw:
     """Fit two power laws that meet, by least squares of logarithms over all places of the bend.
 
     The bend is looked for between the second scale and the last but one, so that two ensembles at
@@ -137,6 +207,7 @@ def bent_power_law(scales: Scales, means: MeanDraws) -> BentPowerLaw:
     Args:
         scales: such as widths, ascending.
         means: at these.
+        bend: where it is known to be; two scales at least must lie on each side.
 
     Returns:
         The `BentPowerLaw`; unknown with fewer than four scales, or where a mean is not positive.
@@ -162,13 +233,11 @@ def bent_power_law(scales: Scales, means: MeanDraws) -> BentPowerLaw:
     x, y = np.log(scales), means.rows
     # The scales themselves are among the candidates.
     bends = np.unique(np.concatenate([np.linspace(x[1], x[-2], NUM_BENDS), x[1:-1]]))
-    shifted = x - bends[:, None]
-    designs = np.stack(
-        [np.ones_like(shifted), np.minimum(shifted, 0), np.maximum(shifted, 0)], axis=-1
-    )
-    bases, _ = np.linalg.qr(designs)
-    explained = np.sum(np.einsum("tsk,ds->dtk", bases, y, optimize=True) ** 2, axis=-1)
-    best = np.argmax(explained, axis=1)
+    if bend is not None:
+        require(scales[1] <= bend <= scales[-2], "bend", expected="within the scales", got=bend)
+        bends = np.log([bend])
+    designs = _bent_designs(x, bends)
+    best = np.argmax(_explained(designs, y), axis=1)
     chosen = np.einsum("dcs,ds->dc", np.linalg.pinv(designs)[best], y)
     return BentPowerLaw(
         means.estimate(np.exp(bends[best])),
@@ -176,3 +245,67 @@ def bent_power_law(scales: Scales, means: MeanDraws) -> BentPowerLaw:
         means.estimate(chosen[:, 2]),
         np.exp(designs[best[0]] @ chosen[0]),
     )
+
+
+def moving_bend(
+    scales: Scales, curves: Sequence[MeanDraws], sizes: Float[np.ndarray, " curves"]
+) -> Uncertain:
+    """Return the exponent of ``bend ~ size^exponent``, of curves that are bent power laws each.
+
+    All curves are fitted at once, by least squares of logarithms: each has its own two exponents,
+    and the bend of one determines those of the others. A curve without a bend says nothing, and
+    where none has one the exponent may be anything.
+
+    Args:
+        scales: such as widths, ascending, the same for all curves.
+        curves: means at these.
+        sizes: of each curve, such as numbers of pixels; not all the same.
+
+    Returns:
+        The exponent, between -1 and 2: 0 where the bend stays, 1 where it moves with the size;
+        unknown with fewer than four scales or two curves.
+
+    Example:
+        >>> scales, sizes = 2.0 ** np.arange(10), np.array([4.0, 16.0])
+        >>> curves = [draws_of_log_means([np.full(2, min(scale, size)) for scale in scales])
+        ...           for size in sizes]
+        >>> print(f"{moving_bend(scales, curves, sizes).value:.2f}")
+        1.00
+    """
+    known = all(np.all(np.isfinite(means.rows)) for means in curves)
+    if len(scales) < 4 or len(curves) < 2 or not known:
+        return UNKNOWN
+    x, shifts = np.log(scales), np.log(sizes) - np.mean(np.log(sizes))
+    bends = np.linspace(x[1], x[-2], NUM_BENDS)
+    step = bends[1] - bends[0]
+    profiles = [_explained(_bent_designs(x, bends), means.rows) for means in curves]
+    # Beyond the scales there is no bend: what a straight line explains.
+    straight = [_explained(_bent_designs(x, x[-1:]), means.rows) for means in curves]
+    profiles = [np.hstack(pair) for pair in zip(profiles, straight, strict=True)]
+    totals = []
+    for move in MOVES:
+        total = np.zeros_like(profiles[0][:, :-1])
+        for shift, profile in zip(shifts, profiles, strict=True):
+            places = np.arange(NUM_BENDS) + round(float(move * shift / step))
+            within = (places >= 0) & (places < NUM_BENDS)
+            total += profile[:, np.where(within, places, NUM_BENDS)]
+        totals.append(total.max(axis=1))
+    return curves[0].estimate(MOVES[np.argmax(totals, axis=0)])
+
+
+def _bent_designs(
+    x: Float[np.ndarray, " scales"], bends: Float[np.ndarray, " bends"]
+) -> Float[np.ndarray, "bends scales 3"]:
+    shifted = x - bends[:, None]
+    columns = [np.ones_like(shifted), np.minimum(shifted, 0), np.maximum(shifted, 0)]
+    return np.stack(columns, axis=-1)
+
+
+def _explained(
+    designs: Float[np.ndarray, "bends scales 3"], y: Float[np.ndarray, "draws scales"]
+) -> Float[np.ndarray, "draws bends"]:
+    """The part of the sum of squares that each design explains of each draw."""
+    bases, _ = np.linalg.qr(designs)
+    # A bend at or beyond the last scale leaves a column of zeros.
+    bases = bases * np.any(np.abs(designs) > 0, axis=1)[:, None, :]
+    return np.sum(np.einsum("tsk,ds->dtk", bases, y, optimize=True) ** 2, axis=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ SET_NAMES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
+    "natural_patches": "Natural patches",
 }
 NUM_REDRAWS = 400
 _adaptation_rates = jax.jit(adaptation_rate, static_argnames="window")
@@ -136,11 +137,11 @@ class Family:
         return self.scaled == "size"
 
     @property
-    def inside(self) -> Family:
+    def inside(self) -> Self:
         """The ensembles whose minimum fell inside the training, which claims about it rest on."""
         return self.where(lambda ensemble: ensemble.inside)
 
-    def where(self, keep: Any) -> Family:
+    def where(self, keep: Any) -> Self:
         """The ensembles for which `keep` is true."""
         kept = [ensemble for ensemble in self.ensembles if keep(ensemble)]
         return dataclasses.replace(self, ensembles=kept)

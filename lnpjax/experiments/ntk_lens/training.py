@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,12 @@ from lnpjax.kernel import (
     eigenvector_misalignment,
     label_alignment,
     normalized_kernel,
+    ntk_scales,
 )
 from lnpjax.models.vision import MLP
 from lnpjax.spectra import effective_rank
+
+Parametrization = Literal["standard", "ntk"]
 
 
 class Problem(NamedTuple):
@@ -95,20 +98,35 @@ class DenseEnsemble:
         num_ntk: how many of the test images the kernel is taken on.
         every: epochs between two measurements.
         directions: shared with other architectures.
+        parametrization: "standard", or "ntk" (`lnpjax.kernel.ntk_scales`), which starts from the
+            same functions. It is the same as layers of the standard one that count in the kernel,
+            and whose Adam's steps are multiplied, by a factor each: that is what is done.
     """
 
     def __init__(
-        self, sizes: tuple[int, ...], *, num_ntk: int, every: int, directions: KernelDirections
+        self,
+        sizes: tuple[int, ...],
+        *,
+        num_ntk: int,
+        every: int,
+        directions: KernelDirections,
+        parametrization: Parametrization = "standard",
     ) -> None:
         self.sizes, self.directions = sizes, directions
+        self.scales = ntk_scales(sizes) if parametrization == "ntk" else None
         self._num_ntk, self._every = num_ntk, every
         shapes = nnx.eval_shape(lambda: MLP(sizes, rngs=nnx.Rngs(0)))
         self._graphdef = nnx.split(shapes, nnx.Param)[0]
-        self._start = jax.jit(jax.vmap(self._initial))
+        # Not compiled as one: layers of a size that was drawn before are not compiled again.
+        self._start = jax.vmap(self._initial)
         axes = Problem(0, 0, None, None)  # type: ignore[arg-type]
         self.advance = jax.jit(jax.vmap(self.one_block, (0, axes, None)))
-        self._sample_kernels = jax.jit(jax.vmap(dense_sample_kernel, (0, None)))
-        self._normalized = jax.jit(lambda *batch: normalized_kernel(dense_kernel(*batch)))
+        self._sample_kernels = jax.jit(
+            jax.vmap(partial(dense_sample_kernel, scales=self.scales), (0, None))
+        )
+        self._normalized = jax.jit(
+            lambda *batch: normalized_kernel(dense_kernel(*batch, scales=self.scales))
+        )
 
     @property
     def num_params(self) -> int:
@@ -141,7 +159,7 @@ class DenseEnsemble:
             self._loss(state.params, *train)[0],
             test_loss,
             test_accuracy,
-            dense_trace(state.params, problem.test_inputs[: self._num_ntk]),
+            dense_trace(state.params, problem.test_inputs[: self._num_ntk], scales=self.scales),
         )
         better = test_loss < state.best_loss
 
@@ -149,7 +167,7 @@ class DenseEnsemble:
             params, memory = carry
             gradient = jax.grad(lambda p: self._loss(p, *train)[0])(params)
             updates, memory = optimizer.update(gradient, memory, params)
-            return (optax.apply_updates(params, updates), memory), None
+            return (optax.apply_updates(params, self._steps(updates)), memory), None
 
         best = jax.tree.map(partial(jnp.where, better), state.params, state.best)
         carry = (state.params, state.optimizer)
@@ -178,6 +196,19 @@ class DenseEnsemble:
     def _initial(self, key: Key[Array, ""]) -> EnsembleState:
         params = nnx.state(MLP(self.sizes, rngs=nnx.Rngs(key)), nnx.Param)
         return EnsembleState(params, optax.adam(0.0).init(params), params, jnp.float32(jnp.inf))
+
+    def _steps(self, updates: PyTree) -> PyTree:
+        """Adam's updates as they act on the weights that a layer uses.
+
+        Adam's update does not depend on the scale of a gradient, except for its epsilon: in ``c W``
+        it is c times the update of W.
+        """
+        if self.scales is None:
+            return updates
+        leaves, structure = jax.tree.flatten(updates)  # of each layer its bias, then its weights
+        factors = [square**0.5 for weight, bias in self.scales for square in (bias, weight)]
+        pairs = zip(factors, leaves, strict=True)
+        return jax.tree.unflatten(structure, [factor * leaf for factor, leaf in pairs])
 
     def _loss(self, params: PyTree, inputs: Array, labels: Array) -> tuple[Array, Array]:
         """Mean cross-entropy, and accuracy."""
@@ -217,6 +248,15 @@ def _misalignment(*modes: Array) -> Array:
     return eigenvector_misalignment(*modes).misalignment
 
 
+class Trial(NamedTuple):
+    """What training at the rate that the rule found ended in; the record leads with the member."""
+
+    rate: float
+    attempts: int
+    state: EnsembleState
+    record: Record
+
+
 def find_rate(
     ensemble: DenseEnsemble,
     problem: Problem,
@@ -234,18 +274,41 @@ def find_rate(
         rule: see `TrainingRule`.
     """
     pilots = slice(0, rule.pilots)
-    given = problem.members(pilots)
+    trial = train_by_rule(ensemble, problem.members(pilots), keys[pilots], width, rule)
+    return trial.rate, trial.attempts
+
+
+def train_by_rule(
+    ensemble: DenseEnsemble,
+    problem: Problem,
+    keys: Key[Array, " members"],
+    width: int,
+    rule: TrainingRule,
+) -> Trial:
+    """Train all members, again with another rate until the rule is content.
+
+    Args:
+        ensemble: the architecture.
+        problem: of the members.
+        keys: likewise.
+        width: of the network.
+        rule: see `TrainingRule`.
+
+    Returns:
+        The last `Trial`.
+    """
     rate = rule.trial_rate(width)
     for attempt in range(1, rule.attempts + 1):
-        state, losses = ensemble.start(keys[pilots]), []
+        state, records = ensemble.start(keys), []
         for _ in rule.measured_epochs:
-            state, record = ensemble.advance(state, given, np.float32(rate))
-            losses.append(float(np.mean(record.test_loss)))
-        epoch = int(rule.measured_epochs[lowest_point(np.array(losses))])
+            state, record = ensemble.advance(state, problem, np.float32(rate))
+            records.append(record)
+        record = jax.tree.map(lambda *values: np.stack(values, axis=1), *records)
+        epoch = int(rule.measured_epochs[lowest_point(np.mean(record.test_loss, axis=0))])
         if rule.earliest <= epoch <= rule.latest or attempt == rule.attempts:
             break
         rate = rule.next_rate(rate, epoch)
-    return rate, attempt
+    return Trial(rate, attempt, state, record)
 
 
 def lowest_point(losses: np.ndarray) -> int:
