@@ -281,15 +281,16 @@ def moving_bend(
     profiles = [_explained(_bent_designs(x, bends), means.rows) for means in curves]
     # Beyond the scales there is no bend: what a straight line explains.
     straight = [_explained(_bent_designs(x, x[-1:]), means.rows) for means in curves]
-    profiles = [np.hstack(pair) for pair in zip(profiles, straight, strict=True)]
+    # Draws last, so that whole rows are picked.
+    profiles = [np.hstack(pair).T.copy() for pair in zip(profiles, straight, strict=True)]
     totals = []
     for move in MOVES:
-        total = np.zeros_like(profiles[0][:, :-1])
+        total = np.zeros_like(profiles[0][:-1])
         for shift, profile in zip(shifts, profiles, strict=True):
             places = np.arange(NUM_BENDS) + round(float(move * shift / step))
             within = (places >= 0) & (places < NUM_BENDS)
-            total += profile[:, np.where(within, places, NUM_BENDS)]
-        totals.append(total.max(axis=1))
+            total += profile[np.where(within, places, NUM_BENDS)]
+        totals.append(total.max(axis=0))
     return curves[0].estimate(MOVES[np.argmax(totals, axis=0)])
 
 

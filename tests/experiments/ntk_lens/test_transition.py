@@ -126,7 +126,8 @@ TRUE = [
     (initial_trace, {}),
     (change_is_constant, {}),
     (beta_turns, {}),
-    (rank_stays, {}),
+    ((rank_stays, 0), {}),
+    ((rank_stays, 1), {}),
     (turn_together, {"rank_turn": expected_turn}),
     ((ntk_parametrisation, 0), {"ntk": True}),
     ((ntk_parametrisation, 1), {"ntk": True}),
@@ -136,7 +137,8 @@ FALSE = [
     (change_is_constant, {"change": lambda width: width**-0.15}),
     (beta_turns, {"turn": lambda pixels, depth: 300.0}),
     (beta_turns, {"turn": lambda pixels, depth: 4 * pixels}),
-    (rank_stays, {"rank_turn": expected_turn}),
+    ((rank_stays, 0), {"rank_turn": expected_turn}),
+    ((rank_stays, 1), {"rank_turn": expected_turn}),
     (turn_together, {"rank_turn": lambda pixels, depth: 400.0}),
 ]
 
@@ -177,8 +179,8 @@ def test_standard_curves_contradict_what_is_said_of_the_ntk_parametrisation():
 
 
 def test_a_rank_without_a_bend_tells_nothing_about_its_place():
-    claim = rank_stays(world(np.random.default_rng(0), rank_turn=lambda pixels, depth: 1e9))
-    assert claim.verdict == "cannot tell"
+    claims = rank_stays(world(np.random.default_rng(0), rank_turn=lambda pixels, depth: 1e9))
+    assert {claim.verdict for claim in claims} == {"cannot tell"}
 
 
 def ntk_network(params, inputs):

@@ -27,7 +27,16 @@ RELATIVE = "width x (layers - 1) / pixels"
 BETA = r"trace ratio $\beta$"
 RANK = r"effective rank $\Gamma(\Theta_\mathrm{min})$"
 BARS = "means over members; bars: standard error"
-RATIO = "mean change over mean trace before training; bars: standard error"
+RATIO = "mean change over mean initial trace; bars: standard error"
+FALL = "plateau / (1 + width / crossover)"
+PANELS = (
+    Panel("width", "beta", f"{RATIO}; dashed: {FALL}", BETA),
+    Panel("", "beta over its plateau", "grey: prediction; only the plateaus are fitted",
+          f"{BETA} / plateau"),
+    Panel("width", "effective rank", f"{BARS}; dashed: bent power laws", RANK),
+    Panel("", "effective rank, relative", "to the geometric mean over widths",
+          f"{RANK}, relative"),
+)  # fmt: skip
 Style = Mapping[str, Any]
 
 
@@ -87,27 +96,24 @@ def _draw_transition(
         axes[1, 0].plot(inside.scales, bent.fitted, color=style["color"], linestyle="--", lw=1)
         level = np.exp(np.mean(np.log(curve.means("rank_at_minimum"))))
         ranks = [values / level for values in curve.members("rank_at_minimum")]
-        _points(axes[1, 1], curve, ranks, style, factor=relative)
+        _points(axes[1, 1], curve, ranks, style | {"linestyle": "-"}, factor=relative)
     reach = np.geomspace(
         min(curve.scales[0] / curve.turn for curve in chosen),
         max(curve.scales[-1] / curve.turn for curve in chosen),
         100,
     )
-    law = axes[0, 1].plot(reach, 1 / (1 + reach), color="0.3", linewidth=1.2, label="1 / (1 + x)")
-    axes[0, 1].legend(handles=law, frameon=False, fontsize=9)
-    panels = (
-        (Panel("", "beta", f"{RATIO};\ndashed: plateau / (1 + width / crossover)", BETA), "width"),
-        (Panel("", "beta over its plateau", "grey: prediction, without a parameter", BETA), ""),
-        (Panel("", "effective rank", f"{BARS}; dashed: bent power laws", RANK), "width"),
-        (
-            Panel("", "effective rank, relative", "to the geometric mean over widths", RANK),
-            "",
-        ),
+    law = axes[0, 1].plot(
+        reach,
+        1 / (1 + reach),
+        color="0.3",
+        linewidth=1.2,
     )
-    for ax, (panel, kind) in zip(axes.flat, panels, strict=True):
-        dress(ax, panel, xlabel=SCALE_LABELS["width"] if kind else RELATIVE)
+    axes[0, 1].legend(law, ["1 / (1 + x)"], frameon=False, fontsize=9)
+    for ax, panel in zip(axes.flat, PANELS, strict=True):
+        by_width = panel.column == "width"
+        dress(ax, panel, xlabel=SCALE_LABELS["width"] if by_width else RELATIVE)
         plain_ticks(ax.yaxis)
-        if kind:
+        if by_width:
             scale_ticks(ax, chosen[0].scales)
         else:
             plain_ticks(ax.xaxis)

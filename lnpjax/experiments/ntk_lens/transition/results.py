@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _NONE = np.empty(0)
 NARROWEST = 16
-"""Of networks of eight units a part is silent from the start, and does not learn."""
+"""The trace of networks of eight units was seen to change less, and to scatter by half."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
