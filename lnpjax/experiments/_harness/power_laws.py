@@ -269,8 +269,8 @@ def moving_bend(
         >>> scales, sizes = 2.0 ** np.arange(10), np.array([4.0, 16.0])
         >>> curves = [draws_of_log_means([np.full(2, min(scale, size)) for scale in scales])
         ...           for size in sizes]
-        >>> print(f"{moving_bend(scales, curves, sizes).value:.2f}")
-        1.00
+        >>> print(f"{moving_bend(scales, curves, sizes).value:.1f}")
+        1.0
     """
     known = all(np.all(np.isfinite(means.rows)) for means in curves)
     if len(scales) < 4 or len(curves) < 2 or not known:

@@ -84,11 +84,11 @@ def test_a_crossover_is_found_also_at_the_ends(place):
     means = 30 / (1 + SCALES / place)
     fits = [
         crossover(SCALES, draws_of_log_means(members(means, 0.05, seed), seed=seed)).scale
-        for seed in range(20)
+        for seed in range(10)
     ]
     assert np.median([fit.value for fit in fits]) == pytest.approx(place, rel=0.05)
     held = [fit.interval(0.95).low <= place <= fit.interval(0.95).high for fit in fits]
-    assert sum(held) >= 17
+    assert sum(held) >= 8
 
 
 def test_a_misfit_widens_the_interval_of_a_crossover():

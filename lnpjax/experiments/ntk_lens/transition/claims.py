@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 FACTOR_OF_2 = Bounds(0.5, 2.0)
 WITHIN_A_FIFTH = Bounds(1 / 1.2, 1.2)
 CLOSED_FORM = Bounds(0.9, 1.1)
-STRAIGHT = Bounds(-0.35, 0.35)
+STRAIGHT = Bounds(-0.3, 0.3)
 STEEP = Bounds(high=-0.5)
 
 
