@@ -1,19 +1,37 @@
-"""Flax NNX models of the papers, with their published sizes as presets."""
+"""Flax NNX models of the papers, with their published sizes as presets, and those of others."""
 
+from lnpjax.models.checkpoints import LoadedModel, load_checkpoint, save_checkpoint
 from lnpjax.models.generation import generate_greedy
+from lnpjax.models.gpt import GPT, GPTConfig
+from lnpjax.models.language import split_language_model
 from lnpjax.models.llama import Llama, LlamaConfig, split_llama
 from lnpjax.models.presets import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, preset
+from lnpjax.models.rotary import RopeScaling
 from lnpjax.models.vision import MLP, ConvNet
+from lnpjax.models.vit import ViT, ViTConfig
 
 __all__ = [
-    "CIFAR5M_PRESETS",
-    "MLP",
-    "SIMPLESTORIES_PRESETS",
-    "TINY_PRESETS",
-    "ConvNet",
+    # language models
     "Llama",
     "LlamaConfig",
+    "RopeScaling",
+    "GPT",
+    "GPTConfig",
     "generate_greedy",
-    "preset",
+    "split_language_model",
     "split_llama",
+    # the published sizes
+    "preset",
+    "TINY_PRESETS",
+    "SIMPLESTORIES_PRESETS",
+    "CIFAR5M_PRESETS",
+    # networks for images
+    "MLP",
+    "ConvNet",
+    "ViT",
+    "ViTConfig",
+    # trained ones
+    "load_checkpoint",
+    "LoadedModel",
+    "save_checkpoint",
 ]

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from lnpjax._base.checks import checked_ids, require
-from lnpjax.models.llama import Llama
+from lnpjax.models.language import LanguageModel
 
 
 def generate_greedy(
-    model: Llama, prompt: Int[Array, "batch prompt"], num_tokens: int
+    model: LanguageModel, prompt: Int[Array, "batch prompt"], num_tokens: int
 ) -> Int[Array, "batch time"]:
     """Continue each prompt with the most probable token, `num_tokens` times.
 
@@ -31,7 +31,7 @@ def generate_greedy(
 
     Example:
         >>> from flax import nnx
-        >>> from lnpjax.models import preset
+        >>> from lnpjax.models import Llama, preset
         >>> model = Llama(preset("115K"), rngs=nnx.Rngs(0))
         >>> generate_greedy(model, jnp.array([[1, 2]]), 3).shape
         (1, 5)

@@ -9,8 +9,9 @@ is `nnx.Param`, grouped at the top level as `embedding`, `layers`, `norm` and `h
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +19,18 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax._base.checks import check_count, checked_ids, require
-from lnpjax.adapters import from_nnx, split_module
-from lnpjax.jacobian import ApplyFn, SplitModel
-from lnpjax.models.rotary import rotary_angles, rotate_pairs
-
-INITIAL_STD = 0.02
+from lnpjax._base.checks import check_count, require
+from lnpjax.jacobian import ApplyFn
+from lnpjax.models.attention import Attention, AttentionShape
+from lnpjax.models.language import (
+    INITIAL_STD,
+    check_length,
+    checked_tokens,
+    floating_dtype_name,
+    residual_std,
+    split_language_model,
+)
+from lnpjax.models.rotary import RopeScaling, rotary_angles
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +49,8 @@ class LlamaConfig:
         rope_base: base of the rotary frequencies.
         rope_interleaved: rotate the pairs (2i, 2i + 1) of a head instead of (i, i + head_dim / 2).
             The two differ by a fixed permutation of each head: it matters for loaded weights only.
+        rope_scaling: how the rotary frequencies are stretched to longer sequences, as a
+            `RopeScaling` or its fields in JSON; None leaves them.
         norm_eps: added to the mean square in every RMSNorm.
         tie_embeddings: read out with the transposed embedding instead of a matrix of its own.
         dtype: what the forward pass computes in, and the logits come in. Rotations, attention
@@ -71,6 +80,7 @@ class LlamaConfig:
     max_seq_len: int
     rope_base: float = 10000.0
     rope_interleaved: bool = False
+    rope_scaling: RopeScaling | None = None
     norm_eps: float = 1e-5
     tie_embeddings: bool = False
     dtype: DTypeLike = "float32"
@@ -102,8 +112,11 @@ class LlamaConfig:
         )
         require(self.rope_base > 0, "rope_base", expected="a number > 0", got=self.rope_base)
         require(self.norm_eps > 0, "norm_eps", expected="a number > 0", got=self.norm_eps)
+        scaling: Any = self.rope_scaling
+        if isinstance(scaling, Mapping):  # as JSON has it
+            object.__setattr__(self, "rope_scaling", RopeScaling(**scaling))
         for name in ("dtype", "param_dtype"):
-            object.__setattr__(self, name, _floating_dtype_name(name, getattr(self, name)))
+            object.__setattr__(self, name, floating_dtype_name(name, getattr(self, name)))
 
     @property
     def kv_heads(self) -> int:
@@ -127,20 +140,6 @@ class LlamaConfig:
             + self.num_layers * (attention + feed_forward + gains)
             + self.hidden_size
         )
-
-
-def _floating_dtype_name(argument: str, dtype: DTypeLike) -> str:
-    try:
-        resolved = jnp.dtype(dtype)
-    except TypeError:
-        resolved = None
-    require(
-        resolved is not None and jnp.issubdtype(resolved, jnp.floating),
-        argument,
-        expected="a floating dtype such as 'float32' or 'bfloat16'",
-        got=repr(dtype),
-    )
-    return jnp.dtype(dtype).name
 
 
 def _linear(
@@ -167,42 +166,18 @@ def _norm(config: LlamaConfig, *, rngs: nnx.Rngs) -> nnx.RMSNorm:
     )
 
 
-def _residual_std(config: LlamaConfig) -> float:
-    """Return a scale at which 2 * num_layers additions keep the residual stream's variance."""
-    return INITIAL_STD / math.sqrt(2 * config.num_layers)
-
-
-class Attention(nnx.Module):
-    """Causal grouped-query attention: each key and value head serves a group of query heads."""
-
-    def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
-        linear = partial(_linear, config, rngs=rngs)
-        query_size = config.num_heads * config.head_width
-        kv_size = config.kv_heads * config.head_width
-        self.config = config
-        self.query = linear(config.hidden_size, query_size)
-        self.key = linear(config.hidden_size, kv_size)
-        self.value = linear(config.hidden_size, kv_size)
-        self.output = linear(query_size, config.hidden_size, std=_residual_std(config))
-
-    def __call__(
-        self, x: Float[Array, "batch time hidden"], angles: Float[Array, "time half"]
-    ) -> Float[Array, "batch time hidden"]:
-        """Mix each position with those before it; `angles` come from `rotary_angles`."""
-        config = self.config
-        batch, time, _ = x.shape
-        heads = (batch, time, config.kv_heads, config.head_width)
-        groups = (*heads[:3], config.num_heads // config.kv_heads, config.head_width)
-        query = self.query(x).reshape(groups).transpose(0, 2, 3, 1, 4)
-        key = self.key(x).reshape(heads).transpose(0, 2, 1, 3)
-        value = self.value(x).reshape(heads).transpose(0, 2, 1, 3)
-        rotate = partial(rotate_pairs, angles=angles, interleaved=config.rope_interleaved)
-        query = rotate(query) / math.sqrt(config.head_width)
-        scores = jnp.einsum("bkgqd,bksd->bkgqs", query, rotate(key)).astype(angles.dtype)
-        causal = jnp.tri(time, dtype=bool)
-        weights = jax.nn.softmax(jnp.where(causal, scores, -jnp.inf)).astype(x.dtype)
-        mixed = jnp.einsum("bkgqs,bksd->bqkgd", weights, value)
-        return self.output(mixed.reshape(batch, time, config.num_heads * config.head_width))
+def _attention(config: LlamaConfig, *, rngs: nnx.Rngs) -> Attention:
+    shape = AttentionShape(
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        num_kv_heads=config.kv_heads,
+        head_width=config.head_width,
+        rope_interleaved=config.rope_interleaved,
+    )
+    linear = partial(_linear, config, rngs=rngs)
+    return Attention(
+        shape, linear=linear, output=partial(linear, std=residual_std(config.num_layers))
+    )
 
 
 class FeedForward(nnx.Module):
@@ -212,7 +187,9 @@ class FeedForward(nnx.Module):
         linear = partial(_linear, config, rngs=rngs)
         self.gate = linear(config.hidden_size, config.intermediate_size)
         self.up = linear(config.hidden_size, config.intermediate_size)
-        self.down = linear(config.intermediate_size, config.hidden_size, std=_residual_std(config))
+        self.down = linear(
+            config.intermediate_size, config.hidden_size, std=residual_std(config.num_layers)
+        )
 
     def __call__(self, x: Float[Array, "*batch hidden"]) -> Float[Array, "*batch hidden"]:
         """Apply the feed-forward to every position on its own."""
@@ -224,7 +201,7 @@ class Block(nnx.Module):
 
     def __init__(self, config: LlamaConfig, *, rngs: nnx.Rngs) -> None:
         self.attention_norm = _norm(config, rngs=rngs)
-        self.attention = Attention(config, rngs=rngs)
+        self.attention = _attention(config, rngs=rngs)
         self.feed_forward_norm = _norm(config, rngs=rngs)
         self.feed_forward = FeedForward(config, rngs=rngs)
 
@@ -282,19 +259,7 @@ class Llama(nnx.Module):
             ValueError: if `tokens` is not an integer matrix or is longer than `max_seq_len`; where
                 values are known, if an id is outside of the vocabulary.
         """
-        require(
-            jnp.ndim(tokens) == 2,
-            "tokens",
-            expected="shape (batch, time); add a batch axis to a single sequence",
-            got=f"shape {jnp.shape(tokens)}",
-        )
-        require(
-            jnp.issubdtype(jnp.result_type(tokens), jnp.integer),
-            "tokens",
-            expected="integer ids",
-            got=jnp.result_type(tokens),
-        )
-        ids = checked_ids("tokens", tokens, self.config.vocab_size)
+        ids = checked_tokens(tokens, self.config.vocab_size)
         return self.transform(self.embedding(ids))
 
     def transform(
@@ -307,16 +272,12 @@ class Llama(nnx.Module):
         """
         config = self.config
         time = embedded.shape[1]
-        require(
-            time <= config.max_seq_len,
-            "tokens",
-            expected=f"at most max_seq_len={config.max_seq_len} positions",
-            got=time,
-        )
+        check_length(time, config.max_seq_len)
         angles = rotary_angles(
             time,
             config.head_width,
             base=config.rope_base,
+            scaling=config.rope_scaling,
             dtype=jnp.promote_types(config.dtype, jnp.float32),
         )
         x = embedded.astype(config.dtype)
@@ -343,10 +304,7 @@ class Llama(nnx.Module):
 
 
 def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
-    """Split a Llama into a pure function and its parameters, with closed forms where possible.
-
-    Like `lnpjax.from_nnx`; an untied model becomes a `lnpjax.SplitModel`, whose embedding and
-    read-out are measured without probes.
+    """Split a Llama into a pure function and its parameters, as `split_language_model` does.
 
     Args:
         model: the language model.
@@ -360,13 +318,4 @@ def split_llama(model: Llama) -> tuple[ApplyFn, PyTree]:
         >>> apply_fn(params, jnp.zeros((2, 8), dtype="int32")).shape
         (2, 8, 256)
     """
-    if model.config.tie_embeddings:
-        return from_nnx(model)
-    parts, params = split_module(model)
-
-    def body(params: PyTree, embedded: Array) -> Array:
-        with parts.run_with(params) as own:
-            return own.transform(embedded)
-
-    split = SplitModel(body, embedding="embedding/embedding", readout="head/kernel", from_end=False)
-    return split, params
+    return split_language_model(model)

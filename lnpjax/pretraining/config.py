@@ -32,7 +32,7 @@ LEARNING_RATES = {
 }
 # fmt: on
 """By preset: those of *Spectral Reach*, B.2.1 and B.2.2, and ours for 115K."""
-ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "spectra"})
+ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "rope_scaling", "spectra"})
 """Options that runs of version 0.1.0 lack; these ran as with the defaults."""
 MOST_STEPS = 2**31 - 1
 """They are counted in 32 bits on the device."""

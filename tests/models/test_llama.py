@@ -17,6 +17,7 @@ from lnpjax.models import (
     TINY_PRESETS,
     Llama,
     LlamaConfig,
+    RopeScaling,
     generate_greedy,
     preset,
     split_llama,
@@ -365,3 +366,45 @@ def test_what_is_not_a_token_is_refused_or_gives_nan(outside):
     found = np.asarray(logits(model, bad))
     assert np.all(np.isnan(found[1]))
     np.testing.assert_allclose(found[[0, 2]], logits(model, tokens)[np.array([0, 2])], rtol=1e-5)
+
+
+def test_a_scaled_rope_is_kept_in_json():
+    scaling = RopeScaling(
+        kind="llama3",
+        factor=4.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position=16,
+    )
+    config = dataclasses.replace(SMALL, rope_scaling=scaling)
+    assert LlamaConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_llama3_scaling_keeps_fast_rotations_and_slows_slow_ones():
+    scaling = RopeScaling(
+        kind="llama3",
+        factor=8.0,
+        low_freq_factor=1.0,
+        high_freq_factor=3.0,
+        original_max_position=100,
+    )
+    turns = np.array([5.0, 3.0, 2.0, 1.0, 0.5])  # in 100 positions
+    frequencies = jnp.array(turns * 2 * np.pi / 100)
+    kept = scaling(frequencies) / frequencies
+    np.testing.assert_allclose(kept, [1, 1, (1 + 1 / 8) / 2, 1 / 8, 1 / 8], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "yarn"}, "kind: expected one of 'linear', 'llama3', got 'yarn'"),
+        ({"factor": 0}, "factor: expected a number > 0, got 0"),
+        ({"low_freq_factor": None}, "low_freq_factor: expected a number > 0, got None"),
+        ({"high_freq_factor": 1.0}, "high_freq_factor: expected a number > low_freq_factor=1.0"),
+        ({"original_max_position": 0.5}, "original_max_position: expected an integer >= 1"),
+    ],
+)
+def test_scalings_that_cannot_be_are_refused(changes, message):
+    good = {"kind": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    with pytest.raises(ValueError, match=f"^rope_scaling: {message}"):
+        RopeScaling(**(good | {"original_max_position": 8} | changes))
