@@ -168,29 +168,17 @@ class LNPMeasure:
         Raises:
             TypeError, ValueError: as `lnp`.
         """
-        if state is not None:
-            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
-            return bound(
-                params,
-                batch_a,
-                batch_b,
-                key=key,
-                mask_a=mask_a,
-                mask_b=mask_b,
-                gradient_a=gradient_a,
-                params_after=params_after,
-                preconditioner=preconditioner,
-            )
+        measure = with_state(self, state)
         trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
         check_estimator_key(self.estimator, key)
         keys = (None, None) if key is None else jax.random.split(key)
-        rows_a = self._checked(params, batch_a, "a", mask_a, keys[0])
+        rows_a = measure._checked(params, batch_a, "a", mask_a, keys[0])
         rows_b = None
         if batch_b is None:
             require(mask_b is None, "mask_b", expected="None where batch_b is None", got="a mask")
         else:
-            rows_b = self._checked(params, batch_b, "b", mask_b, keys[1])
+            rows_b = measure._checked(params, batch_b, "b", mask_b, keys[1])
         if gradient_a is not None:
             gradient_a, _ = parameters.fit_parts("gradient_a", gradient_a, trainable, frozen)
             rows_a = dataclasses.replace(rows_a, gradient=gradient_a)
@@ -198,9 +186,9 @@ class LNPMeasure:
             moved, still = parameters.fit_parts("params_after", params_after, trainable, frozen)
             params_after = parameters.combine(moved, frozen if still is None else still)
         preconditioner, negative = fit_preconditioner(preconditioner, trainable)
-        eps = compute_precision(self.apply_fn, params, rows_a.inputs)
+        eps = compute_precision(measure.apply_fn, params, rows_a.inputs)
         point = _Point(params, params_after, members, preconditioner, eps)
-        result, status = self._decompose(point, rows_a, rows_b)
+        result, status = measure._decompose(point, rows_a, rows_b)
         return with_status(result, status | negative)
 
     def _checked(

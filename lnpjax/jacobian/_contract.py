@@ -7,11 +7,12 @@ and a sample's row depends on that sample alone.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -26,23 +27,31 @@ from lnpjax.status import Status, describe_status, flag
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 LossFn: TypeAlias = Callable[[Array, PyTree], Array]
 Batch: TypeAlias = tuple[PyTree, PyTree]
+Measure = TypeVar("Measure")
 
 
-def with_state(apply_fn: Callable[..., Any], state: PyTree | None) -> Callable[..., Any]:
-    """Give a network the state that goes with its parameters, such as batch statistics.
+def with_state(measure: Measure, state: PyTree | None, *, network: str = "apply_fn") -> Measure:
+    """Return a measure whose network has the state that goes with its parameters.
 
     Args:
-        apply_fn: ``apply_fn(params, inputs, state=state)``, or without a state.
-        state: read, and neither trained nor written to; `None` for none.
+        measure: a dataclass that holds the network.
+        state: such as batch statistics; read, and neither trained nor written to. `None` for none.
+        network: the field with ``apply_fn(params, inputs, state=state)``.
 
     Returns:
-        ``(params, inputs) -> outputs``.
+        The measure of ``(params, inputs) -> outputs``.
 
     Example:
-        >>> with_state(lambda w, x, state: w * x + state, 1.0)(2.0, 3.0)
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Measure:
+        ...     apply_fn: Callable[..., float]
+        >>> with_state(Measure(lambda w, x, state: w * x + state), 1.0).apply_fn(2.0, 3.0)
         7.0
     """
-    return apply_fn if state is None else functools.partial(apply_fn, state=state)
+    if state is None:
+        return measure
+    bound = functools.partial(getattr(measure, network), state=state)
+    return dataclasses.replace(measure, **{network: bound})  # type: ignore[type-var]
 
 
 def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:

@@ -85,15 +85,13 @@ class ActivationSpectra:
     def _measure(
         self, params: PyTree, inputs: PyTree, argument: str, state: PyTree | None
     ) -> dict[str, SpectrumSummary]:
-        if state is not None:
-            bound = dataclasses.replace(self, hidden_states=with_state(self.hidden_states, state))
-            return bound._measure(params, inputs, argument, None)
-        shapes = _shapes(self.hidden_states, params, inputs, self.layers)
+        measure = with_state(self, state, network="hidden_states")
+        shapes = _shapes(measure.hidden_states, params, inputs, self.layers)
         self._check_ranks(shapes, argument)
         interact = interaction_status(
-            "hidden_states", _interact(self.hidden_states, params, inputs, tuple(shapes))
+            "hidden_states", _interact(measure.hidden_states, params, inputs, tuple(shapes))
         )
-        states = self._covariances(params, inputs, shapes)
+        states = measure._covariances(params, inputs, shapes)
         return {
             layer: covariance_spectrum(
                 _with_status(layer, states[layer], interact[layer]),

@@ -127,23 +127,19 @@ class GradientSpectra:
     def _measure(
         self, params: PyTree, batch: Batch, argument: str, state: PyTree | None
     ) -> dict[str, SpectrumSummary]:
-        if state is not None:
-            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
-            return bound._measure(params, batch, argument, None)
+        apply_fn = with_state(self, state).apply_fn
         chosen = _final_write_gate(params) if self.weights is None else self.weights
         names = checked_weights(params, chosen)
-        num_samples = check_training_batch(
-            self.apply_fn, self.loss_fn, params, batch, argument=argument
-        )
+        num_samples = check_training_batch(apply_fn, self.loss_fn, params, batch, argument=argument)
         sizes = weight_sizes(params)
         for name in names:
             of = f"samples or of parameters of {name!r}, whichever is less"
             rank = min(num_samples, sizes[name])
             check_windows(rank, of=of, head=self.head, tail=self.tail)
-        interact = check_interaction(self.apply_fn, params, batch[0])
-        resolution = gram_resolution(self.apply_fn, params, batch[0])
+        interact = check_interaction(apply_fn, params, batch[0])
+        resolution = gram_resolution(apply_fn, params, batch[0])
         grams = gram_matrices(
-            self.apply_fn,
+            apply_fn,
             self.loss_fn,
             params,
             batch,

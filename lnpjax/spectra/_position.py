@@ -106,17 +106,15 @@ class PositionMeasure:
             A `PositionDistribution`.
         """
         del batch_b
-        if state is not None:
-            bound = dataclasses.replace(self, apply_fn=with_state(self.apply_fn, state))
-            return bound(params, batch_a, key=key)
+        apply_fn = with_state(self, state).apply_fn
         check_estimator_key(self.estimator, key)
-        check_training_batch(self.apply_fn, self.loss_fn, params, batch_a, argument="batch_a")
+        check_training_batch(apply_fn, self.loss_fn, params, batch_a, argument="batch_a")
         inputs, targets = batch_a
         with jax.default_matmul_precision("highest"):
-            outputs = self.apply_fn(params, inputs)
+            outputs = apply_fn(params, inputs)
         loss, gradient = jax.value_and_grad(self.loss_fn)(outputs, targets)
         measure = spectral_measure(
-            self.apply_fn,
+            apply_fn,
             params,
             inputs,
             gradient,
@@ -124,7 +122,7 @@ class PositionMeasure:
             wrt=self.wrt,
         )
         trace = squared_jacobian_norm(
-            self.apply_fn, params, inputs, estimator=self.estimator, key=key, wrt=self.wrt
+            apply_fn, params, inputs, estimator=self.estimator, key=key, wrt=self.wrt
         )
         p = measure.nodes / trace.value
         tenth, median, ninetieth = quantiles(p, measure.weights, jnp.array(LEVELS, p.dtype))
