@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
-
-from flax import nnx
 
 from lnpjax._base.checks import require
 from lnpjax.models.checkpoints.fields import Fields
@@ -202,24 +201,41 @@ def _check_biases(config: GPTConfig) -> None:
     require(config.use_bias, "model", expected=expected, got="one without")
 
 
-def _gpt2_entries(config: GPTConfig) -> list[Entry]:
+def gpt2_entries(config: GPTConfig, *, transposed: bool = False) -> list[Entry]:
+    """List the tensors of a GPT-2 but for its read-out, and those of a nanoGPT.
+
+    Args:
+        config: its shape.
+        transposed: whether layers are stored (out, in), as nanoGPT's; GPT-2's are (in, out).
+
+    Example:
+        >>> config = GPTConfig(vocab_size=4, hidden_size=4, intermediate_size=4, num_layers=1,
+        ...                    num_heads=1, max_seq_len=4, use_bias=False)
+        >>> [entry.name for entry in gpt2_entries(config)][:3]
+        ['transformer.wte.weight', 'transformer.wpe.weight', 'transformer.h.0.ln_1.weight']
+    """
     entries = [
         Entry("transformer.wte.weight", ("embedding/embedding",)),
         Entry("transformer.wpe.weight", ("positions/embedding",)),
     ]
-    form = fused(3)
+    layer = partial(_layer, form=TRANSPOSED if transposed else SAME)
+    qkv_form = fused(3, transposed=transposed)
     for i in range(config.num_layers):
         name, path = f"transformer.h.{i}", f"layers/{i}"
         entries += _norm(f"{name}.ln_1", f"{path}/attention_norm")
         for stored, own in (("weight", "kernel"), ("bias", "bias")):
             qkv = tuple(f"{path}/attention/{part}/{own}" for part in QKV)
-            entries.append(Entry(f"{name}.attn.c_attn.{stored}", qkv, form))
-        entries += _layer(f"{name}.attn.c_proj", f"{path}/attention/output", form=SAME)
+            entries.append(Entry(f"{name}.attn.c_attn.{stored}", qkv, qkv_form))
+        entries += layer(f"{name}.attn.c_proj", f"{path}/attention/output")
         entries += _norm(f"{name}.ln_2", f"{path}/feed_forward_norm")
-        entries += _layer(f"{name}.mlp.c_fc", f"{path}/feed_forward/up", form=SAME)
-        entries += _layer(f"{name}.mlp.c_proj", f"{path}/feed_forward/down", form=SAME)
+        entries += layer(f"{name}.mlp.c_fc", f"{path}/feed_forward/up")
+        entries += layer(f"{name}.mlp.c_proj", f"{path}/feed_forward/down")
     entries += _norm("transformer.ln_f", "norm")
-    return entries + _head("lm_head.weight", tied=config.tie_embeddings)
+    return [entry for entry in entries if config.use_bias or not entry.name.endswith(".bias")]
+
+
+def _gpt2_and_head(config: GPTConfig) -> list[Entry]:
+    return gpt2_entries(config) + _head("lm_head.weight", tied=config.tie_embeddings)
 
 
 # GPT-NeoX
@@ -368,7 +384,7 @@ _ALL = (
     Architecture(
         Layout(
             architecture="LlamaForCausalLM",
-            build=lambda config: Llama(config, rngs=nnx.Rngs(0)),
+            module=Llama,
             entries=_llama_entries,
             embedding="model.embed_tokens.weight",
             head="lm_head.weight",
@@ -381,8 +397,8 @@ _ALL = (
     Architecture(
         Layout(
             architecture="GPT2LMHeadModel",
-            build=lambda config: GPT(config, rngs=nnx.Rngs(0)),
-            entries=_gpt2_entries,
+            module=GPT,
+            entries=_gpt2_and_head,
             embedding="transformer.wte.weight",
             head="lm_head.weight",
             prefix="transformer.",
@@ -394,7 +410,7 @@ _ALL = (
     Architecture(
         Layout(
             architecture="GPTNeoXForCausalLM",
-            build=lambda config: GPT(config, rngs=nnx.Rngs(0)),
+            module=GPT,
             entries=_neox_entries,
             embedding="gpt_neox.embed_in.weight",
             head="embed_out.weight",
@@ -407,7 +423,7 @@ _ALL = (
     Architecture(
         Layout(
             architecture="ViTForImageClassification",
-            build=lambda config: ViT(config, rngs=nnx.Rngs(0)),
+            module=ViT,
             entries=_vit_entries,
             prefix="vit.",
             buffers=r"(vit\.)?pooler\.dense\.(weight|bias)",

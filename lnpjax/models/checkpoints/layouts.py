@@ -157,7 +157,7 @@ class Layout:
 
     Attributes:
         architecture: its name.
-        build: makes the module.
+        module: its class, made of a configuration and random streams.
         entries: lists the tensors of a model.
         embedding: the tensor of the embedding.
         head: that of the read-out, which files may have even if it is tied.
@@ -171,7 +171,7 @@ class Layout:
     """
 
     architecture: str
-    build: Callable[[Any], nnx.Module]
+    module: Callable[..., nnx.Module]
     entries: Callable[[Any], list[Entry]]
     embedding: str = ""
     head: str = ""
@@ -209,7 +209,7 @@ def build_module(layout: Layout, config: Any, tensors: StoredTensors, where: str
         configuration describes, got 0
     """
     _check_size(config, tensors, where)
-    abstract = nnx.eval_shape(lambda: layout.build(config))
+    abstract = nnx.eval_shape(lambda: layout.module(config, rngs=nnx.Rngs(0)))
     structure, state = nnx.split(abstract)
     shapes = dict(zip(parameters.paths(state), jax.tree.leaves(state), strict=True))
     entries = layout.entries(config)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flax import nnx
-
 from lnpjax.models.checkpoints.fields import Fields
-from lnpjax.models.checkpoints.layouts import SAME, TRANSPOSED, Entry, Form, Layout, fused
+from lnpjax.models.checkpoints.huggingface import gpt2_entries
+from lnpjax.models.checkpoints.layouts import Layout
 from lnpjax.models.checkpoints.pickles import tensors_of
 from lnpjax.models.checkpoints.tensors import StoredTensors
 from lnpjax.models.gpt import GPT, GPTConfig
@@ -94,38 +94,10 @@ def read_nanogpt(fields: Fields, tensors: StoredTensors) -> GPTConfig:
     )
 
 
-def _entries(config: GPTConfig) -> list[Entry]:
-    entries = [
-        Entry("transformer.wte.weight", ("embedding/embedding",)),
-        Entry("transformer.wpe.weight", ("positions/embedding",)),
-    ]
-    both = (("weight", "kernel"), ("bias", "bias"))
-    own = both if config.use_bias else both[:1]
-    qkv_form = fused(3, transposed=True)
-
-    def layer(name: str, *paths: str, form: Form = TRANSPOSED, weight: str = "kernel") -> None:
-        for stored, parameter in own:
-            last = weight if stored == "weight" else parameter
-            inner = tuple(f"{path}/{last}" for path in paths)
-            entries.append(Entry(f"{name}.{stored}", inner, form))
-
-    for i in range(config.num_layers):
-        name, path = f"transformer.h.{i}", f"layers/{i}"
-        qkv = [f"{path}/attention/{part}" for part in ("query", "key", "value")]
-        layer(f"{name}.ln_1", f"{path}/attention_norm", form=SAME, weight="scale")
-        layer(f"{name}.attn.c_attn", *qkv, form=qkv_form)
-        layer(f"{name}.attn.c_proj", f"{path}/attention/output")
-        layer(f"{name}.ln_2", f"{path}/feed_forward_norm", form=SAME, weight="scale")
-        layer(f"{name}.mlp.c_fc", f"{path}/feed_forward/up")
-        layer(f"{name}.mlp.c_proj", f"{path}/feed_forward/down")
-    layer("transformer.ln_f", "norm", form=SAME, weight="scale")
-    return entries
-
-
 NANOGPT = Layout(
     architecture="nanoGPT",
-    build=lambda config: GPT(config, rngs=nnx.Rngs(0)),
-    entries=_entries,
+    module=GPT,
+    entries=partial(gpt2_entries, transposed=True),
     embedding="transformer.wte.weight",
     head="lm_head.weight",
     prefix="transformer.",

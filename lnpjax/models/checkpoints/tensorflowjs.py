@@ -326,7 +326,7 @@ def _entries(config: SequenceConfig) -> list[Entry]:
 
 TENSORFLOWJS = Layout(
     architecture="Sequential",
-    build=lambda config: Sequence(config, rngs=nnx.Rngs(0)),
+    module=Sequence,
     entries=_entries,
 )
 """What TensorFlow.js's files of sequences of layers look like."""
