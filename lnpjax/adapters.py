@@ -78,6 +78,28 @@ def naming_misfits(params: PyTree, shapes: PyTree) -> Iterator[None]:
         raise
 
 
+def fit_state(state: PyTree, own: PyTree) -> PyTree:
+    """Bring what a module has besides parameters into the structure that it had when it was split.
+
+    Args:
+        state: given to a measure or to the module's function.
+        own: the module's.
+
+    Returns:
+        `state` in the structure of `own`.
+
+    Raises:
+        ValueError: if it has other parts, or one of another shape, which might broadcast.
+
+    Example:
+        >>> fit_state({"mean": jnp.ones(1)}, {"mean": jnp.ones(3)})
+        Traceback (most recent call last):
+            ...
+        ValueError: state/mean: expected shape (3,), got shape (1,)
+    """
+    return parameters.fit("state", state, own, of="the module's state")
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ModuleParts:
     """A Flax NNX module without its parameters, made by `split_module`.
@@ -108,7 +130,7 @@ class ModuleParts:
         """
         from flax import nnx
 
-        rest = self.rest if state is None else _checked_state(state, self.rest)
+        rest = self.rest if state is None else fit_state(state, self.rest)
         if parameters.paths(params) != parameters.paths(self.shapes):
             params = parameters.fit("params", params, self.shapes, of=MODULE)
         with naming_misfits(params, self.shapes):
@@ -199,14 +221,6 @@ def _with_own_numpy(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf.copy() if isinstance(leaf, np.ndarray) else leaf, tree)
 
 
-def _checked_state(state: PyTree, expected: PyTree) -> PyTree:
-    """Return the state if it has the parts of the module's own."""
-    given, own = parameters.paths(state), parameters.paths(expected)
-    names = ", ".join(own) or "nothing"
-    require(given == own, "state", expected=names, got=", ".join(given) or "nothing")
-    return state
-
-
 def _warn_of_statistics(names: list[str]) -> None:
     """Say that statistics which training moves are frozen, unless the caller has decided so."""
     if names:
@@ -261,7 +275,7 @@ def from_nnx(
 
     Raises:
         TypeError: if `module` is not an NNX module.
-        ValueError: when called, if `state` has other parts than the module's.
+        ValueError: when called, if `state` has other parts than the module's, or other shapes.
 
     Example:
         >>> from flax import nnx
@@ -330,7 +344,7 @@ def from_linen(
     Raises:
         TypeError: if `module` is not a Linen module.
         ValueError: if `variables` holds no ``"params"``; when called, if `state` has other parts
-            than the module's.
+            than the module's, or other shapes.
 
     Example:
         >>> import jax, flax.linen as nn, jax.numpy as jnp
@@ -343,11 +357,11 @@ def from_linen(
     frozen, params = split_variables(module, variables)
     shapes = jax.eval_shape(lambda tree: tree, params)
     if with_state is None:
-        statistics = {name: frozen[name] for name in ("batch_stats",) if name in frozen}
-        _warn_of_statistics(parameters.paths(statistics))
+        names = parameters.paths(frozen)
+        _warn_of_statistics([name for name in names if name.startswith("batch_stats/")])
 
     def apply_fn(params: PyTree, inputs: PyTree, state: PyTree | None = None) -> Array:
-        rest = frozen if state is None else _checked_state(state, frozen)
+        rest = frozen if state is None else fit_state(state, frozen)
         with naming_misfits(params, shapes):
             return module.apply({"params": params, **rest}, inputs, **keywords)
 

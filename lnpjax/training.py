@@ -492,7 +492,8 @@ def instrument_nnx(
         `nnx.jit`.
 
     Raises:
-        TypeError, ValueError: as `instrument`.
+        TypeError, ValueError: as `instrument`; and, when called, if the model has batch statistics
+            and the measure no parameter `state`, so that it would read those of the start.
 
     Example:
         >>> import lnpjax, optax
@@ -517,8 +518,16 @@ def instrument_nnx(
 
     check_functions(train_step=train_step, measure=measure)
     has_state = "state" in inspect.signature(measure).parameters
+
+    def pure_step(modules: tuple[Any, Any], batch: Batch) -> tuple[tuple[Any, Any], Any]:
+        model, optimizer = modules
+        moving = [] if has_state else jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+        expected = "a function with a parameter `state`, for the batch statistics of the model"
+        require(not moving, "measure", expected=expected, got="one without")
+        return modules, train_step(model, optimizer, batch)
+
     pure = instrument(
-        lambda modules, batch: (modules, train_step(modules[0], modules[1], batch)),
+        pure_step,
         measure,
         windows,
         params_of=lambda modules: nnx.state(modules[0], nnx.Param),

@@ -221,9 +221,13 @@ def test_frozen_statistics_are_said_unless_the_caller_decides():
 
 
 def test_a_state_that_does_not_fit_is_refused():
-    apply_fn, params, _ = lnpjax.from_nnx(new_model()[0], with_state=True)
+    apply_fn, params, state = lnpjax.from_nnx(new_model()[0], with_state=True)
     with pytest.raises(ValueError, match=r"state: expected .*norm/mean.*, got "):
         lnp_of(apply_fn)(params, batch(0), state={"mean": jnp.ones(3)})
+    small = jax.tree.map(lambda leaf: leaf, state)
+    small["norm"]["mean"] = nnx.BatchStat(jnp.ones(1))
+    with pytest.raises(ValueError, match=r"state/norm/mean: expected shape \(8,\), got shape \(1,"):
+        lnp_of(apply_fn)(params, batch(0), state=small)
     with pytest.raises(ValueError, match="state_of: expected None, since the measure has no"):
         lnpjax.instrument(
             train_step,
@@ -232,6 +236,18 @@ def test_a_state_that_does_not_fit_is_refused():
             params_of=lambda s: s,
             state_of=lambda s: s,
         )
+
+
+def test_a_measure_that_would_read_the_statistics_of_the_start_is_refused():
+    model, optimizer = new_model()
+    apply_fn, *_ = lnpjax.from_nnx(model, with_state=True)
+
+    def without_state(params, batch_a, batch_b=None, *, key):
+        return lnp_of(apply_fn)(params, batch_a, batch_b, key=key)
+
+    step = lnpjax.instrument_nnx(train_step, without_state, lnpjax.Windows((0,), 1))
+    with pytest.raises(ValueError, match="measure: expected a function with a parameter `state`"):
+        step(model, optimizer, batch(0), None, jax.random.key(0))
 
 
 def test_normalisation_over_the_measured_batch_is_refused_with_what_to_do():

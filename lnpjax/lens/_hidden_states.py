@@ -16,7 +16,7 @@ from jax.extend.core import Literal
 from jaxtyping import Array, PyTree
 
 from lnpjax._base.checks import require
-from lnpjax.adapters import split_module, split_variables
+from lnpjax.adapters import fit_state, split_module, split_variables
 from lnpjax.jacobian._contract import checked_layers
 
 Captured: TypeAlias = dict[str, Array]
@@ -295,7 +295,7 @@ def linen_hidden_states(
     def capture(
         params: PyTree, inputs: PyTree, state: PyTree | None = None
     ) -> tuple[Any, Captured]:
-        rest = frozen if state is None else state
+        rest = frozen if state is None else fit_state(state, frozen)
         collections = params if "params" in params else {"params": params, **rest}
         outputs, captured = module.apply(
             collections,
