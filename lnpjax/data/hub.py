@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -56,24 +56,15 @@ def hub_documents(
         expected=f"{', '.join(map(repr, HUB_DATASETS))} or owner/name on the Hugging Face hub",
         got=repr(name),
     )
-    hub = import_extra("huggingface_hub", extra="run", purpose="loading data from the hub")
     pattern = f"*{split}*.parquet"
     instead = "download its parquet files by other means and pass their folder: --data PATH"
-    try:
-        snapshot = hub.snapshot_download(
-            repository,
-            repo_type="dataset",
-            allow_patterns=pattern,
-            cache_dir=cache_dir,
-        )
-    # The hub client raises errors of several HTTP libraries; all of them mean the same here.
-    except Exception as error:
-        raise ConnectionError(
-            f"data: could not download {repository} from the Hugging Face hub "
-            f"({type(error).__name__}: {' '.join(str(error).split())}). "
-            f"Connect to the network and try again, or {instead}"
-        ) from error
-    folder = Path(snapshot)
+    folder = download_snapshot(
+        repository,
+        repo_type="dataset",
+        patterns=(pattern,),
+        instead=instead,
+        cache_dir=cache_dir,
+    )
     shards = sorted(
         f for f in folder.rglob("*.parquet") if fnmatch(f"{f.relative_to(folder)}", pattern)
     )
@@ -84,6 +75,59 @@ def hub_documents(
         got=f"{[shard.name for shard in shards]}; {instead}",
     )
     return (text for shard in shards for text in read_documents(shard, text_field=text_field))
+
+
+def download_snapshot(
+    repository: str,
+    *,
+    repo_type: str,
+    patterns: Sequence[str],
+    instead: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+) -> Path:
+    """Download files of a repository on the Hugging Face hub, once; then they are cached.
+
+    Args:
+        repository: `owner/name`.
+        repo_type: "dataset" or "model".
+        patterns: which files.
+        instead: what to do without a network, for the message.
+        revision: a branch, tag or commit; None for the main branch.
+        cache_dir: where downloads are kept; None for huggingface_hub's own cache.
+
+    Returns:
+        Their folder.
+
+    Raises:
+        ConnectionError: if they are neither cached nor reachable.
+        ImportError: if huggingface_hub is missing.
+
+    Example:
+        >>> download_snapshot("no/such/model", repo_type="model", patterns=["config.json"],
+        ...                   instead="copy it by other means")
+        Traceback (most recent call last):
+            ...
+        ConnectionError: source: could not download no/such/model from the Hugging Face hub ...
+    """
+    hub = import_extra("huggingface_hub", extra="run", purpose="loading from the hub")
+    try:
+        snapshot = hub.snapshot_download(
+            repository,
+            repo_type=repo_type,
+            allow_patterns=list(patterns),
+            revision=revision,
+            cache_dir=cache_dir,
+        )
+    # The hub client raises errors of several HTTP libraries; all of them mean the same here.
+    except Exception as error:
+        what = "data" if repo_type == "dataset" else "source"
+        raise ConnectionError(
+            f"{what}: could not download {repository} from the Hugging Face hub "
+            f"({type(error).__name__}: {' '.join(str(error).split())}). "
+            f"Connect to the network and try again, or {instead}"
+        ) from error
+    return Path(snapshot)
 
 
 def _missing_shards(shards: list[Path]) -> bool:

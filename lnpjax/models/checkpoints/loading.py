@@ -18,6 +18,7 @@ from lnpjax.adapters import from_nnx
 from lnpjax.data.tokenizers import JsonTokenizer
 from lnpjax.jacobian import ApplyFn
 from lnpjax.models.checkpoints.fields import Fields
+from lnpjax.models.checkpoints.hub import PREFIX, download_model
 from lnpjax.models.checkpoints.huggingface import architecture_in
 from lnpjax.models.checkpoints.layouts import Layout, build_module, with_dtype
 from lnpjax.models.checkpoints.nanogpt import NANOGPT, is_nanogpt, nanogpt_tensors, read_nanogpt
@@ -121,7 +122,8 @@ def load_checkpoint(source: str | os.PathLike[str], *, dtype: DTypeLike = "float
         (2, 8, 256)
     """
     floating_dtype_name("dtype", dtype)
-    path = Path(source)
+    named = os.fspath(source)
+    path = download_model(named) if named.startswith(PREFIX) else Path(named)
     require(
         path.exists(), "source", expected=READ, got=f"nothing at {path}", error=FileNotFoundError
     )
