@@ -11,7 +11,7 @@ import contextlib
 import glob
 import hashlib
 import json
-import math
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +26,7 @@ from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import write_atomically
 
 _SEAL = "sha256"
+_KEY_FIELDS = ("name", "idx", "key")  # one of these, in the kinds of keys that JAX has
 _PARTS = ("step", "leaves", "keys", "weak", "extra", "metrics_bytes")
 
 
@@ -43,6 +44,54 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
     """Return the leaves of a state by their paths."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in leaves}
+
+
+def stored_names(tree: PyTree) -> list[str]:
+    """Return what the leaves of a state are called on disk: the names on their path, and slashes.
+
+    Where that would not tell leaves apart, they are numbered.
+    """
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    names = ["/".join(_parts(path)) if path else "state" for path in paths]
+    inner = {parent for name in names for parent in _parents(name)}
+    clear = len(set(names)) == len(names) and not inner & set(names)
+    whole = all(part for name in names for part in name.split("/"))
+    return names if clear and whole else [str(i) for i in range(len(names))]
+
+
+def _parts(path: tuple[Any, ...]) -> list[str]:
+    """Return the names on a path, without the attribute that holds the array of an NNX variable."""
+    keys = [getattr(key, field) for key in path for field in _KEY_FIELDS if hasattr(key, field)]
+    is_attribute = path and isinstance(path[-1], jax.tree_util.GetAttrKey)
+    return [str(key) for key in (keys[:-1] if is_attribute and keys[-1] == "value" else keys)]
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a tree with a node for each name before a slash, as Orbax's own tools show it."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *parents, last = name.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return tree
+
+
+def _pick(tree: Any, name: str) -> Any:
+    for part in name.split("/"):
+        tree = tree[part]
+    return tree
+
+
+def holds_numbers(description: str) -> bool:
+    """Return whether an array of such a `describe` is stored: Orbax has no empty ones."""
+    return re.search(r"[\[,]0[\],]", description) is None
 
 
 def describe(leaf: Any, name: str) -> str:
@@ -149,57 +198,56 @@ def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray | jax.Array]) -> 
     restore_args = dict.fromkeys(stored, ocp.RestoreArgs(restore_type=np.ndarray))
     try:
         with _checkpointer(ocp) as checkpointer, _path_for_orbax(folder) as path:
-            checkpointer.save(path, args=ocp.args.PyTreeSave(stored))
-            back = checkpointer.restore(
-                path,
-                args=ocp.args.PyTreeRestore(
-                    item=dict.fromkeys(stored, 0), restore_args=restore_args
-                ),
-            )
+            checkpointer.save(path, args=ocp.args.PyTreeSave(_nested(stored)))
+            back = checkpointer.restore(path, args=_restore(ocp, restore_args))
     except Exception as error:  # the storage layers raise many kinds; all mean the file system
         raise OSError(f"{folder}: expected to store a checkpoint there, got: {error}") from error
-    same = all(checksum(back[name]) == stored_as for name, stored_as in checksums.items())
+    same = all(checksum(_pick(back, name)) == stored_as for name, stored_as in checksums.items())
     require(same, str(folder), expected="what was stored there", got="others", error=OSError)
     return checksums
 
 
-def read_arrays(folder: Path, targets: list[Any], checksums: Mapping[str, str]) -> list[Any]:
-    """Read the stored arrays in the order of their targets; None for an empty one.
+def _restore(ocp: Any, restore_args: Mapping[str, Any]) -> Any:
+    item = dict.fromkeys(restore_args, 0)
+    return ocp.args.PyTreeRestore(item=_nested(item), restore_args=_nested(restore_args))
+
+
+def read_arrays(
+    folder: Path, targets: Mapping[str, Any], checksums: Mapping[str, str]
+) -> dict[str, Any]:
+    """Read all stored arrays, by the names that they were stored with.
 
     Args:
         folder: where `write_arrays` stored them.
-        targets: like what was stored.
+        targets: like what was stored, for every array that is not empty; None gives a NumPy array.
         checksums: those that it returned; an array without one is not compared.
 
     Raises:
         DamagedError: if they are not what was stored.
     """
+    if not targets:
+        return {}
     ocp = _orbax()
     restore_args = {
-        str(i): ocp.RestoreArgs(restore_type=np.ndarray)
+        name: ocp.RestoreArgs(restore_type=np.ndarray)
         if is_key(target) or _sharding(target) is None
         else ocp.ArrayRestoreArgs(sharding=_sharding(target))
-        for i, target in enumerate(targets)
-        if math.prod(getattr(target, "shape", ()))
+        for name, target in targets.items()
     }
-    arrays: dict[str, Any] = {}
-    if restore_args:
-        item = dict.fromkeys(restore_args, 0)
-        try:
-            with _checkpointer(ocp) as checkpointer, _path_for_orbax(folder) as path:
-                arrays = checkpointer.restore(
-                    path, args=ocp.args.PyTreeRestore(item=item, restore_args=restore_args)
-                )
-        except Exception as error:  # the storage layers raise many kinds; all mean the file
-            raise DamagedError(
-                f"{folder}: expected the arrays of a checkpoint, got: {error}"
-            ) from error
+    try:
+        with _checkpointer(ocp) as checkpointer, _path_for_orbax(folder) as path:
+            tree = checkpointer.restore(path, args=_restore(ocp, restore_args))
+    except Exception as error:  # the storage layers raise many kinds; all mean the file
+        raise DamagedError(
+            f"{folder}: expected the arrays of a checkpoint, got: {error}"
+        ) from error
+    arrays = {name: _pick(tree, name) for name in targets}
     for name, array in arrays.items():
         here = not isinstance(array, jax.Array) or array.is_fully_addressable
         same = not here or checksums.get(name) in (None, checksum(array))
         expected = "the arrays that were saved there"
         require(same, str(folder), expected=expected, got="others", error=DamagedError)
-    return [arrays.get(str(i)) for i in range(len(targets))]
+    return arrays
 
 
 def _sharding(target: Any) -> Any:

@@ -57,10 +57,12 @@ from lnpjax.runs._checkpoints import (
     check_same_leaves,
     checksum,
     describe,
+    holds_numbers,
     is_key,
     named_leaves,
     read_arrays,
     read_metadata,
+    stored_names,
     to_array,
     to_leaf,
     write_arrays,
@@ -295,6 +297,7 @@ class Run:
             "leaves": {name: describe(leaf, name) for name, leaf in leaves.items()},
             "keys": {n: str(jax.random.key_impl(x)) for n, x in leaves.items() if is_key(x)},
             "weak": [name for name, leaf in leaves.items() if getattr(leaf, "weak_type", False)],
+            "names": stored_names(state),
             "extra": dict(extra or {}),
         }
         strict_json(metadata["extra"], "extra")
@@ -306,7 +309,8 @@ class Run:
         temporary = folder.with_name(".saving")
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
-        arrays = {str(i): to_array(leaf) for i, leaf in enumerate(leaves.values())}
+        named = zip(metadata["names"], leaves.values(), strict=True)
+        arrays = {name: to_array(leaf) for name, leaf in named}
         try:
             metadata["arrays_sha256"] = write_arrays(temporary / "arrays", arrays)
             write_metadata(temporary / "checkpoint.json", metadata)
@@ -423,26 +427,78 @@ class Run:
             ValueError: if there is no checkpoint of that step, if it has another tree, shape or
                 dtype, or if it is damaged.
         """
+        last = self._metadata_of(step)
+        if last is None:
+            return None
+        step, metadata = last
+        targets = named_leaves(abstract_state)
+        described = {name: describe(leaf, name) for name, leaf in targets.items()}
+        check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
+        state = self._read_leaves(step, metadata, abstract_state, targets)
+        return Checkpoint(step, state, metadata["extra"])
+
+    def read_part(
+        self, part: str, abstract_part: PyTree, *, step: int | None = None
+    ) -> Checkpoint | None:
+        """Read a part of the state of a checkpoint, such as its parameters, and change nothing.
+
+        Args:
+            part: the attribute or key of the state that is read.
+            abstract_part: a tree with the shapes and dtypes of that part.
+            step: one of `checkpoint_steps()`; the last by default.
+
+        Returns:
+            `(step, part, extra)`, or None if there is no checkpoint.
+
+        Raises:
+            ValueError: if there is no checkpoint of that step, if its part has another tree, shape
+                or dtype, or if it is damaged.
+        """
+        last = self._metadata_of(step)
+        if last is None:
+            return None
+        step, metadata = last
+        saved: dict[str, str] = metadata["leaves"]
+        prefixes = (f"state.{part}", f"state[{part!r}]")
+        used = next((p for p in prefixes if any(_under(name, p) for name in saved)), prefixes[0])
+        within = named_leaves(abstract_part).items()
+        targets = {used + name.removeprefix("state"): leaf for name, leaf in within}
+        described = {name: describe(leaf, name) for name, leaf in targets.items()}
+        there = {name: description for name, description in saved.items() if _under(name, used)}
+        check_same_leaves(described, there, f"checkpoint {step} of {self.path}")
+        read = self._read_leaves(step, metadata, abstract_part, targets)
+        return Checkpoint(step, read, metadata["extra"])
+
+    def _metadata_of(self, step: int | None) -> tuple[int, dict[str, Any]] | None:
         steps = self.checkpoint_steps()
         require(step is None or step in steps, "step", expected=f"one of {steps}", got=step)
         if not steps:
             return None
         step = steps[-1] if step is None else step
-        metadata = self._checkpoint_metadata(step)
-        targets = named_leaves(abstract_state)
-        described = {name: describe(leaf, name) for name, leaf in targets.items()}
-        check_same_leaves(described, metadata["leaves"], f"checkpoint {step} of {self.path}")
+        return step, self._checkpoint_metadata(step)
+
+    def _read_leaves(
+        self, step: int, metadata: dict[str, Any], abstract: PyTree, targets: dict[str, Any]
+    ) -> PyTree:
+        """Read the arrays of a checkpoint; return a tree of those that are asked for."""
+        saved: dict[str, str] = metadata["leaves"]
+        numbers = [str(i) for i in range(len(saved))]  # what earlier versions called them
+        stored_as = dict(zip(saved, metadata.get("names", numbers), strict=True))
         arrays = read_arrays(
             self._checkpoint_folder(step) / "arrays",
-            list(targets.values()),
+            {stored_as[n]: targets.get(n) for n, what in saved.items() if holds_numbers(what)},
             metadata.get("arrays_sha256", {}),
         )
         leaves = [
-            to_leaf(array, target, key=metadata["keys"].get(name), weak=name in metadata["weak"])
-            for array, (name, target) in zip(arrays, targets.items(), strict=True)
+            to_leaf(
+                arrays.get(stored_as[name]),
+                target,
+                key=metadata["keys"].get(name),
+                weak=name in metadata["weak"],
+            )
+            for name, target in targets.items()
         ]
-        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
-        return Checkpoint(step, state, metadata["extra"])
+        return jax.tree.unflatten(jax.tree.structure(abstract), leaves)
 
     def checkpoint_steps(self) -> list[int]:
         """List the steps of the complete checkpoints, ascending."""
@@ -532,6 +588,11 @@ class Run:
             self._acquire()
             self._metrics = open_lines(self.path / METRICS_FILE)
         return self._metrics
+
+
+def _under(name: str, prefix: str) -> bool:
+    """Return whether a leaf is a part of the state, or in it."""
+    return name == prefix or name.startswith((f"{prefix}.", f"{prefix}["))
 
 
 def _read_json_object(file: Path) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def test_a_checkpoint_that_cannot_be_read_back_does_not_count(
         before = files(tmp_path)
         real = _checkpoints.import_extra("orbax.checkpoint", extra="run", purpose="this")
         monkeypatch.setattr(
-            real.Checkpointer, "restore", lambda *_, **__: dict.fromkeys("012", np.ones(1))
+            real.Checkpointer, "restore", lambda *_, **__: dict.fromkeys(toy_state(), np.ones(1))
         )
         with pytest.raises(OSError, match="expected what was stored there"):
             run.save(2, toy_step(toy_state()))

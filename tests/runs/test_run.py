@@ -22,7 +22,8 @@ import toy_run
 from toy_run import CONFIG, NUM_STEPS, SAVE_EVERY, outcome, toy_loop, toy_state
 
 import lnpjax.runs
-from lnpjax.runs import Run, columns, flatten, training_flops
+from lnpjax.runs import Run, _run, columns, flatten, training_flops
+from lnpjax.runs._checkpoints import stored_names
 
 # --- SIGKILL --------------------------------------------------------------------------------------
 
@@ -496,3 +497,69 @@ def test_sessions_are_apart_from_the_metrics(tmp_path: Path) -> None:
             file.write('{"kind": "sess')  # a kill in mid-write
         run.append_session({"kind": "session", "seconds": 3.0})
         assert [row["seconds"] for row in run.sessions()] == [2.0, 3.0]
+
+
+# --- what arrays are called on disk ---------------------------------------------------------------
+
+
+def named_state():
+    params = {"layers": [{"kernel": np.ones((2, 3))}, {"kernel": np.zeros(3)}], "empty": np.ones(0)}
+    return {"params": params, "step": 7}
+
+
+def test_arrays_have_their_own_names_on_disk(tmp_path):
+    checkpoint = pytest.importorskip("orbax.checkpoint")
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save(1, named_state())
+    folder = tmp_path / "run" / "checkpoints" / f"{1:010d}" / "arrays"
+    tree = checkpoint.PyTreeCheckpointer().restore(folder)
+    np.testing.assert_array_equal(tree["params"]["layers"]["0"]["kernel"], np.ones((2, 3)))
+    assert tree["step"] == 7
+
+
+def test_a_part_of_a_state_is_read_alone(tmp_path):
+    with Run.create(tmp_path / "run", {}) as run:
+        assert run.read_part("params", named_state()["params"]) is None
+        run.save(1, named_state(), {"note": "first"})
+        step, params, extra = run.read_part("params", named_state()["params"])
+        jax.tree.map(np.testing.assert_array_equal, params, named_state()["params"])
+        assert (step, extra) == (1, {"note": "first"})
+        assert run.read_part("step", 0).state == 7
+        with pytest.raises(ValueError, match=r"abstract_state: expected .*other.* is absent"):
+            run.read_part("other", {"w": np.ones(2)})
+        with pytest.raises(ValueError, match=r"expected the state of .*, where .* is float64\[0\]"):
+            run.read_part("params", {"layers": named_state()["params"]["layers"]})
+
+
+@pytest.mark.parametrize(
+    ("state", "names"),
+    [
+        (np.ones(2), ["state"]),
+        ({"a": [1, 2], "b": 3}, ["a/0", "a/1", "b"]),
+        ({"a": {"b": 1}, "a/b": 2}, ["0", "1"]),
+        ({"a": 1, "a/b": 2}, ["0", "1"]),
+        ({"": 1}, ["0"]),
+    ],
+)
+def test_names_tell_leaves_apart_or_are_numbers(state, names, tmp_path):
+    assert stored_names(state) == names
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save(1, state)
+        jax.tree.map(np.testing.assert_array_equal, run.read_checkpoint(state).state, state)
+
+
+def test_numbered_arrays_of_earlier_versions_are_read(tmp_path, monkeypatch):
+    state = named_state()
+    monkeypatch.setattr(
+        _run, "stored_names", lambda tree: [str(i) for i in range(len(jax.tree.leaves(tree)))]
+    )
+    with Run.create(tmp_path / "run", {}) as run:
+        run.save(1, state)
+    file = tmp_path / "run" / "checkpoints" / f"{1:010d}" / "checkpoint.json"
+    metadata = json.loads(file.read_text())
+    del metadata["names"], metadata["sha256"]
+    file.write_text(json.dumps(metadata))
+    with Run.open(tmp_path / "run") as run:
+        jax.tree.map(np.testing.assert_array_equal, run.restore(state).state, state)
+        params = run.read_part("params", state["params"]).state
+        jax.tree.map(np.testing.assert_array_equal, params, state["params"])
