@@ -18,6 +18,7 @@ from lnpjax._base.checks import import_extra
 from lnpjax._version import __version__
 from lnpjax.commands._exit import Exit, explain
 from lnpjax.commands.compare import Compare
+from lnpjax.commands.export import Export
 from lnpjax.commands.plot import Plot
 from lnpjax.commands.reproduce import Reproduce
 from lnpjax.commands.spectrum import Spectrum
@@ -77,7 +78,7 @@ def _command(arguments: list[str]) -> int:
         return Exit.DONE
     tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
     command = tyro.cli(
-        Train | Plot | Compare | Spectrum | Validate | Reproduce,
+        Train | Plot | Compare | Spectrum | Validate | Reproduce | Export,
         prog="lnpjax",
         description="Measure what a network is learning from, while it trains. With --debug, an "
         "error shows where it was raised.",

@@ -7,7 +7,7 @@ from lnpjax.pretraining.config import (
     PretrainConfig,
     TrainingOptions,
 )
-from lnpjax.pretraining.folders import create_run, load_same_data, open_run
+from lnpjax.pretraining.folders import create_run, load_same_data, open_run, read_model
 from lnpjax.pretraining.loop import Outcome, pretrain
 from lnpjax.pretraining.program import Experiment, cross_entropy
 
@@ -26,5 +26,6 @@ __all__ = [
     # its folder
     "create_run",
     "open_run",
+    "read_model",
     "load_same_data",
 ]

@@ -7,9 +7,12 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from flax import nnx
+
 from lnpjax._base.checks import require
 from lnpjax._version import __version__
 from lnpjax.data import Dataset
+from lnpjax.models import Llama
 from lnpjax.pretraining.config import PretrainConfig
 from lnpjax.runs import Run
 from lnpjax.runs._rows import CONFIG_FILE
@@ -85,6 +88,39 @@ def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset
     run = Run.open(path)
     config = PretrainConfig.from_json(run.config, source=str(run.path / CONFIG_FILE))
     return run, config, load_same_data(config, run.config, run.path)
+
+
+def read_model(
+    path: str | os.PathLike[str], *, step: int | None = None
+) -> tuple[Llama, PretrainConfig, int]:
+    """Read the trained model of a run; its data are not needed.
+
+    Args:
+        path: the run's folder.
+        step: one of its checkpoints; the last by default.
+
+    Returns:
+        The model, the configuration of the run, and the step.
+
+    Raises:
+        FileNotFoundError: if there is no run, or it has no checkpoint.
+        ValueError: if the folder is corrupt, or there is no checkpoint of that step.
+
+    Example:
+        >>> read_model("nowhere")
+        Traceback (most recent call last):
+            ...
+        FileNotFoundError: path: expected a run folder, got .../nowhere, which is not a folder
+    """
+    run = Run.open(path)
+    config = PretrainConfig.from_json(run.config, source=str(run.path / CONFIG_FILE))
+    structure, shapes = nnx.split(nnx.eval_shape(lambda: Llama(config.model, rngs=nnx.Rngs(0))))
+    checkpoint = run.read_part("params", shapes, step=step)
+    expected = "a run with a checkpoint"
+    got = f"none in {run.path}"
+    require(checkpoint is not None, "path", expected=expected, got=got, error=FileNotFoundError)
+    assert checkpoint is not None
+    return nnx.merge(structure, checkpoint.state), config, checkpoint.step
 
 
 def load_same_data(
