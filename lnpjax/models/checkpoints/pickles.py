@@ -40,6 +40,8 @@ _STORAGES = {
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 _COUNT_BYTES = 8
+MOST_SHARING = 4
+"""How many tensors may share their numbers, on average: tied ones do."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +133,9 @@ def read_pickle(file: Path) -> dict[Any, Any]:
         raise ValueError(f"{file}: expected {expected}, got a damaged one: {error}") from error
     got = type(content).__name__
     require(isinstance(content, dict), str(file), expected="a dictionary of tensors", got=got)
+    promised, most = sum(map(_num_bytes, content.values())), MOST_SHARING * file.stat().st_size
+    expected = f"tensors of at most {most} bytes, {MOST_SHARING} for each byte of the file"
+    require(promised <= most, str(file), expected=expected, got=f"{promised} bytes")
     return content
 
 
@@ -152,6 +157,7 @@ def _from_zip(file: Path) -> Any:
             order = archive.read(f"{folder}byteorder")
             require(order == b"little", str(file), expected="little-endian numbers", got=order)
         content = _load(BytesIO(archive.read(program)))
+    _check_nesting(content, size)
 
     def data(key: Any, dtype: np.dtype, count: int) -> Callable[[], bytes]:
         name = f"{folder}data/{key}"
@@ -186,6 +192,7 @@ def _from_stream(file: Path) -> Any:
         right = right and isinstance(machine, dict) and isinstance(keys, list)
         require(right, str(file), expected="a PyTorch file", got="another pickle")
         start, size = mapped.tell(), len(mapped)
+        _check_nesting(content, size)
         storages = {storage.key: storage for storage in _storages(content)}
         places: dict[Any, tuple[int, int]] = {}
         for key in keys:
@@ -216,6 +223,20 @@ def _load(stream: Any) -> Any:
         raise pickle.UnpicklingError(
             f"a damaged pickle ({type(error).__name__}: {error})"
         ) from error
+
+
+def _check_nesting(content: Any, size: int) -> None:
+    """Refuse containers that hold one another so often that nobody can walk through them."""
+    waiting, seen = [content], 0
+    while waiting:
+        node = waiting.pop()
+        seen += 1
+        if seen > MOST_SHARING * size:
+            raise pickle.UnpicklingError("containers that hold one another")
+        if isinstance(node, dict):
+            waiting.extend(node.values())
+        elif isinstance(node, list | tuple):
+            waiting.extend(node)
 
 
 def _read_bytes(file: Path, start: int, length: int) -> bytes:
@@ -252,6 +273,14 @@ def _with_tensors(content: Any, file: Path, data: _DATA, where: str = "") -> Any
     got = type(content).__name__
     require(plain, f"{file}: {where}value", expected="a tensor or plain value", got=got)
     return content
+
+
+def _num_bytes(content: Any) -> int:
+    if isinstance(content, StoredTensor):
+        return content.num_bytes
+    if isinstance(content, dict):
+        return sum(map(_num_bytes, content.values()))
+    return sum(map(_num_bytes, content)) if isinstance(content, list | tuple) else 0
 
 
 def _dtype(storage: _Storage, file: Path) -> np.dtype:

@@ -65,7 +65,11 @@ def describe_safetensors(file: Path) -> StoredTensors:
         header = parse_json_object(stream.read(length), str(file))
     header.pop(_METADATA, None)
     start = _LENGTH.size + length
-    return {name: _describe(file, name, entry, start, size) for name, entry in header.items()}
+    tensors = {name: _describe(file, name, entry, start, size) for name, entry in header.items()}
+    promised = sum(tensor.num_bytes for tensor in tensors.values())
+    expected = f"tensors of at most {size - start} bytes, which share none"
+    require(promised <= size - start, str(file), expected=expected, got=f"{promised} bytes")
+    return tensors
 
 
 def _describe(file: Path, name: str, entry: Any, start: int, size: int) -> StoredTensor:
@@ -85,7 +89,7 @@ def _describe(file: Path, name: str, entry: Any, start: int, size: int) -> Store
     tensor = StoredTensor(
         shape, dtype, str(file), partial(_read, file, start, offsets, dtype, shape)
     )
-    promised, given = tensor.size * dtype.itemsize, offsets[1] - offsets[0]
+    promised, given = tensor.num_bytes, offsets[1] - offsets[0]
     expected = f"{promised} bytes, as its shape {shape} of {entry['dtype']} takes"
     require(promised == given, where, expected=expected, got=given)
     return tensor

@@ -41,6 +41,11 @@ class StoredTensor:
         """How many numbers it holds."""
         return math.prod(self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes they take."""
+        return self.size * self.dtype.itemsize
+
 
 StoredTensors: TypeAlias = Mapping[str, StoredTensor]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import json
 import os
 import pickle
 import sys
@@ -312,6 +313,35 @@ def test_storages_that_the_file_does_not_hold_are_refused(tmp_path, torch):
             read_pickle(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize("legacy", [False, True])
+def test_numbers_are_not_multiplied_by_sharing_them(tmp_path, torch, legacy):
+    shared = Tensor(np.ones(1000, np.float32))
+    write(tmp_path / "model.pt", {str(i): shared for i in range(2)}, legacy=legacy)
+    assert len(read_pickle(tmp_path / "model.pt")) == 2
+    write(tmp_path / "model.pt", {str(i): shared for i in range(100)}, legacy=legacy)
+    with pytest.raises(ValueError, match=r"model.pt: expected tensors of at most \d+ bytes, 4 for"):
+        read_pickle(tmp_path / "model.pt")
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    text = json.dumps({"a": entry, "b": entry}).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(text).to_bytes(8, "little") + text + b"\0" * 8)
+    with pytest.raises(ValueError, match=r"tensors of at most 8 bytes, which share none, got 16"):
+        describe_safetensors(file)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_containers_that_hold_one_another_are_refused(tmp_path, torch, legacy):
+    laughs: list = []
+    for _ in range(60):
+        laughs = [laughs, laughs]
+    circle: dict = {}
+    circle["again"] = circle
+    for content in ({"x": laughs}, circle):
+        write(tmp_path / "model.pt", content, legacy=legacy)
+        with pytest.raises(ValueError, match=r"model.pt: .*got: containers that hold one another"):
+            read_pickle(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("header", [b"", b"{", b"[]", b'{"w": 3}'])
 def test_headers_of_safetensors_that_are_none_are_refused(tmp_path, header):
     file = tmp_path / "model.safetensors"
@@ -337,8 +367,6 @@ def test_headers_of_safetensors_that_are_none_are_refused(tmp_path, header):
     ],
 )
 def test_headers_that_promise_what_the_file_does_not_hold_are_refused(tmp_path, entry, message):
-    import json
-
     file = tmp_path / "model.safetensors"
     header = {"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]} | entry}
     text = json.dumps(header).encode()
