@@ -27,7 +27,16 @@ from lnpjax.kernel import Modes, eigenmodes, entk
 from lnpjax.parameters import by_depth
 from lnpjax.spectra import effective_rank, participation_ratio, power_law, spectral_measure
 from lnpjax.status import Status, describe_status
-from lnpjax.training import Record, Windows, instrument, instrument_nnx, log_windows
+from lnpjax.training import (
+    Record,
+    Windows,
+    accumulated,
+    at_steps,
+    every,
+    instrument,
+    instrument_nnx,
+    log_windows,
+)
 
 if _TYPE_CHECKING:
     from lnpjax import adapters as adapters
@@ -81,8 +90,11 @@ __all__ = [
     # measuring while training
     "instrument",
     "instrument_nnx",
+    "accumulated",
     "Record",
     "log_windows",
+    "every",
+    "at_steps",
     "Windows",
     # kernels and spectra
     "entk",

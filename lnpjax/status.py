@@ -34,6 +34,8 @@ class Status(enum.IntFlag):
     LOSS_NOT_A_MEAN = 2048
     IMPOSSIBLE_POSITION = 4096
     NEGATIVE_PRECONDITIONER = 8192
+    GRADIENT_MISFIT = 16384
+    NO_UPDATE = 32768
 
 
 _EXPLANATIONS = {
@@ -84,6 +86,17 @@ _EXPLANATIONS = {
     Status.NEGATIVE_PRECONDITIONER: (
         "the preconditioner has negative entries, so that J P J^T is not a kernel and its trace "
         "not a scale"
+    ),
+    Status.GRADIENT_MISFIT: (
+        "gradient_a is not the gradient of this loss on batch A at these parameters, so that "
+        "delta_loss and chi_pos are not what they should be (was it clipped, scaled, decayed or "
+        "averaged with others, or drawn with dropout or other statistics? hand over what jax.grad "
+        "gives of the loss that is measured, or leave it out)"
+    ),
+    Status.NO_UPDATE: (
+        "the update changed no parameter, so that nu compares nothing with nothing: is this a "
+        "micro-step that only accumulates its gradient (see lnpjax.accumulated), or a learning "
+        "rate of zero?"
     ),
     Status.LOSS_NOT_A_MEAN: (
         "the loss of the batch is not the mean of the losses of its samples: do targets broadcast "

@@ -71,7 +71,7 @@ def components(params: Any, x: jax.Array, y: jax.Array) -> Results:
     mask = jnp.arange(half) < half - 1
 
     def lnp(estimator: Any, **options: Any) -> lnpjax.decomposition.LNPMeasure:
-        return lnpjax.lnp(network, mean_squared_error, estimator=estimator, **options)
+        return lnpjax.lnp(network, mean_squared_error, estimator=estimator, axis_name=(), **options)
 
     after = jax.tree.map(lambda p: p * 2, params)
     ones = jax.tree.map(jnp.ones_like, params)
@@ -84,7 +84,7 @@ def components(params: Any, x: jax.Array, y: jax.Array) -> Results:
             params, batch, others, key=key, preconditioner=ones
         ),
         "global": lnp(lnpjax.GlobalHutchinson(1), wrt="second")(params, batch, key=key),
-        "split": lnpjax.lnp(SPLIT_MODEL, mean_squared_error)(
+        "split": lnpjax.lnp(SPLIT_MODEL, mean_squared_error, axis_name=())(
             SPLIT, (IDS[:half], jnp.broadcast_to(y[:half, None], (half, 3, 2))), key=key
         ),
     }
@@ -94,7 +94,7 @@ def operators(params: Any, x: jax.Array, y: jax.Array) -> Results:
     """The Jacobian, its norm and its kernel."""
     linear = lnpjax.linearize(network, params, x)
     gradient = linear.vjp(y)
-    norm = functools.partial(lnpjax.squared_jacobian_norm, network, params, x)
+    norm = functools.partial(lnpjax.squared_jacobian_norm, network, params, x, axis_name=())
     kernels = {
         method: lnpjax.entk(network, params, x, method=method, chunk_size=3)
         for method in ("contraction", "products", "batch")
@@ -134,7 +134,7 @@ def training(params: Any, x: jax.Array, y: jax.Array) -> Results:
     """A step that is measured, and one that is not."""
     step = lnpjax.instrument(
         train_step,
-        lnpjax.lnp(network, mean_squared_error, estimator=lnpjax.Exact()),
+        lnpjax.lnp(network, mean_squared_error, estimator=lnpjax.Exact(), axis_name=()),
         lnpjax.log_windows(100, width=1),
         params_of=lambda state: state["params"],
         step_of=lambda state: state["step"],

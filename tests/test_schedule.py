@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from lnpjax import Windows, log_windows
+from lnpjax import Windows, at_steps, every, log_windows
+from lnpjax.training import Schedule
 
 
 def starts_by_the_rule(max_steps, per_decade, width):
@@ -141,3 +142,53 @@ def test_a_step_may_be_held_in_a_variable():
     for step in (1.5, jnp.arange(2), None):
         with pytest.raises(TypeError, match=r"^step: expected one integer"):
             windows.active(step)
+
+
+SCHEDULES = {
+    "every": (every(7, start=3), list(range(3, 100, 7))),
+    "every step": (every(1), list(range(100))),
+    "at steps": (at_steps(np.array([40, 3, 3, 41])), [3, 40, 41]),
+    "growing": (Windows((0, 10, 50), (2, 5, 30)), [0, 1, *range(10, 15), *range(50, 80)]),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules_say_the_same_of_every_kind_of_step(name):
+    schedule, steps = SCHEDULES[name]
+    assert isinstance(schedule, Schedule)
+    assert [step for step in range(100) if schedule.active(step)] == steps
+    windows = [schedule.window(step) for step in range(100)]
+    traced = jax.jit(jax.vmap(lambda step: (schedule.active(step), schedule.window(step))))
+    active, numbers = traced(jnp.arange(100))
+    assert np.flatnonzero(active).tolist() == steps
+    assert numbers.tolist() == windows
+    seen = [window for window in windows if window >= 0]
+    assert seen == sorted(seen)
+    assert set(seen) == set(range(max(seen) + 1))
+
+
+def test_windows_grow_with_the_step():
+    windows = log_windows(10_000, per_decade=2, width=3, growth=0.2)
+    assert (
+        windows.starts == log_windows(10_000, per_decade=2, width=3).starts[: len(windows.starts)]
+    )
+    assert windows.widths == tuple(max(3, int(0.2 * start)) for start in windows.starts)
+    assert windows.steps[-1] < 10_000
+    assert log_windows(10_000, growth=0.0) == log_windows(10_000)
+
+
+def test_schedules_refuse_bad_numbers():
+    with pytest.raises(ValueError, match="interval: expected an integer >= 1, got 0"):
+        every(0)
+    with pytest.raises(ValueError, match="start: expected an integer >= 0, got -1"):
+        every(2, start=-1)
+    with pytest.raises(TypeError, match=r"starts: expected integers, got 1\.5"):
+        at_steps([1.5])
+    with pytest.raises(TypeError, match="steps: expected integers, got 5"):
+        at_steps(5)
+    with pytest.raises(ValueError, match="starts: expected strictly increasing steps >= 0"):
+        at_steps([-1, 2])
+    with pytest.raises(ValueError, match="growth: expected a number >= 0, got -1"):
+        log_windows(100, growth=-1)
+    with pytest.raises(ValueError, match="width: expected one number, or one for each of 2 starts"):
+        Windows((0, 5), (1, 2, 3))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int
 
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.printing import result
+from lnpjax.decomposition._batches import MeasuredBatch, RealUpdate
 from lnpjax.decomposition._squared_norm import Estimate, standard_error
 from lnpjax.jacobian._interaction import void_where_interacting
 from lnpjax.jacobian._probe_noise import degrees_of_freedom
@@ -153,53 +153,6 @@ class LNP(_WithIntervals):
     nu: Float[Array, ""]
     groups: dict[str, GroupLNP]
     status: Int[Array, ""]
-
-
-@dataclasses.dataclass(frozen=True)
-class MeasuredBatch:
-    """What one batch contributes.
-
-    Attributes:
-        outputs: of the network.
-        loss: the loss.
-        unit: a power of two near the largest entry of the loss gradient g, by which g and all that
-            scales with it is divided (`lnpjax._base.scaling`).
-        loss_scale: ``|g|``, in this unit.
-        gradient: ``J^T g``, in this unit.
-        sensitivity: how much g loses to rounding (`lnpjax.precision.loss_sensitivity`).
-        jacobian: ``|J|_F^2``.
-        num_samples: how many samples count.
-        num_terms: how many loss terms: all axes of the outputs but the last.
-    """
-
-    outputs: Float[Array, "batch ..."]
-    loss: Float[Array, ""]
-    unit: Float[Array, ""]
-    loss_scale: Float[Array, ""]
-    gradient: PyTree
-    sensitivity: Float[Array, ""]
-    jacobian: Estimate
-    num_samples: Float[Array, ""]
-    num_terms: Float[Array, ""]
-
-    @property
-    def done(self) -> PyTree:
-        """What is computed last; see `lnpjax._base.ordering`."""
-        return self.gradient, self.jacobian.value
-
-
-class RealUpdate(NamedTuple):
-    """How the loss on B changes over an update; NaN where none was given.
-
-    *Spectral Reach*, eq. 15.
-
-    Attributes:
-        loss_change: the change.
-        linear_change: what linearisation predicts, ``<grad_B, d theta>``.
-    """
-
-    loss_change: Float[Array, ""]
-    linear_change: Float[Array, ""]
 
 
 POSITION_ERRORS = 10

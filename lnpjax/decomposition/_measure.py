@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from lnpjax import parameters, precision
@@ -20,98 +21,37 @@ from lnpjax._base import numerics
 from lnpjax._base.checks import check_functions, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.ordering import after
-from lnpjax._base.scaling import unit_of
-from lnpjax.decomposition._components import (
-    LNP,
+from lnpjax._base.shards import AxisName, Shards, shards_over
+from lnpjax.decomposition._batches import (
+    BatchMeasure,
     MeasuredBatch,
-    RealUpdate,
-    components,
-    impossible_position,
-    with_status,
+    Point,
+    Rows,
+    gradient_misfit,
+    real_update,
 )
+from lnpjax.decomposition._components import LNP, components, impossible_position, with_status
 from lnpjax.decomposition._estimators import (
     Estimator,
     Hutchinson,
     check_estimator,
     check_estimator_key,
 )
-from lnpjax.decomposition._squared_norm import estimate_squared_norm
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import (
     as_mask,
     check_mask,
     check_training_batch,
     compute_precision,
-    evenly_spread,
     fill_masked,
     loss_status,
-    sample_losses,
     with_state,
 )
 from lnpjax.jacobian._interaction import check_interaction
 from lnpjax.jacobian._preconditioners import fit_preconditioner
-from lnpjax.status import Status, flag
+from lnpjax.status import Status
 
 Normalization: TypeAlias = Literal["sample", "token"] | None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Point:
-    """Where in parameter space is measured, and how on every batch.
-
-    Attributes:
-        params: the parameters.
-        params_after: those after the update, or `None`.
-        members: the parameter groups.
-        preconditioner: diagonal P, or `None`.
-        eps: the spacing of numbers in the network.
-    """
-
-    params: PyTree
-    params_after: PyTree | None
-    members: dict[str, tuple[int, ...]]
-    preconditioner: PyTree | None
-    eps: float
-
-
-@dataclasses.dataclass(frozen=True)
-class _Rows:
-    """A batch that has been checked.
-
-    Attributes:
-        inputs: of the network; rows that only pad the batch hold copies of a valid one.
-        targets: of the loss, filled in the same way.
-        mask: False for rows that only pad the batch; `None` where all are valid.
-        key: for what is drawn on it.
-        gradient: of its loss in the parameters, where that has been computed before.
-    """
-
-    inputs: PyTree
-    targets: PyTree
-    mask: Bool[Array, " batch"] | None
-    key: Key[Array, ""] | None
-    gradient: PyTree | None = None
-
-    def after(self, batch: MeasuredBatch) -> _Rows:
-        """Return the same rows, with which nothing is computed until another batch is done."""
-        inputs, targets = after((self.inputs, self.targets), batch.done)
-        return dataclasses.replace(self, inputs=inputs, targets=targets)
-
-
-class _LossGradient(NamedTuple):
-    """The loss, and its gradient g in the outputs.
-
-    Attributes:
-        loss: the loss.
-        values: g, over `unit`.
-        unit: a power of two, by which g is divided before it is squared.
-        scale: ``|g|``, over `unit`.
-    """
-
-    loss: Float[Array, ""]
-    values: Float[Array, "batch ..."]
-    unit: Float[Array, ""]
-    scale: Float[Array, ""]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # hashable: jit takes it whatever `wrt` holds
@@ -124,6 +64,7 @@ class LNPMeasure:
     normalization: Normalization
     groups: parameters.Grouping
     wrt: parameters.Subset
+    axis_name: AxisName
 
     @entry_point
     def __call__(
@@ -136,6 +77,7 @@ class LNPMeasure:
         mask_a: Bool[Array, " batch"] | None = None,
         mask_b: Bool[Array, " batch"] | None = None,
         gradient_a: PyTree | None = None,
+        check_gradient_a: Bool[ArrayLike, ""] = True,
         params_after: PyTree | None = None,
         preconditioner: PyTree | None = None,
         state: PyTree | None = None,
@@ -151,9 +93,12 @@ class LNPMeasure:
                 ``loss_fn`` over single valid samples.
             mask_b: boolean, False for rows of B that only pad it.
             gradient_a: the gradient of the loss on A in `params`, if it is already known (the
-                training step's own, before clipping or weight decay): saves 2/3 gradient. One that
-                is longer than the loss and the network allow is flagged; others are taken as given.
-                Under `wrt`, frozen leaves may be there, be `None`, or be left out.
+                training step's own, before clipping or weight decay, and of the batch of all
+                devices): saves 2/3 gradient where it is not checked. Under `wrt`, frozen leaves may
+                be there, be `None`, or be left out.
+            check_gradient_a: whether to compute that gradient all the same, and flag one that is
+                off by more than `GRADIENT_TOLERANCE`: clipped, decayed, scaled, drawn with dropout.
+                `instrument` asks for it once in each window.
             params_after: the parameters after the update, with or without frozen leaves; fills
                 `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
@@ -169,10 +114,11 @@ class LNPMeasure:
             TypeError, ValueError: as `lnp`.
         """
         measure = with_state(self, state)
+        shards = shards_over(self.axis_name)
         trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
         check_estimator_key(self.estimator, key)
-        keys = (None, None) if key is None else jax.random.split(key)
+        keys = (None, None) if key is None else jax.random.split(shards.key(key))
         rows_a = measure._checked(params, batch_a, "a", mask_a, keys[0])
         rows_b = None
         if batch_b is None:
@@ -181,15 +127,17 @@ class LNPMeasure:
             rows_b = measure._checked(params, batch_b, "b", mask_b, keys[1])
         if gradient_a is not None:
             gradient_a, _ = parameters.fit_parts("gradient_a", gradient_a, trainable, frozen)
-            rows_a = dataclasses.replace(rows_a, gradient=gradient_a)
+            rows_a = dataclasses.replace(
+                rows_a, gradient=gradient_a, check_gradient=check_gradient_a
+            )
         if params_after is not None:
             moved, still = parameters.fit_parts("params_after", params_after, trainable, frozen)
             params_after = parameters.combine(moved, frozen if still is None else still)
         preconditioner, negative = fit_preconditioner(preconditioner, trainable)
         eps = compute_precision(measure.apply_fn, params, rows_a.inputs)
-        point = _Point(params, params_after, members, preconditioner, eps)
-        result, status = measure._decompose(point, rows_a, rows_b)
-        return with_status(result, status | negative)
+        point = Point(params, params_after, members, preconditioner, eps)
+        result, status = measure._decompose(point, shards, rows_a, rows_b)
+        return shards.replicated(with_status(result, shards.flags(status | negative)))
 
     def _checked(
         self,
@@ -198,7 +146,7 @@ class LNPMeasure:
         name: str,
         mask: Bool[Array, " batch"] | None,
         key: Key[Array, ""] | None,
-    ) -> _Rows:
+    ) -> Rows:
         """Check a batch, and put valid rows where it was only padded."""
         mask = as_mask(mask)
         num_samples = check_training_batch(
@@ -206,17 +154,17 @@ class LNPMeasure:
         )
         valid = check_mask(f"mask_{name}", mask, num_samples)
         inputs, targets = batch if mask is None else fill_masked(tuple(batch), valid)
-        return _Rows(inputs, targets, mask, key)
+        return Rows(inputs, targets, mask, key)
 
     def _decompose(
-        self, point: _Point, rows_a: _Rows, rows_b: _Rows | None
+        self, point: Point, shards: Shards, rows_a: Rows, rows_b: Rows | None
     ) -> tuple[LNP, Int[Array, ""]]:
         """Measure one batch after the other, and put the components together."""
-        on_a = self._measured(point, rows_a)
-        on_b = None
+        measure = BatchMeasure(self.apply_fn, self.loss_fn, self.estimator, self.wrt, shards)
+        on_a, on_b = measure(point, rows_a), None
         if rows_b is not None:
             rows_b = rows_b.after(on_a)
-            on_b = self._measured(point, rows_b)
+            on_b = measure(point, rows_b)
         read, read_rows = on_b or on_a, rows_b or rows_a
         status = on_a.jacobian.status | read.jacobian.status
         if self.estimator.per_sample:
@@ -227,90 +175,14 @@ class LNPMeasure:
             read.gradient, on_a.gradient, weights=point.preconditioner
         )
         deltas = numerics.sum_groups(products, point.members)
-        update = self._real_update(point, read_rows, read)
+        update, update_status = real_update(measure, point, read_rows, read)
         result = components(point.members, deltas, self._factor(on_a, read), on_a, on_b, update)
         status |= loss_status(self.loss_fn, on_a.outputs, rows_a.targets)
         status |= self._gradient_status(point, jnp.sum(products), on_a, read)
-        if point.params_after is not None:
-            predicted = update.loss_change + update.linear_change
-            status |= flag(~jnp.isfinite(predicted), Status.NON_FINITE)
-        return result, status
-
-    def _measured(self, point: _Point, rows: _Rows) -> MeasuredBatch:
-        linearization = self.estimator.linearize(
-            self.apply_fn, point.params, rows.inputs, wrt=self.wrt
-        )
-        outputs = linearization.outputs
-        g = self._loss_gradient(outputs, rows)
-        if rows.gradient is None:
-            gradient = linearization.vjp(g.values)
-        else:
-            gradient = jax.tree.map(lambda leaf: _divided(leaf, g.unit), rows.gradient)
-        valid = check_mask("mask", rows.mask, len(outputs))
-        jacobian = estimate_squared_norm(
-            linearization,
-            self.estimator,
-            point.members,
-            key=after(rows.key, g.scale, gradient),
-            mask=valid,
-            preconditioner=point.preconditioner,
-        )
-        num_samples = jnp.sum(valid).astype(numerics.accumulation_dtype())
-        # The noise of single samples is independent: over n times as many, each of which weighs
-        # 1/n in the mean, it falls by sqrt(n). An eighth of the batch tells how large it is.
-        few = evenly_spread((outputs, rows.targets, rows.mask), max(4, len(outputs) // 8))
-        return MeasuredBatch(
-            outputs=outputs,
-            loss=g.loss.astype(numerics.accumulation_dtype()),
-            unit=g.unit,
-            loss_scale=g.scale,
-            gradient=gradient,
-            sensitivity=self._sensitivity(
-                *after(few, gradient, jacobian.value),
-                unit=g.unit,
-                gradient_norm=g.scale * math.sqrt(len(outputs) / len(few[0])),
-                eps=point.eps,
-            ),
-            jacobian=jacobian,
-            num_samples=num_samples,
-            num_terms=num_samples * math.prod(outputs.shape[1:-1]),
-        )
-
-    def _loss_gradient(self, outputs: Float[Array, "batch ..."], rows: _Rows) -> _LossGradient:
-        dtype = numerics.accumulation_dtype()
-
-        def loss_of(outputs: Array) -> Float[Array, ""]:
-            return _masked_loss(self.loss_fn, outputs, rows.targets, rows.mask)
-
-        loss, gradient = jax.value_and_grad(loss_of)(outputs)
-        # Everything scales with the loss gradient; a very small or large one is scaled to about 1.
-        unit = unit_of(gradient.astype(dtype))
-        gradient = _divided(gradient, unit)
-        scale = jnp.sqrt(numerics.accurate_sum(jnp.square(gradient.astype(dtype))))
-        return _LossGradient(loss, gradient, unit, scale)
-
-    def _sensitivity(
-        self,
-        outputs: Float[Array, "batch ..."],
-        targets: PyTree,
-        mask: Bool[Array, " batch"] | None,
-        *,
-        unit: Float[Array, ""],
-        gradient_norm: Float[Array, ""],
-        eps: float,
-    ) -> Float[Array, ""]:
-        """Return how much the loss gradient of these samples loses to rounding."""
-
-        def gradient_of(outputs: Array) -> Float[Array, "batch ..."]:
-            gradient = jax.grad(lambda f: _masked_loss(self.loss_fn, f, targets, mask))(outputs)
-            return _divided(gradient, unit)
-
-        return precision.loss_sensitivity(
-            gradient_of, outputs, gradient_of(outputs), gradient_norm=gradient_norm, eps=eps
-        )
+        return result, status | update_status
 
     def _gradient_status(
-        self, point: _Point, delta_loss: Float[Array, ""], on_a: MeasuredBatch, read: MeasuredBatch
+        self, point: Point, delta_loss: Float[Array, ""], on_a: MeasuredBatch, read: MeasuredBatch
     ) -> Int[Array, ""]:
         """Flag where rounding is an appreciable part of chi_pos, and where it is impossible."""
         norms, noises, status = [], [], jnp.int32(Status.OK)
@@ -330,6 +202,7 @@ class LNPMeasure:
             )
             norms.append(norm)
             noises.append(noise)
+            status |= gradient_misfit(batch, norm, noise)
             per_sample = self.estimator.per_sample
             status |= impossible_position(batch, squares, point.eps, per_sample=per_sample)
         error = precision.relative_error(delta_loss, *norms, *noises)
@@ -346,28 +219,6 @@ class LNPMeasure:
             return jnp.sqrt(on_a.num_terms * read.num_terms)
         return jnp.ones((), numerics.accumulation_dtype())
 
-    def _real_update(self, point: _Point, rows: _Rows, batch: MeasuredBatch) -> RealUpdate:
-        """Return the change of the loss over the update, and its prediction.
-
-        *Spectral Reach*, eq. 15. Both losses are taken on B: the paper's eq. 14 subtracts the loss
-        on A instead, which would leave the difference between the batches in nu.
-        """
-        dtype = numerics.accumulation_dtype()
-        if point.params_after is None:
-            return RealUpdate(jnp.full((), jnp.nan, dtype), jnp.full((), jnp.nan, dtype))
-        rows = rows.after(batch)
-        updated = self.estimator.linearize(
-            self.apply_fn, point.params_after, rows.inputs, wrt=self.wrt
-        )
-        loss_after = _masked_loss(self.loss_fn, updated.outputs, rows.targets, rows.mask)
-        new, old = (
-            parameters.widened(parameters.partition(params, self.wrt)[0])
-            for params in (point.params_after, point.params)
-        )
-        difference = jax.tree.map(jnp.subtract, new, old)
-        linear = jnp.sum(numerics.leaf_inner_products(batch.gradient, difference)) * batch.unit
-        return RealUpdate(loss_after.astype(dtype) - batch.loss, linear)
-
 
 def lnp(
     apply_fn: ApplyFn,
@@ -377,6 +228,7 @@ def lnp(
     normalization: Normalization = "sample",
     groups: parameters.Grouping = None,
     wrt: parameters.Subset = None,
+    axis_name: AxisName = None,
 ) -> LNPMeasure:
     """Make a measurement of the LNP components.
 
@@ -407,6 +259,10 @@ def lnp(
         groups: the parameter groups (`lnpjax.parameters.group_leaves`); `None` for the top-level
             modules.
         wrt: the trainable subset (`lnpjax.parameters.partition`); everything if `None`.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of A and of B, of equal sizes: the components are then those of the whole batches,
+            the same on every device. ``()`` for components of each device's own. Of no use
+            elsewhere: `jit` sees whole batches.
 
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key) -> LNP``; see
@@ -414,14 +270,15 @@ def lnp(
 
     Raises:
         TypeError: if `apply_fn` or `loss_fn` is not a function, or `estimator` not an estimator.
-        ValueError: if `normalization` is unknown; when called, for bad input, such as a
+        ValueError: if `normalization` is unknown; when called, inside `jax.shard_map` or
+            `jax.pmap` without `axis_name`; for bad input, such as a
             preconditioner below zero, before anything is computed; and, outside `jit`, where
             samples interact (inside, `status` says so).
 
     Cost: with `Hutchinson(1)`, in gradients: 5/3 where A = B, 10/3 for a cross batch, 8/3 if A's
-    gradient is handed over; less where norms are computed without gradients (`lnpjax.jacobian`),
-    and a forward pass more per batch under a preconditioner, which needs gradients. Memory: that of
-    the larger batch's pass, since A is done with before B begins.
+    gradient is handed over and not checked; less where norms are computed without gradients
+    (`lnpjax.jacobian`), and a forward pass more per batch under a preconditioner, which needs
+    gradients. Memory: that of the larger batch's pass, since A is done with before B begins.
 
     Example:
         >>> key = jax.random.key(0)
@@ -442,21 +299,4 @@ def lnp(
     )
     check_estimator(estimator)
     check_functions(apply_fn=apply_fn, loss_fn=loss_fn)
-    return LNPMeasure(apply_fn, loss_fn, estimator, normalization, groups, wrt)
-
-
-def _divided(array: Array, unit: Float[Array, ""]) -> Array:
-    """Return the array over a unit, divided in the dtype of the unit."""
-    return (array.astype(unit.dtype) / unit).astype(array.dtype)
-
-
-def _masked_loss(
-    loss_fn: LossFn,
-    outputs: Float[Array, "batch ..."],
-    targets: PyTree,
-    mask: Bool[Array, " batch"] | None,
-) -> Float[Array, ""]:
-    if mask is None:
-        return loss_fn(outputs, targets)
-    losses = sample_losses(loss_fn, outputs, targets)
-    return jnp.sum(jnp.where(mask, losses, 0)) / jnp.sum(mask)
+    return LNPMeasure(apply_fn, loss_fn, estimator, normalization, groups, wrt, axis_name)

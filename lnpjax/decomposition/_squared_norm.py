@@ -12,6 +12,7 @@ from lnpjax._base import numerics
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.printing import result
+from lnpjax._base.shards import AxisName, Shards, shards_over
 from lnpjax.decomposition._estimators import (
     Estimator,
     Hutchinson,
@@ -123,6 +124,7 @@ def squared_jacobian_norm(
     groups: parameters.Grouping = None,
     mask: Bool[Array, " batch"] | None = None,
     preconditioner: PyTree | None = None,
+    axis_name: AxisName = None,
 ) -> Estimate:
     """Estimate ``|J|_F^2 = Tr(Theta)``, the squared norm of the Jacobian over a batch.
 
@@ -139,6 +141,8 @@ def squared_jacobian_norm(
         mask: boolean ``(B,)``, False for rows that only pad the batch. Such rows count for nothing.
         preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters, for
             ``Tr(J P J^T)``.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axes over which devices hold parts of
+            the batch; see `lnpjax.lnp`.
 
     Returns:
         An `Estimate`.
@@ -156,6 +160,7 @@ def squared_jacobian_norm(
         >>> float(norm.value) == 2 * float((inputs**2).sum())
         True
     """
+    shards = shards_over(axis_name)
     trainable, _ = parameters.partition(params, wrt)
     members = parameters.group_leaves(trainable, groups)
     check_estimator(estimator)
@@ -173,13 +178,16 @@ def squared_jacobian_norm(
         linearization,
         estimator,
         members,
-        key=key,
+        key=None if key is None else shards.key(key),
         mask=valid,
         preconditioner=preconditioner,
+        shards=shards,
     )
     finite = jnp.all(jnp.isfinite(outputs))
     status = estimate.status | interact | negative | flag(~finite, Status.NON_FINITE)
-    return void_where_interacting(dataclasses.replace(estimate, status=status), status)
+    status = shards.flags(status)
+    estimate = dataclasses.replace(estimate, status=status)
+    return shards.replicated(void_where_interacting(estimate, status))
 
 
 def estimate_squared_norm(
@@ -190,15 +198,21 @@ def estimate_squared_norm(
     key: Key[Array, ""] | None,
     mask: Bool[Array, " batch"],
     preconditioner: PyTree | None = None,
+    shards: Shards,
 ) -> Estimate:
-    """Estimate the squared norm over a batch that ``estimator.linearize`` has linearised."""
+    """Estimate the squared norm over a batch that ``estimator.linearize`` has linearised.
+
+    Where devices hold parts of it (`shards`), the draws are few numbers for each sample: every
+    device gets those of all, and goes on as if it had drawn them.
+    """
     draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
     if estimator.per_sample:
-        draws, rows = jnp.where(mask[:, None, None], draws, 0), mask
+        draws = shards.rows(jnp.where(mask[:, None, None], draws, 0))
+        rows = shards.rows(mask)
         per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)
     else:
-        rows = jnp.ones(1, bool)
-        per_sample = jnp.full(mask.shape, jnp.nan, draws.dtype)
+        draws, rows = shards.total(draws), jnp.ones(1, bool)
+        per_sample = jnp.full(mask.shape[0] * shards.count, jnp.nan, draws.dtype)
     exact = exact_leaves(estimator, linearization, draws.shape[2])
     noise = probe_noise(draws, members, rows, exact)
     parts = numerics.sum_groups(jnp.sum(jnp.mean(draws, axis=1), axis=0), members)

@@ -1,0 +1,180 @@
+"""Inside `jax.shard_map` and `jax.pmap`: one measurement of what all devices hold, or an error."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import lnpjax
+from lnpjax._base.shards import shards_over
+
+NUM_DEVICES = min(4, jax.device_count())
+several = pytest.mark.skipif(NUM_DEVICES < 4, reason="test_on_four_devices runs it on four")
+ROWS = 4 * NUM_DEVICES
+SHARED, SPREAD = PartitionSpec(), PartitionSpec("data")
+
+
+def apply_fn(params, x):
+    return jnp.tanh(x @ params["first"]) @ params["second"]
+
+
+def loss_fn(outputs, targets):
+    return jnp.mean((outputs - targets) ** 2)
+
+
+def setting(seed=0):
+    keys = jax.random.split(jax.random.key(seed), 6)
+    params = {
+        "first": jax.random.normal(keys[0], (3, 5)),
+        "second": jax.random.normal(keys[1], (5, 2)),
+    }
+    a, b = (
+        (jax.random.normal(k, (ROWS, 3)), jax.random.normal(jax.random.fold_in(k, 1), (ROWS, 2)))
+        for k in keys[2:4]
+    )
+    # Devices hold parts that differ in size as much as in kind.
+    scale = jnp.repeat(2.0 ** jnp.arange(NUM_DEVICES), 4)[:, None]
+    rows = jnp.where(jnp.arange(ROWS) // 4 % 2 == 0, 1.0, 3.0)[:, None]
+    return params, (rows * a[0], scale * a[1]), b
+
+
+def mesh():
+    return jax.make_mesh((NUM_DEVICES,), ("data",), axis_types=(AxisType.Auto,))
+
+
+def sharded(function, **options):
+    """Run on parts of the last two arguments; results must be the same on all devices."""
+    return jax.jit(
+        jax.shard_map(
+            function, mesh=mesh(), in_specs=(SHARED, SPREAD, SPREAD), out_specs=SHARED, **options
+        )
+    )
+
+
+def assert_close(results, expected, tolerance):
+    for (path, leaf), like in zip(
+        jax.tree_util.tree_leaves_with_path(results), jax.tree.leaves(expected), strict=True
+    ):
+        np.testing.assert_allclose(
+            leaf, like, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+@several
+@pytest.mark.parametrize("checked", [True, False], ids=["vma", "no vma"])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+def test_parts_together_are_what_the_whole_batch_is(x64, checked, masked):
+    params, batch_a, batch_b = setting()
+    after = jax.tree.map(lambda leaf: 0.9 * leaf, params)
+    mask = jnp.arange(ROWS) % 3 > 0 if masked else jnp.ones(ROWS, bool)
+
+    def measured(params, batch_a, batch_b, axis_name=None):
+        measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name=axis_name)
+        (inputs, targets, keep) = batch_a
+        masks = {"mask_a": keep} if masked else {}
+        return measure(params, (inputs, targets), batch_b, params_after=after, **masks)
+
+    whole = measured(params, (*batch_a, mask), batch_b)
+    parts = sharded(functools.partial(measured, axis_name="data"), check_vma=checked)(
+        params, (*batch_a, mask), batch_b
+    )
+    assert_close(parts, whole, 1e-10)
+    assert int(parts.status) == 0
+
+
+@several
+def test_under_pmap(x64):
+    params, batch_a, batch_b = setting()
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
+    split = jax.tree.map(
+        lambda leaf: leaf.reshape(NUM_DEVICES, -1, *leaf.shape[1:]), (batch_a, batch_b)
+    )
+    parts = jax.pmap(measure, axis_name="data", in_axes=(None, 0, 0))(params, *split)
+    whole = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact())(params, batch_a, batch_b)
+    everywhere = jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_DEVICES), whole)
+    assert_close(parts, everywhere, 1e-10)
+
+
+@several
+@pytest.mark.parametrize(
+    "estimator", [lnpjax.Hutchinson(2), lnpjax.GlobalHutchinson(2)], ids=["samples", "batch"]
+)
+def test_draws_of_all_devices_are_unbiased_and_know_their_error(estimator):
+    params, (inputs, _), _ = setting()
+    exact = float(
+        lnpjax.squared_jacobian_norm(apply_fn, params, inputs, estimator=lnpjax.Exact()).value
+    )
+
+    def draw(params, x, keys):
+        def one(data):
+            key = jax.random.wrap_key_data(data)
+            estimate = lnpjax.squared_jacobian_norm(
+                apply_fn, params, x, estimator=estimator, key=key, axis_name="data"
+            )
+            return estimate.value, estimate.sem
+
+        return jax.lax.map(one, keys)
+
+    keys = jax.random.key_data(jax.random.split(jax.random.key(1), 200))
+    spec = (SHARED, SPREAD, SHARED)
+    run = jax.shard_map(draw, mesh=mesh(), in_specs=spec, out_specs=SHARED)
+    values, sems = jax.jit(run)(params, inputs, keys)
+    spread = np.std(values) / np.sqrt(len(values))
+    assert abs(np.mean(values) - exact) < 4 * spread
+    assert abs(1.5 * np.mean(values) - exact) > 4 * spread  # the control
+    # Devices that drew alike would know less than they say.
+    assert np.sqrt(np.mean(np.square(sems))) == pytest.approx(float(np.std(values)), rel=0.25)
+
+
+@pytest.mark.skipif(NUM_DEVICES == 4, reason="the tests of this file have seen four")
+def test_on_four_devices():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        env=os.environ | {"XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_an_axis_that_is_not_named_is_an_error():
+    params, batch_a, batch_b = setting()
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact())
+    message = "axis_name: expected 'data', .* got None inside jax.shard_map or jax.pmap over 'data'"
+    with pytest.raises(ValueError, match=message):
+        sharded(measure)(params, batch_a, batch_b)
+    with pytest.raises(ValueError, match=r"axis_name: expected among the axes .*, got 'model'"):
+        sharded(lnpjax.lnp(apply_fn, loss_fn, axis_name="model"))(params, batch_a, batch_b)
+    with pytest.raises(ValueError, match=r"axis_name: expected None outside of .*, got 'data'"):
+        lnpjax.lnp(apply_fn, loss_fn, axis_name="data")(params, batch_a, batch_b)
+
+
+@several
+def test_one_device_of_all_is_enough_to_flag():
+    """Samples that are not finite, on the last device alone."""
+    params, (inputs, targets), batch_b = setting()
+    broken = (inputs.at[-1].set(jnp.inf), targets)
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
+    status = int(sharded(measure)(params, broken, batch_b).status)
+    assert status & lnpjax.Status.NON_FINITE
+
+
+@several
+def test_flags_of_parts_are_joined():
+    def joined(params, x, y):
+        del params, y
+        status = jnp.where(jax.lax.axis_index("data") == 0, 5, 1024).astype(jnp.int32)
+        return shards_over("data").flags(status + 0 * x[0, 0].astype(jnp.int32))
+
+    rows = jnp.zeros((ROWS, 1))
+    assert int(sharded(joined)(0.0, rows, rows)) == (5 | 1024)
