@@ -5,7 +5,6 @@ Start with `lnp`, which makes a measurement, and `instrument`, which puts it int
 
 import warnings as _warnings
 from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 import jaxlib as _jaxlib
@@ -52,6 +51,7 @@ if _TYPE_CHECKING:
     from lnpjax import plotting as plotting
     from lnpjax import precision as precision
     from lnpjax import pretraining as pretraining
+    from lnpjax import recording as recording
     from lnpjax import runs as runs
     from lnpjax import sharding as sharding
     from lnpjax import shells as shells
@@ -60,6 +60,7 @@ if _TYPE_CHECKING:
     from lnpjax import theory as theory
     from lnpjax import training as training
     from lnpjax import validation as validation
+    from lnpjax.recording import Recorder as Recorder
 
 if _jaxlib.__version__ == "0.10.2":
     _warnings.warn(
@@ -92,6 +93,7 @@ __all__ = [
     "instrument_nnx",
     "accumulated",
     "Record",
+    "Recorder",
     "log_windows",
     "every",
     "at_steps",
@@ -121,6 +123,7 @@ __all__ = [
     "plotting",
     "precision",
     "pretraining",
+    "recording",
     "runs",
     "sharding",
     "shells",
@@ -132,8 +135,10 @@ __all__ = [
     "__version__",
 ]
 
-# The public names that nothing above has loaded.
-_NAMESPACES = frozenset(__all__) - frozenset(globals())
+# Public names that stand in a namespace which nothing above has loaded.
+_LATER = {"Recorder": "lnpjax.recording"}
+# The namespaces that nothing above has loaded.
+_NAMESPACES = frozenset(__all__) - frozenset(globals()) - frozenset(_LATER)
 
 # Where the names stand that were at top level before there were namespaces.
 _MOVED = {
@@ -266,10 +271,12 @@ _MOVED = {
 
 if not _TYPE_CHECKING:
 
-    def __getattr__(name: str) -> _ModuleType:
-        """Load a namespace when it is first used."""
+    def __getattr__(name: str) -> object:
+        """Load a namespace when it, or a name that stands in it, is first used."""
         if name in _NAMESPACES:
             return _import_module(f"lnpjax.{name}")
+        if name in _LATER:
+            return getattr(_import_module(_LATER[name]), name)
         place = f": it is {_MOVED[name]} now" if name in _MOVED else ""
         raise AttributeError(f"module 'lnpjax' has no attribute {name!r}{place}", name=name)
 

@@ -73,7 +73,7 @@ def test_an_accumulated_step_is_measured_on_all_that_its_update_is_made_of(x64):
     predicted = -0.05 * float(measurement.delta_loss)
     assert float(measurement.loss_change) == pytest.approx(float(change), rel=1e-9)
     assert float(measurement.linear_change) == pytest.approx(predicted, rel=1e-6)
-    assert abs(float(measurement.nu)) < 0.2 * abs(float(measurement.loss_change))
+    assert float(measurement.nu) == pytest.approx(float(change) - predicted, rel=1e-6)
     assert float(metrics["loss"]) == pytest.approx(float(measurement.loss_a), rel=1e-12)
 
 

@@ -282,22 +282,23 @@ CASES = {
     "outputs a dict": (
         lambda: norm(lambda p, x: {"logits": network(p, x)}),
         TypeError,
-        r"^outputs: expected one array .*\['logits'\]; select it: apply_fn=lambda.*\['logits'\]$",
+        r"^outputs: expected one array .*\['logits'\]; select it: apply_fn=lambda.*\['logits'\]; "
+        r"for all of them together, lnpjax.jacobian.join_outputs$",
     ),
     "outputs a dict (lnp)": (
         lambda: lnp(lambda p, x: {"logits": network(p, x)}),
         TypeError,
-        r"^outputs: .*select it.*\['logits'\]$",
+        r"^outputs: .*select it.*\['logits'\]; for all",
     ),
     "outputs a dict (linearize)": (
         lambda: linearize(lambda p, x: {"logits": network(p, x)}),
         TypeError,
-        r"^outputs: .*select it.*\['logits'\]$",
+        r"^outputs: .*select it.*\['logits'\]; for all",
     ),
     "outputs a tuple": (
         lambda: norm(lambda p, x: (network(p, x), x)),
         TypeError,
-        r"^outputs: .*a tuple of 2; select it: .*\[0\]$",
+        r"^outputs: .*a tuple of 2; select it: .*\[0\]; for all",
     ),
     "outputs a dataclass": (
         lambda: norm(lambda p, x: Output(network(p, x))),
@@ -597,7 +598,7 @@ CASES = {
                 params_of=lambda state: state,
             ),
             TypeError,
-            r"^windows: expected Windows, such as lnpjax.log_windows\(max_steps\) or",
+            r"^windows: expected a schedule, such as lnpjax.log_windows\(max_steps\) or",
         )
         for windows in ([0, 10], 100, None)
     },

@@ -26,7 +26,7 @@ LEVELS = {
             "adapters precision training",
             "decomposition models",
             "spectra",
-            "comparison kernel lens",
+            "comparison kernel lens recording",
             "pretraining shells theory",
             "plotting validation",
             "experiments",

@@ -6,12 +6,13 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 from lnpjax._base.checks import check_count, import_extra, require
 from lnpjax.runs import Row, Run
-from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE, SHARED
+from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE, SHARED, STEP
 
 NEEDED = {
     "train": ("loss",),
@@ -20,6 +21,7 @@ NEEDED = {
 }
 """Numbers without which rows of a kind cannot be shown."""
 COUNTS = tuple(field.name for field in SHARED)
+"""What every row counts; tokens and FLOPs, unless all rows of a run leave them open."""
 SECTIONS = ("model", "data", "training", "measurement")
 
 
@@ -35,8 +37,10 @@ def open_to_read(folder: str | os.PathLike[str], *, curves: bool = True) -> Run:
         OSError: if the run cannot be read.
     """
     run = Run.open(folder)
-    for number, row in enumerate(run.rows() if curves else [], 1):
-        for name in _lacking(row):
+    rows = run.rows() if curves else []
+    open_counts = {name for name in COUNTS if all(_is_open(row, name) for row in rows)}
+    for number, row in enumerate(rows, 1):
+        for name in set(_lacking(row)) - open_counts:
             expected = f"a number as {name!r} of this {row['kind']} row"
             where = f"{run.path / METRICS_FILE}, line {number}"
             require(False, where, expected=expected, got=repr(row.get(name)))
@@ -57,6 +61,12 @@ def warn_of_changed_rows(*runs: Run) -> None:
             run.check_rows()
         except ValueError as error:
             warnings.warn(f"{error}; shown as they are", stacklevel=2)
+
+
+def _is_open(row: Row, count: str) -> bool:
+    """Return whether a row says that it does not know a count."""
+    value = row.get(count)
+    return count != STEP.name and isinstance(value, float) and isnan(value)
 
 
 def _lacking(row: Row) -> Iterator[str]:

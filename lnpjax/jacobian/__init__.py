@@ -3,7 +3,7 @@
 from lnpjax.jacobian._contract import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._linearize import Linearization, linearize
 from lnpjax.jacobian._observables import observable, residual, token_surprisal
-from lnpjax.jacobian._outputs import OutputSubset, select_outputs
+from lnpjax.jacobian._outputs import OutputSubset, join_outputs, select_outputs
 from lnpjax.jacobian._split import SplitModel
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "residual",
     "token_surprisal",
     "select_outputs",
+    "join_outputs",
     "OutputSubset",
     # what every measure takes
     "ApplyFn",

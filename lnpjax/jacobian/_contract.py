@@ -112,7 +112,8 @@ def check_batch(
         Traceback (most recent call last):
             ...
         TypeError: outputs: expected one array (B, ...) from apply_fn, got dict with keys
-        ['logits']; select it: apply_fn=lambda params, inputs: model(params, inputs)['logits']
+        ['logits']; select it: apply_fn=lambda params, inputs: model(params, inputs)['logits']; for
+        all of them together, lnpjax.jacobian.join_outputs
     """
     leaves = jax.tree_util.tree_flatten_with_path(inputs)[0]
     require(bool(leaves), argument, expected="a pytree with at least one array", got=repr(inputs))
@@ -519,12 +520,13 @@ def typical_size(sizes: Float[Array, " n"]) -> Float[Array, ""]:
 
 
 def _described(outputs: Any) -> str:
+    together = "; for all of them together, lnpjax.jacobian.join_outputs"
     hint = "select it: apply_fn=lambda params, inputs: model(params, inputs)"
     if isinstance(outputs, dict):
         keys = list(outputs)
-        return f"dict with keys {keys}; {hint}[{keys[0]!r}]" if keys else "an empty dict"
+        return f"dict with keys {keys}; {hint}[{keys[0]!r}]{together}" if keys else "an empty dict"
     if isinstance(outputs, tuple) and not hasattr(outputs, "_fields"):
-        return f"a tuple of {len(outputs)}; {hint}[0]"
+        return f"a tuple of {len(outputs)}; {hint}[0]{together}"
     fields = getattr(outputs, "_fields", None) or [
         field.name for field in getattr(outputs, "__dataclass_fields__", {}).values()
     ]

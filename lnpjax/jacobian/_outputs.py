@@ -1,4 +1,4 @@
-"""A chosen part of a network's outputs, as a network of its own.
+"""Other outputs of a network: a chosen part, or those of several heads as one vector.
 
 Explicit kernels grow with the square of the number of outputs. *Spectral Reach* (app. D.5)
 therefore keeps K vocabulary entries at S positions of a language model, and nothing else.
@@ -6,15 +6,18 @@ therefore keeps K vocabulary entries at S positions of a language model, and not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from lnpjax import parameters
 from lnpjax._base.checks import require
-from lnpjax.jacobian._contract import ApplyFn
+from lnpjax.jacobian._contract import ApplyFn, LossFn
 
 Indices: TypeAlias = Sequence[int] | Int[np.ndarray, " index"] | None
 OutputSubset: TypeAlias = Indices | tuple[Indices, ...]
@@ -46,6 +49,70 @@ def select_outputs(
     for axis, indices in enumerate(_indices_by_axis(jnp.shape(values)[1:], outputs)):
         values = values if indices is None else jnp.take(values, indices, axis=axis + 1)
     return jnp.reshape(values, (jnp.shape(values)[0], -1))
+
+
+def join_outputs(
+    model: Callable[[PyTree, PyTree], PyTree],
+    loss_fn: Callable[[PyTree, PyTree], Array],
+    params: PyTree,
+    inputs: PyTree,
+) -> tuple[ApplyFn, LossFn]:
+    """Join the outputs of a network with several, such as heads, into one vector per sample.
+
+    The kernel of all outputs together is what a loss on all of them trains with: measured one by
+    one, heads would not show what they share.
+
+    Args:
+        model: ``model(params, inputs)`` gives a pytree of arrays, each ``(B, ...)``.
+        loss_fn: ``loss_fn(outputs, targets)`` takes such a pytree; a mean over samples.
+        params: of the model, for the shapes of its outputs; nothing is computed.
+        inputs: a batch, for the same.
+
+    Returns:
+        ``(apply_fn, loss_fn)`` as every measure takes them, with outputs ``(B, m)``: all leaves,
+        in the order of `jax.tree.leaves`, promoted to one dtype.
+
+    Raises:
+        TypeError: if an output is not a floating-point array.
+        ValueError: if one does not have a row for each sample.
+
+    Example:
+        >>> def actor_critic(params, x):
+        ...     return {"policy": x @ params["policy"], "value": (x @ params["value"])[:, 0]}
+        >>> def loss(outputs, targets):
+        ...     return jnp.mean(jnp.square(outputs["value"] - targets)) + outputs["policy"].mean()
+        >>> params = {"policy": jnp.ones((3, 2)), "value": jnp.ones((3, 1))}
+        >>> apply_fn, loss_fn = join_outputs(actor_critic, loss, params, jnp.ones((4, 3)))
+        >>> outputs = apply_fn(params, jnp.ones((4, 3)))
+        >>> outputs.shape, float(loss_fn(outputs, jnp.zeros(4)))
+        ((4, 3), 12.0)
+    """
+    structure: Any
+    shapes, structure = jax.tree.flatten(jax.eval_shape(model, params, inputs))
+    size = jnp.shape(jax.tree.leaves(inputs)[0])[0]
+    for path, shape in zip(parameters.paths(structure.unflatten(shapes)), shapes, strict=True):
+        name = f"outputs/{path}".rstrip("/")
+        floating = jnp.issubdtype(shape.dtype, jnp.floating)
+        expected = "a floating-point array"
+        require(floating, name, expected=expected, got=f"dtype {shape.dtype}", error=TypeError)
+        rows = shape.ndim > 0 and shape.shape[0] == size
+        expected = f"a first axis of {size}, the number of samples"
+        require(rows, name, expected=expected, got=f"shape {shape.shape}")
+    widths = [math.prod(shape.shape[1:]) for shape in shapes]
+
+    def apply_fn(params: PyTree, inputs: PyTree) -> Float[Array, "batch m"]:
+        leaves = jax.tree.leaves(model(params, inputs))
+        return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)
+
+    def joined_loss(outputs: Float[Array, "batch m"], targets: PyTree) -> Float[Array, ""]:
+        parts = jnp.split(outputs, np.cumsum(widths)[:-1], axis=1)
+        leaves = [
+            part.reshape(-1, *shape.shape[1:]).astype(shape.dtype)
+            for part, shape in zip(parts, shapes, strict=True)
+        ]
+        return loss_fn(structure.unflatten(leaves), targets)
+
+    return apply_fn, joined_loss
 
 
 def restrict(apply_fn: ApplyFn, outputs: OutputSubset) -> ApplyFn:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from lnpjax.plotting._style import (
     saved,
 )
 from lnpjax.runs import Row, Run, columns, exponential_moving_average
-from lnpjax.runs._rows import FLOPS, ROWS
+from lnpjax.runs._rows import FLOPS, ROWS, STEP, Field
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -107,6 +107,8 @@ def plot_components(
 ) -> Figure:
     """Draw loss, chi_loss, chi_net and chi_pos over training compute (*Spectral Reach*, D.4).
 
+    Where the rows of a run do not say how much that was, over the number of steps.
+
     The components are shown as in C.1 of the paper: the first 40 measured steps one by one, then a
     mean per window. Bands are 95 % intervals over the probes, where the rows give standard errors
     (taken as exact in older rows, which lack their degrees of freedom). Where chi_pos is negative,
@@ -135,6 +137,7 @@ def plot_components(
         ('training compute 6 N D (FLOPs)', 'loss (nats)')
     """
     rows_by_label = _rows_by_label(runs)
+    x = _horizontal(rows_by_label.values())
     figure = new_figure(figsize=(11, 8))
     axes = dict(zip(_PANELS, figure.subplots(2, 2).flat, strict=True))
     colours = palette(len(rows_by_label))
@@ -142,11 +145,11 @@ def plot_components(
         measured = columns(rows, "lnp")
         for panel, ax in axes.items():
             if panel.column == "loss":
-                _plot_loss(ax, rows, label, colour)
+                _plot_loss(ax, rows, x, label, colour)
             elif panel.column in measured:
-                _plot_measured(ax, measured, panel.column, label, colour)
+                _plot_measured(ax, measured, x, panel.column, label, colour)
     for panel, ax in axes.items():
-        dress(ax, panel, xlabel=FLOPS.label)
+        dress(ax, panel, xlabel=x.label)
     figure.suptitle("LNP decomposition of the loss change over training", fontweight="bold")
     add_legend(figure, len(rows_by_label))
     return saved(figure, path)
@@ -178,23 +181,24 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
     measured = run.columns("lnp")
     groups = _group_names(measured)
     require(bool(groups), "run", expected='"lnp" rows that have groups', got=f"none in {run.path}")
+    x = _horizontal([run.rows("lnp")])
     figure = new_figure(figsize=(11, 4.6))
     position, share = figure.subplots(1, 2)
     for group, colour in zip(groups, palette(len(groups)), strict=True):
-        of_group = {name: measured[name] for name in ("step", "window", "flops")} | {
+        of_group = {name: measured[name] for name in ("step", "window", x.name)} | {
             "chi_pos": measured[f"groups/{group}/chi_pos"],
             "share": measured[f"groups/{group}/chi_net"] / measured["chi_net"],
         }
-        _plot_measured(position, of_group, "chi_pos", group, colour)
-        _plot_measured(share, of_group, "share", group, colour)
+        _plot_measured(position, of_group, x, "chi_pos", group, colour)
+        _plot_measured(share, of_group, x, "share", group, colour)
     chi_pos, chi_net = (ROWS["lnp"].field(name) for name in ("chi_pos", "chi_net"))
     title = f"Spectral position {chi_pos.symbol} of each group"
     caption = f"{chi_pos.definition}, in the group's own eNTK; lower is deeper"
-    dress(position, Panel("chi_pos", title, caption, chi_pos.label), xlabel=FLOPS.label)
+    dress(position, Panel("chi_pos", title, caption, chi_pos.label), xlabel=x.label)
     title = f"Share of {chi_net.symbol}"
     caption = "how much of the network's response to its parameters is this group's"
     label = f"{chi_net.symbol} of the group / of the network"
-    dress(share, Panel("share", title, caption, label), xlabel=FLOPS.label)
+    dress(share, Panel("share", title, caption, label), xlabel=x.label)
     figure.suptitle(f"Parameter groups of {_label(run)}", fontweight="bold")
     add_legend(figure, len(groups))
     return saved(figure, path)
@@ -237,27 +241,34 @@ def plot_run(run: Run) -> Path:
     return path
 
 
-def _plot_loss(ax: Axes, rows: Sequence[Row], label: str, colour: Any) -> None:
+def _horizontal(of_runs: Iterable[Sequence[Row]]) -> Field:
+    """Return what to draw over: compute, or steps where a run does not say."""
+    drawn = [row for rows in of_runs for row in rows if row["kind"] in {"train", "lnp"}]
+    known = all(math.isfinite(row.get(FLOPS.name) or math.nan) for row in drawn)
+    return FLOPS if known else STEP
+
+
+def _plot_loss(ax: Axes, rows: Sequence[Row], x: Field, label: str, colour: Any) -> None:
     train, validation = columns(rows, "train"), columns(rows, "validation")
     if train:
-        ax.plot(train["flops"], train["loss"], color=colour, linewidth=0.5, alpha=0.3)
+        ax.plot(train[x.name], train["loss"], color=colour, linewidth=0.5, alpha=0.3)
         smooth = exponential_moving_average(train["loss"])
-        ax.plot(train["flops"], smooth, color=colour, linewidth=1.8, label=label)
+        ax.plot(train[x.name], smooth, color=colour, linewidth=1.8, label=label)
     if validation:
-        x, y = validation["flops"], validation["loss"]
-        ax.plot(x, y, "o", color=colour, markersize=4.5, markeredgecolor="white")
+        places, losses = validation[x.name], validation["loss"]
+        ax.plot(places, losses, "o", color=colour, markersize=4.5, markeredgecolor="white")
 
 
 def _plot_measured(
-    ax: Axes, measured: Mapping[str, np.ndarray], column: str, label: str, colour: Any
+    ax: Axes, measured: Mapping[str, np.ndarray], x: Field, column: str, label: str, colour: Any
 ) -> None:
     """Draw one curve with its band; negative means as hollow triangles at their size."""
-    flops = window_average(measured["step"], measured["window"], measured["flops"])[1]
+    places = window_average(measured["step"], measured["window"], measured[x.name])[1]
     values = window_average(measured["step"], measured["window"], measured[column])[1]
     negative = values < 0
     positive = np.where(negative, math.nan, values)
-    ax.plot(flops, positive, "o-", color=colour, markersize=3, linewidth=1.5, label=label)
-    ax.plot(flops[negative], -values[negative], "v", color=colour, fillstyle="none", markersize=6)
+    ax.plot(places, positive, "o-", color=colour, markersize=3, linewidth=1.5, label=label)
+    ax.plot(places[negative], -values[negative], "v", color=colour, fillstyle="none", markersize=6)
     if f"{column}_sem" in measured:
         parts = _shown_together(measured["window"], STEPS_SHOWN_SINGLY)
         sems = measured[f"{column}_sem"]
@@ -265,7 +276,7 @@ def _plot_measured(
         errors = [jnp.asarray(error) for error in _errors_of_means(sems, df, parts)]
         low, high = scale_interval(jnp.asarray(positive), errors[0], errors[1], COVERAGE)
         ax.fill_between(
-            flops, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0
+            places, np.asarray(low), np.asarray(high), color=colour, alpha=0.2, linewidth=0
         )
 
 

@@ -18,7 +18,8 @@ from lnpjax.pretraining.config import ADDED_LATER
 from lnpjax.pretraining.environment import check_environment, environment
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.pretraining.program import Experiment, PretrainState
-from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder, save_distribution
+from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder
+from lnpjax.recording._measurements import save_distribution
 from lnpjax.runs import Checkpoint, Run, Writer, differences
 from lnpjax.runs._rows import CONFIG_FILE, SESSION
 

@@ -9,29 +9,18 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
 from lnpjax._base.reporting import Reporter
 from lnpjax.decomposition import LNP
 from lnpjax.pretraining.lens import LensSpectra, lens_row, save_lens
 from lnpjax.pretraining.processes import SharedRun
+from lnpjax.recording._measurements import lnp_fields
+from lnpjax.recording._recorder import STEPS_AHEAD
 from lnpjax.runs import Run, Writer, training_flops
-from lnpjax.runs._rows import (
-    GROUP_PARTS,
-    MEASURED,
-    POSITION_ARRAYS,
-    POSITION_FILE,
-    QUADRATURE_ARRAYS,
-    make_row,
-)
+from lnpjax.runs._rows import make_row
 from lnpjax.runs._writers import flatten_row
-from lnpjax.spectra import PositionDistribution
 from lnpjax.status import describe_status
 from lnpjax.training import Record
-
-# How many steps the device may be ahead of the rows: reading a loss waits for its step, so reading
-# the newest would leave the device idle while the host prepares the next.
-STEPS_AHEAD = 4
 
 
 class Speed(NamedTuple):
@@ -200,29 +189,7 @@ class Recorder:
                 f"measurement at step {step}: {describe_status(status)}. Its row is kept, with "
                 f"status {status}; later ones of this status are not announced"
             )
-        scalars = {field.name: np.asarray(getattr(lnp, field.name)).item() for field in MEASURED}
-        groups = {
-            name: {part.name: float(getattr(group, part.name)) for part in GROUP_PARTS}
-            for name, group in lnp.groups.items()
-        }
-        self.write("lnp", step, window=window, **scalars, groups=groups)
-
-
-def save_distribution(run: Run | SharedRun, step: int, distribution: PositionDistribution) -> None:
-    """Write how learning is distributed over the spectrum to `spectra/position-STEP.npz`.
-
-    Args:
-        run: where.
-        step: of the measurement; also saved.
-        distribution: what was measured.
-    """
-    sources = ((distribution, POSITION_ARRAYS), (distribution.measure, QUADRATURE_ARRAYS))
-    arrays = {
-        field.name: np.asarray(getattr(source, field.name))
-        for source, fields in sources
-        for field in fields
-    }
-    run.save_spectrum(POSITION_FILE.name(step), step=np.asarray(step), **arrays)
+        self.write("lnp", step, **lnp_fields(window, lnp))
 
 
 class _Stopwatch:

@@ -261,14 +261,16 @@ POSITION_FILE = ArrayFile(
 )
 
 
-def make_row(kind: str, step: int, tokens: int, flops: float, **values: Any) -> dict[str, Any]:
+def make_row(
+    kind: str, step: int, tokens: int | None, flops: float | None, **values: Any
+) -> dict[str, Any]:
     """Return a row of a kind in `ROWS`, with its fields in their order.
 
     Args:
         kind: the kind.
         step: the step.
-        tokens: seen up to and including the step.
-        flops: made up to and including the step.
+        tokens: seen up to and including the step; `None` where that is unknown.
+        flops: made up to and including the step, or `None`.
         **values: the fields of the kind.
 
     Raises:

@@ -152,6 +152,12 @@ def read_run(run: Run) -> RunSummary:
         expected="a run with training or validation rows",
         got=f"none in {run.path}",
     )
+    require(
+        bool(np.isfinite(np.concatenate(seen)).any()),
+        "run",
+        expected="rows that say how many tokens were seen (lnpjax.Recorder: tokens_per_step)",
+        got=f"none in {run.path}",
+    )
     tokens = np.asarray(validation.get("tokens", []), np.float64)
     losses = np.asarray(validation.get("loss", []), np.float64)
     finite = np.isfinite(losses)

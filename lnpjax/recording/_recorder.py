@@ -1,0 +1,203 @@
+"""What writes the rows of a training loop of one's own."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections import deque
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+
+from lnpjax._base.checks import check_count, require
+from lnpjax.decomposition import LNP
+from lnpjax.recording._measurements import lnp_fields, save_distribution
+from lnpjax.runs import Run, Writer, training_flops
+from lnpjax.runs._rows import make_row
+from lnpjax.runs._writers import flatten_row
+from lnpjax.spectra import PositionDistribution
+from lnpjax.status import describe_status
+from lnpjax.training import Record
+
+STEPS_AHEAD = 4
+"""How many steps the device may be ahead of the rows: reading a number waits for its step."""
+
+
+class Recorder:
+    """Write what instrumented steps measure into a run's folder, best as a context manager.
+
+    Rows are written a few steps late, so that the device does not wait for the host, and all of
+    them when the recorder is closed, an exception included.
+
+    Args:
+        folder: where the run is kept; new, or one that this recorder has written before. Its rows
+            are only added to.
+        config: what is run, for people who read it later: anything that strict JSON can hold.
+        num_parameters: N; with `tokens_per_step` it puts figures over compute, 6 N D.
+        tokens_per_step: what a step trains on, in tokens (or samples, where there are none).
+            Figures are over steps without it, and runs cannot be compared.
+        writers: get the same numbers, such as `lnpjax.runs.TensorBoardWriter`; one that fails gets
+            no more, and is warned of.
+
+    Raises:
+        ValueError: if a number is less than 1; if the folder holds a run of another `config`.
+        FileExistsError: if it holds other files.
+        RuntimeError: if another process is writing to it.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp, lnpjax
+        >>> measure = lnpjax.lnp(lambda w, x: x @ w, lambda f, y: jnp.mean((f - y) ** 2))
+        >>> batch = (jnp.eye(2), jnp.ones((2, 1)))
+        >>> measured = measure(jnp.zeros((2, 1)), batch, key=jax.random.key(0))
+        >>> record = lnpjax.Record(jnp.array(True), jnp.int32(0), jnp.int32(0), measured)
+        >>> with Recorder(tempfile.mkdtemp()) as recorder:
+        ...     recorder(record, loss=1.0)
+        >>> [row["kind"] for row in recorder.run.rows()]
+        ['train', 'lnp']
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        config: Mapping[str, Any] | None = None,
+        num_parameters: int | None = None,
+        tokens_per_step: int | None = None,
+        writers: Sequence[Writer] = (),
+    ) -> None:
+        check_count("num_parameters", num_parameters, optional=True)
+        check_count("tokens_per_step", tokens_per_step, optional=True)
+        known = {} if num_parameters is None else {"num_parameters": num_parameters}
+        self.run = Run.create(folder, known | dict(config or {}), exist_ok=True)
+        self._num_parameters = num_parameters
+        self._tokens_per_step = tokens_per_step
+        self._writers = list(writers)
+        self._pending: deque[tuple[Record, dict[str, Any]]] = deque()
+        self._warned: set[int] = set()
+        self._last = max((row["step"] for row in self.run.rows()), default=-1)
+
+    def __call__(self, record: Record, **metrics: Any) -> None:
+        """Take over what an instrumented step returned.
+
+        Args:
+            record: its record, measured or not.
+            **metrics: `loss` and `learning_rate` of the step, as numbers or arrays of shape ();
+                neither is needed.
+
+        Raises:
+            TypeError: if there are other metrics, or the measurement is neither an `LNP`, nor a
+                `PositionDistribution`, nor a mapping of them.
+            ValueError: if rows of this step have been written already.
+        """
+        others = sorted(set(metrics) - {"loss", "learning_rate"})
+        require(
+            not others,
+            "metrics",
+            expected="loss and learning_rate",
+            got=", ".join(others),
+            error=TypeError,
+        )
+        _parts(record.measurement)
+        self._pending.append((record, metrics))
+        while len(self._pending) > STEPS_AHEAD:
+            self._write_oldest()
+
+    def validation(self, step: int, loss: Any) -> None:
+        """Write the loss on a validation set, at the parameters after a step's update.
+
+        Args:
+            step: the step.
+            loss: a number, or an array of shape ().
+        """
+        self.flush()
+        self._append("validation", int(step), loss=float(loss))
+
+    def flush(self) -> None:
+        """Wait for the steps that were taken over, and write their rows."""
+        while self._pending:
+            self._write_oldest()
+
+    def close(self) -> None:
+        """Write what is left, and let others write to the folder."""
+        try:
+            self.flush()
+        finally:
+            for writer in self._writers:
+                writer.close()
+            self.run.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _write_oldest(self) -> None:
+        record, metrics = jax.device_get(self._pending.popleft())
+        step = int(record.step)
+        require(
+            step > self._last,
+            "record",
+            expected=f"a step after {self._last}, the last in {self.run.path} (start another "
+            "folder, or go on where it ended)",
+            got=f"step {step}",
+        )
+        self._last = step
+        if metrics:
+            row = {name: float(metrics.get(name, math.nan)) for name in ("loss", "learning_rate")}
+            self._append("train", step, **row)
+        for measurement in _parts(record.measurement) if record.measured else ():
+            if isinstance(measurement, LNP):
+                self._announce(step, int(measurement.status))
+                self._append("lnp", step, **lnp_fields(int(record.window), measurement))
+            else:
+                save_distribution(self.run, step, measurement)
+
+    def _append(self, kind: str, step: int, **values: Any) -> None:
+        tokens = flops = None
+        if self._tokens_per_step is not None:
+            tokens = (step + 1) * self._tokens_per_step
+            if self._num_parameters is not None:
+                flops = training_flops(self._num_parameters, tokens)
+        row = make_row(kind, step, tokens, flops, **values)
+        self.run.append(row)
+        for writer in tuple(self._writers):
+            try:
+                writer.write(step, flatten_row(row))
+            except Exception as error:  # a copy of the rows is not worth a run
+                self._writers.remove(writer)
+                message = f"writers: {type(writer).__name__} gets no more rows: {error}"
+                warnings.warn(message, stacklevel=2)
+
+    def _announce(self, step: int, status: int) -> None:
+        """Say what is wrong with a measurement, once for each status."""
+        if status and status not in self._warned:
+            self._warned.add(status)
+            warnings.warn(
+                f"measurement at step {step}: {describe_status(status)}. Its row is kept, with "
+                f"status {status}; later ones of this status are not announced",
+                stacklevel=2,
+            )
+
+
+def _parts(measurement: Any) -> list[LNP | PositionDistribution]:
+    """Return the results within a measurement that have a place in a run."""
+    known = (LNP, PositionDistribution)
+    parts = list(measurement.values()) if isinstance(measurement, Mapping) else [measurement]
+    for part in parts:
+        require(
+            isinstance(part, known),
+            "record",
+            expected="a measurement that is an LNP, a PositionDistribution or a mapping of them",
+            got=type(part).__name__,
+            error=TypeError,
+        )
+    return parts
