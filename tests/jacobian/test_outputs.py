@@ -1,3 +1,15 @@
+"""Several heads joined into one vector of outputs."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import lnpjax
+
+
 def test_heads_together_are_one_vector_space(x64):
     """The norms of heads add up in |J|^2, and their shared layers make one gradient."""
     keys = jax.random.split(jax.random.key(0), 4)
