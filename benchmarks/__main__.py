@@ -25,6 +25,8 @@ FAMILIES = {
     "lanczos": "spectral measures from 32 products with the eNTK, each in gradients (cost)",
     "lens": "spectra of activations and of per-sample gradients over 512 sequences, in plain steps "
     "(cost) and in steps on as many sequences (pool)",
+    "compile": "tracing and compiling a step that measures, in CPU seconds, and in a plain step's "
+    "(cost)",
     "precision": "bfloat16 compute against float32, by quantity",
     "rival": "the same measurement by perspic (PyTorch, Opacus): agreement, error, time, memory",
 }
@@ -74,7 +76,11 @@ def registry():
         f"rival-{model}-64": Benchmark("rival", (model, 32, 64), needs="perspic")
         for model in ("115K", "1.2M")
     }
-    others = {"lens-1.2M": Benchmark("lens_cost"), "precision": Benchmark("precision")}
+    others = {
+        "lens-1.2M": Benchmark("lens_cost"),
+        "compile-6": Benchmark("compile_cost", (6,)),
+        "precision": Benchmark("precision"),
+    }
     return memory | steps | large_steps | kernels | lanczos | others | rivals
 
 
