@@ -374,8 +374,9 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
 
     Args:
         params: any pytree; `None` entries (frozen leaves) belong to no group.
-        groups: `None` for the first name of each path (the top-level module); a function from a
-            path to a group's name; or path prefixes, each of which is a group, with the rest in
+        groups: `None` for the first name of each path (the top-level module), or the first two
+            where all is under ``"params"``, as in what Flax Linen calls variables; a function from
+            a path to a group's name; or path prefixes, each of which is a group, with the rest in
             ``"other"``.
 
     Returns:
@@ -392,7 +393,7 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
     """
     names = paths(params)
     if groups is None:
-        label = by_depth(1)
+        label = by_depth(2 if all(_under(name, "params") for name in names) else 1)
     elif callable(groups):
         label = groups
     else:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import lnpjax
 from lnpjax import Exact, GlobalHutchinson, Hutchinson, Windows
@@ -279,6 +279,16 @@ CASES = {
         r"^inputs/t: expected an array whose first axis is the sample, got a scalar",
     ),
     # outputs
+    "a Linen module as apply_fn": (
+        lambda: lnpjax.lnp(linen.Dense(3), loss),
+        TypeError,
+        r"^apply_fn: .*params = lnpjax.from_linen\(module, variables\), got a module, Dense",
+    ),
+    "an NNX module as apply_fn": (
+        lambda: lnpjax.lnp(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), loss),
+        TypeError,
+        r"^apply_fn: .*apply_fn, params = lnpjax.from_nnx\(module\), got a module, Linear",
+    ),
     "outputs a dict": (
         lambda: norm(lambda p, x: {"logits": network(p, x)}),
         TypeError,

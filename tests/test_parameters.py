@@ -239,3 +239,13 @@ def test_sums_of_many_squares_keep_their_digits():
         jnp.sum(jax.jit(jax.vmap(numerics.leaf_inner_products))(leaf, leaf)),
     ):
         np.testing.assert_allclose(found, exact, rtol=1e-6)
+
+
+def test_groups_of_what_linen_calls_variables_are_modules():
+    variables = {"params": {"Dense_0": {"bias": 2.0, "kernel": 1.0}, "Dense_1": {"kernel": 3.0}}}
+    groups = parameters.group_leaves(variables, None)
+    assert groups == {"params/Dense_0": (0, 1), "params/Dense_1": (2,)}
+    assert parameters.group_leaves(variables | {"scale": 1.0}, None) == {
+        "params": (0, 1, 2),
+        "scale": (3,),
+    }

@@ -149,7 +149,8 @@ def check_functions(**functions: Any) -> None:
         **functions: by the name of the argument.
 
     Raises:
-        TypeError: naming the first that is not a function.
+        TypeError: naming the first that is not a function; a module is none of parameters and
+            inputs, and the message says what makes one of it.
 
     Example:
         >>> check_functions(loss_fn=0.5)
@@ -158,6 +159,14 @@ def check_functions(**functions: Any) -> None:
         TypeError: loss_fn: expected a function, got float
     """
     for argument, value in functions.items():
+        line = _line_for_module(value) if argument == "apply_fn" else None
+        require(
+            line is None,
+            argument,
+            expected=f"a function of parameters and inputs: {line}",
+            got=f"a module, {type(value).__name__}",
+            error=TypeError,
+        )
         require(
             callable(value),
             argument,
@@ -165,6 +174,24 @@ def check_functions(**functions: Any) -> None:
             got=type(value).__name__,
             error=TypeError,
         )
+
+
+_LINES = {
+    "flax.nnx": "apply_fn, params = lnpjax.from_nnx(module)",
+    "flax.linen": "apply_fn, params = lnpjax.from_linen(module, variables)",
+    "equinox": "params, static = equinox.partition(module, equinox.is_inexact_array), and "
+    "apply_fn=lambda params, inputs: jax.vmap(equinox.combine(params, static))(inputs)",
+}
+"""What turns the modules of a library into a function and its parameters."""
+
+
+def _line_for_module(value: Any) -> str | None:
+    """Return what makes a function of a module, or `None` if it is none of those known."""
+    for cls in type(value).__mro__:
+        for library, line in _LINES.items():
+            if cls.__name__ == "Module" and cls.__module__.startswith(library):
+                return line
+    return None
 
 
 def checked_ids(argument: str, ids: Any, count: int, *, from_end: bool = False) -> Int[Array, ...]:
