@@ -23,6 +23,7 @@ from lnpjax.data.hub import hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
 from lnpjax.data.sources import read_documents, split_documents, standard_library_documents
+from lnpjax.data.token_files import TokenFiles, read_tokens
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Dataset",
     "JsonTokenizer",
     "TokenDataset",
+    "TokenFiles",
     "Tokenizer",
     "digits",
     "encode_documents",
@@ -45,6 +47,7 @@ __all__ = [
     "next_pixel_sequences",
     "pad_batch",
     "read_documents",
+    "read_tokens",
     "split_documents",
     "standard_library_documents",
     "validation_batch",

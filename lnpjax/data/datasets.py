@@ -14,6 +14,7 @@ from jaxtyping import Int, Shaped
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.data.sources import take_bytes
+from lnpjax.data.token_files import TokenFiles
 from lnpjax.data.tokenizers import Tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -96,7 +97,7 @@ def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_pick
     return (2 * np.arange(num_picked) + 1) * num_items // (2 * num_picked)
 
 
-def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."], **settings: object) -> str:
+def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."] | TokenFiles, **settings: object) -> str:
     """Hash the values of some arrays and of settings.
 
     Integers are hashed as little-endian int32: how they are stored in memory makes no difference.
@@ -180,7 +181,8 @@ class TokenDataset:
     stream (see `spread_evenly`); training sequences that share an id with it are left out.
 
     Args:
-        ids: integer ids, `(tokens,)`, each in `[0, vocab_size)`.
+        ids: integer ids, `(tokens,)`, each in `[0, vocab_size)`; those of `read_tokens` stay on the
+            disk.
         vocab_size: size of the vocabulary.
         context_length: positions per sequence.
         num_validation: sequences in the validation set.
@@ -200,7 +202,7 @@ class TokenDataset:
         (array([[ 8,  9, 10]], dtype=int32), array([[ 9, 10, 11]], dtype=int32))
     """
 
-    ids: Int[np.ndarray, " tokens"]
+    ids: Int[np.ndarray, " tokens"] | TokenFiles
     vocab_size: int
     context_length: int
     num_validation: int = NUM_VALIDATION
@@ -370,7 +372,7 @@ def _described(value: object) -> str:
 
 def _require_integers(argument: str, array: Any, *, ndim: int | None = None) -> None:
     require(
-        isinstance(array, np.ndarray)
+        isinstance(array, np.ndarray | TokenFiles)
         and array.dtype.kind in "iu"
         and (array.ndim == ndim if ndim else array.ndim >= 1),
         argument,
@@ -379,7 +381,7 @@ def _require_integers(argument: str, array: Any, *, ndim: int | None = None) -> 
     )
 
 
-def _require_range(argument: str, array: np.ndarray, limit: int) -> None:
+def _require_range(argument: str, array: np.ndarray | TokenFiles, limit: int) -> None:
     lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     require(
         lowest >= 0 and highest < limit,

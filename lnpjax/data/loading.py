@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.data.datasets import (
@@ -12,22 +15,33 @@ from lnpjax.data.datasets import (
     TokenDataset,
     encode_documents,
 )
-from lnpjax.data.hub import HUB_DATASETS, hub_documents
+from lnpjax.data.files import TEXT_EXTENSIONS, TOKEN_EXTENSIONS, extension, holds_tokens
+from lnpjax.data.hub import HUB_DATASETS, PREFIX, hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences, read_images
 from lnpjax.data.sources import (
     DOCUMENT_SEPARATOR,
     STANDARD_LIBRARY_BYTES,
-    TEXT_EXTENSIONS,
     read_documents,
     standard_library_documents,
-    text_extension,
 )
+from lnpjax.data.token_files import TokenFiles, read_tokens
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 KNOWN_DATA = ("stdlib", "digits", *HUB_DATASETS)
-"""Names that `load_dataset` knows; anything else is a path."""
+"""Names that `load_dataset` knows; anything else is a path, or a name on the hub."""
 DEFAULT_CONTEXT_LENGTH = 128
 """Positions per sequence of text when none are named."""
+_Kind: TypeAlias = Literal["text", "images", "tokens"]
+
+
+def is_path(data: str) -> bool:
+    """Return whether the name of data is a path: not a known one, and not of the hub.
+
+    Example:
+        >>> is_path("book.txt"), is_path("digits"), is_path("hf:roneneldan/TinyStories")
+        (True, False, False)
+    """
+    return data not in KNOWN_DATA and not data.startswith(PREFIX)
 
 
 def load_tokenizer(tokenizer: str | Path | None = None) -> Tokenizer:
@@ -58,6 +72,7 @@ def load_dataset(
     data: str | Path = "stdlib",
     *,
     tokenizer: str | Path | None = None,
+    vocab_size: int | None = None,
     context_length: int | None = None,
     num_validation: int = NUM_VALIDATION,
     max_bytes: int | None = None,
@@ -70,22 +85,25 @@ def load_dataset(
 
     Args:
         data: `"stdlib"` (the interpreter's own sources), `"digits"` (scikit-learn's digits,
-            next-pixel prediction), `"simplestories"` (the Hugging Face hub), or a path: a `.txt`,
-            `.jsonl` or `.parquet` file (the first two also as `.gz`), a folder of such files, or an
-            `.npz` file of uint8 images (next-pixel prediction).
+            next-pixel prediction), `"simplestories"`, ``hf:owner/name`` (see `hub_documents`), or a
+            path: what `read_documents` or `read_tokens` reads, or an `.npz` file of uint8 images
+            (next-pixel prediction). A folder with text and token files is one of text.
         tokenizer: for text: None or `"bytes"`, else the path of a Hugging Face `tokenizers` JSON
-            file.
+            file. For token files: None, or that of the tokenizer that wrote them.
+        vocab_size: for token files: how many tokens there are, which the files do not say; None for
+            those of the tokenizer.
         context_length: positions per sequence; None for 128 with text, and for one whole image
             with images.
         num_validation: samples in the fixed validation set.
-        max_bytes: read at most that much text; None for all of it, except 4 MiB of `"stdlib"`.
-        text_field: the field or column that holds the text, for `.jsonl`, `.parquet` and the hub.
+        max_bytes: read at most that much text, or of token files; None for all of it, except 4 MiB
+            of `"stdlib"`.
+        text_field: the field or column that holds the text (see `read_documents`).
         separator: what ends a document in a `.txt` file.
         cache_dir: where downloads from the hub are kept; None for huggingface_hub's own cache.
         progress: called while text is encoded with the documents and tokens so far.
 
     Returns:
-        A `TokenDataset` for text, an `ArrayDataset` for images.
+        A `TokenDataset` for text and tokens, an `ArrayDataset` for images.
 
     Raises:
         FileNotFoundError: if `data` is neither a known name nor a path, or the tokenizer file is
@@ -104,49 +122,67 @@ def load_dataset(
     check_count("num_validation", num_validation)
     check_count("max_bytes", max_bytes, optional=True)
     data = str(data)
-    if _holds_images(data):
-        text_only = {"tokenizer": tokenizer, "max_bytes": max_bytes, "text_field": text_field}
-        for argument, value in text_only.items():
-            require(value is None, argument, expected=f"None for images ({data})", got=repr(value))
+    kind = _kind_of(data)
+    given = {"tokenizer": tokenizer, "vocab_size": vocab_size}
+    given |= {"max_bytes": max_bytes, "text_field": text_field}
+    for argument in _WITHOUT_EFFECT[kind]:
+        value = given[argument]
+        require(value is None, argument, expected=f"None for {kind} ({data})", got=repr(value))
+    if kind == "images":
         return _load_images(data, context_length=context_length, num_validation=num_validation)
-
-    encoder = load_tokenizer(tokenizer)
-    budget = STANDARD_LIBRARY_BYTES if data == "stdlib" and max_bytes is None else max_bytes
-    documents = _open_documents(data, text_field, separator, cache_dir, budget)
-    ids = encode_documents(documents, encoder, max_bytes=budget, progress=progress)
-    require(
-        len(ids) > 0,
-        "data",
-        expected="at least one document that is not empty",
-        got=f"none in {data}",
-    )
+    ids: np.ndarray | TokenFiles
+    if kind == "tokens":
+        size = vocab_size or (tokenizer and load_tokenizer(tokenizer).vocab_size) or None
+        ids = read_tokens(data, vocab_size=size, max_bytes=max_bytes)
+    else:
+        encoder = load_tokenizer(tokenizer)
+        size = encoder.vocab_size
+        budget = STANDARD_LIBRARY_BYTES if data == "stdlib" and max_bytes is None else max_bytes
+        documents = _open_documents(data, text_field, separator, cache_dir, budget)
+        ids = encode_documents(documents, encoder, max_bytes=budget, progress=progress)
+        expected = "at least one document that is not empty"
+        require(len(ids) > 0, "data", expected=expected, got=f"none in {data}")
+    assert size is not None
     return TokenDataset(
         ids=ids,
-        vocab_size=encoder.vocab_size,
+        vocab_size=size,
         context_length=DEFAULT_CONTEXT_LENGTH if context_length is None else context_length,
         num_validation=num_validation,
-        name=data if data in KNOWN_DATA else Path(data).name,
+        name=Path(data).name if is_path(data) else data,
     )
 
 
-def _holds_images(data: str) -> bool:
-    """Return whether a name or path is one of images, not of text; refuse what is neither."""
+_WITHOUT_EFFECT = {
+    "images": ("tokenizer", "vocab_size", "max_bytes", "text_field"),
+    "tokens": ("text_field",),
+    "text": ("vocab_size",),
+}
+"""Arguments of `load_dataset` that say nothing about data of a kind, and have to be None."""
+
+
+def _kind_of(data: str) -> _Kind:
+    """Return what a name or path holds; refuse what is neither."""
+    if not is_path(data):
+        return "images" if data == "digits" else "text"
     require(
-        data in KNOWN_DATA or (data != "" and Path(data).exists()),
+        data != "" and Path(data).exists(),
         "data",
-        expected=f"one of {', '.join(KNOWN_DATA)}, or the path of a file or folder",
+        expected=f"one of {', '.join(KNOWN_DATA)}, {PREFIX}owner/name, or the path of a file or "
+        "folder",
         got=repr(data),
         error=FileNotFoundError,
     )
-    is_file = data not in KNOWN_DATA and Path(data).is_file()
+    if holds_tokens(data):
+        return "tokens"
+    is_file = Path(data).is_file()
     is_images = is_file and Path(data).suffix == ".npz"
     require(
-        not is_file or is_images or text_extension(data) is not None,
+        not is_file or is_images or extension(data) is not None,
         "data",
-        expected=f"a file ending in {', '.join(TEXT_EXTENSIONS)} or .npz",
+        expected=f"a file ending in {', '.join((*TEXT_EXTENSIONS, *TOKEN_EXTENSIONS))} or .npz",
         got=data,
     )
-    return data == "digits" or is_images
+    return "images" if is_images else "text"
 
 
 def _open_documents(
@@ -158,7 +194,7 @@ def _open_documents(
 ) -> Iterator[str]:
     if data == "stdlib":
         return standard_library_documents(max_bytes=None)
-    if data in HUB_DATASETS:
+    if not is_path(data):
         return hub_documents(data, text_field=text_field, cache_dir=cache_dir)
     return read_documents(data, text_field=text_field, separator=separator, longest=longest)
 

@@ -6,40 +6,27 @@ on nothing but the source itself.
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import io
-import json
 import re
 import sysconfig
-import warnings
-import zlib
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
 
-from lnpjax._base.checks import check_count, import_extra, require
-
-TEXT_EXTENSIONS = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
-"""The files that `read_documents` reads."""
-_DOCUMENTATION = {"", ".md", ".rst"}
-"""Extensions of files that lie next to data and are not data: left out without a warning."""
-_ENCODINGS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),  # before UTF-16, whose mark it begins with
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
+from lnpjax._base.checks import check_count, require
+from lnpjax.data.files import (
+    TEXT_EXTENSIONS,
+    check_readers,
+    decoded,
+    extension,
+    list_files,
+    split,
+    unix_lines,
 )
-"""What a file's byte-order mark says about the rest."""
-TEXT_FIELDS = ("text", "story")
-"""Fields looked for in `.jsonl` and `.parquet` files when none is named, in this order."""
+from lnpjax.data.tables import column_texts, csv_texts, jsonl_texts
+
 DOCUMENT_SEPARATOR = "<|endoftext|>"
 """What ends a document in a plain text file, unless another separator is named."""
 STANDARD_LIBRARY_BYTES = 4 * 2**20
 """How much of the standard library is read when no budget is named."""
-_CHUNK_BYTES = 16 * 2**20
 # Tests, installed packages, programs that are not a library, tables of code points and topics.
 _SKIPPED_FOLDERS = {
     "__pycache__", "dist-packages", "encodings", "ensurepip", "idle_test", "idlelib", "lib2to3",
@@ -123,9 +110,7 @@ def _split_documents(
     chunks: Iterable[str], separator: str, drop_cut: bool, longest: int | None
 ) -> Iterator[str]:
     separator = re.sub("\r\n?", "\n", separator)
-    newlines = io.IncrementalNewlineDecoder(None, translate=True)
-    # Without a decoder for bytes it translates text, which its annotation does not say.
-    parts = _split((newlines.decode(cast(Any, chunk)) for chunk in chunks), separator, longest)
+    parts = split(unix_lines(chunks), separator, longest)
     previous: str | None = None
     separated = False
     for part in parts:
@@ -137,36 +122,6 @@ def _split_documents(
         yield previous.strip()
 
 
-def _split(chunks: Iterable[str], separator: str, longest: int | None = None) -> Iterator[str]:
-    """Split text at a separator, in time and memory that are linear in the longest part.
-
-    Args:
-        chunks: the text, in pieces.
-        separator: what stands between parts.
-        longest: how many characters of a part are wanted, white space around it left out; of more,
-            these and some after them are kept. A first part of more is the only one.
-    """
-    overlap = len(separator) - 1
-    first, held, solid = True, 0, 0  # characters of the part, and up to its last that is no space
-    begun: list[str] = []
-    tail = ""  # it may begin a separator that ends in the next chunk
-    for chunk in chunks:
-        *whole, last = (tail + chunk).split(separator)
-        for part in whole:
-            yield "".join([*begun, part])
-            begun, first, held, solid = [], False, 0, 0
-        cut = max(len(last) - overlap, 0)
-        piece, tail = last[:cut], last[cut:]
-        if longest is None or solid < longest:
-            piece = piece if solid else piece.lstrip()
-            begun.append(piece)
-            solid = held + len(piece.rstrip()) if piece.strip() else solid
-            held += len(piece)
-        elif first:
-            break
-    yield "".join([*begun, tail])
-
-
 def read_documents(
     path: str | Path,
     *,
@@ -175,18 +130,21 @@ def read_documents(
     drop_cut: bool = True,
     longest: int | None = None,
 ) -> Iterator[str]:
-    """Read documents from a `.txt`, `.jsonl` or `.parquet` file, or from a folder of such files.
+    r"""Read documents from a file of text or of columns, or from a folder of such files.
 
-    The files of a folder are read in the order of their relative paths, subfolders included, unless
-    they or their folders are hidden (`.ipynb_checkpoints`). Files with other extensions are left
-    out, and so is the compressed copy of a file that lies next to it; a warning says which, except
-    for documentation. Text is UTF-8, or what its byte-order mark says. Parquet files are streamed
-    one row group at a time.
+    Text is `.txt`, `.jsonl` or `.csv`, each also as `.gz` or `.zst`; columns are `.parquet` or
+    `.arrow` (Arrow's files and streams, as `datasets.save_to_disk` writes them). All of them are
+    read piece by piece. The files of a folder are read in the order of their relative paths,
+    subfolders included, unless they or their folders are hidden (`.ipynb_checkpoints`). Files with
+    other extensions are left out, and so is the compressed copy of a file that lies next to it; a
+    warning says which, except for documentation. Text is UTF-8, or what its byte-order mark says;
+    the mark is no text. Line ends of `.txt` and `.csv` become ``\n``; strings of the other formats
+    are taken as they are.
 
     Args:
-        path: the file or folder; `.txt` and `.jsonl` may be compressed (`.txt.gz`, `.jsonl.gz`).
-        text_field: the field (jsonl) or column (parquet) that holds the text; None takes the first
-            of `TEXT_FIELDS` that is there.
+        path: the file or folder.
+        text_field: the field or column that holds the text, except in `.txt` files; None takes the
+            first of "text" and "story" that is there.
         separator: what ends a document in a `.txt` file (see `split_documents`).
         drop_cut: whether the unterminated end of a `.txt` file is dropped (see `split_documents`).
         longest: how many characters are wanted of a document, for instance the budget of
@@ -202,7 +160,7 @@ def read_documents(
         ValueError: if the extension is unknown, a folder holds no readable file, or (while
             reading) a file is not what its extension says or lacks the field; the message lists
             the fields present.
-        ImportError: if a parquet file is met and pyarrow is missing.
+        ImportError: if columns or a `.zst` file are met and pyarrow is missing.
 
     Example:
         >>> import tempfile
@@ -215,196 +173,24 @@ def read_documents(
     require(separator != "", "separator", expected="a non-empty string", got="''")
 
     def documents(file: Path) -> Iterator[str]:
-        kind = str(text_extension(file)).removesuffix(".gz")
-        if kind == ".parquet":
-            return _parquet_texts(file, text_field)
-        if kind == ".jsonl":
-            return _jsonl_texts(file, text_field)
-        return _split_documents(_decoded(file), separator, drop_cut, longest)
+        kind = str(extension(file)).removesuffix(".gz").removesuffix(".zst")
+        if kind == ".txt":
+            return _split_documents(decoded(file), separator, drop_cut, longest)
+        return _READERS[kind](file, text_field)
 
-    files = _text_files(path)
-    if any(text_extension(file) == ".parquet" for file in files):
-        _import_parquet()
+    files = list_files(path, TEXT_EXTENSIONS)
+    check_readers(files)
     return (
         stripped for file in files for document in documents(file) if (stripped := document.strip())
     )
 
 
-def text_extension(path: str | Path) -> str | None:
-    """Return which of `TEXT_EXTENSIONS` a path ends in, in small or capital letters.
-
-    Example:
-        >>> text_extension("stories.JSONL.gz"), text_extension("stories.csv")
-        ('.jsonl.gz', None)
-    """
-    name = Path(path).name.lower()
-    return next((end for end in TEXT_EXTENSIONS if name.endswith(end)), None)
-
-
-def _text_files(path: Path) -> list[Path]:
-    endings = ", ".join(TEXT_EXTENSIONS)
-    require(
-        path.exists(),
-        "path",
-        expected=f"an existing file ({endings}) or a folder of such files",
-        got=path,
-        error=FileNotFoundError,
-    )
-    if path.is_file():
-        require(
-            text_extension(path) is not None,
-            "path",
-            expected=f"a file ending in {endings}",
-            got=path,
-        )
-        return [path]
-    visible = (
-        file
-        for file in path.rglob("*")
-        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-    candidates = sorted(visible, key=lambda file: file.relative_to(path).as_posix())
-    files = [file for file in candidates if text_extension(file) is not None]
-    require(
-        bool(files),
-        "path",
-        expected=f"a folder with at least one file ending in {endings}",
-        got=f"{path} with {_listed({file.suffix or file.name for file in candidates})}",
-    )
-    copies = [
-        file for file in files if file.suffix.lower() == ".gz" and file.with_suffix("") in files
-    ]
-    _warn_of_files_left_out(path, [file for file in candidates if file not in files], copies)
-    return [file for file in files if file not in copies]
-
-
-def _warn_of_files_left_out(folder: Path, others: list[Path], copies: list[Path]) -> None:
-    kinds = Counter(file.suffix for file in others if file.suffix.lower() not in _DOCUMENTATION)
-    left_out = [f"{count} ending in {kind!r}" for kind, count in sorted(kinds.items())]
-    left_out += [f"{file.name}, the compressed copy of {file.stem}" for file in copies]
-    if left_out:
-        warnings.warn(
-            f"path: not all files of {folder} were read: left out {'; '.join(left_out)}",
-            stacklevel=4,
-        )
-
-
-def _decoded(path: Path) -> Iterator[str]:
-    # A file cut at a byte count may end inside a character: since the decoder is not finalised, an
-    # incomplete last character is left out, while a wrong byte anywhere else is still an error.
-    decoder: codecs.IncrementalDecoder | None = None
-    for chunk in _chunks(path):
-        if decoder is None:
-            decoder = codecs.getincrementaldecoder(_encoding(path, chunk))()
-        try:
-            yield decoder.decode(chunk)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"path: expected UTF-8 text, or UTF-16 with a byte-order mark, got {path} ({error})"
-            ) from error
-
-
-def _chunks(path: Path) -> Iterator[bytes]:
-    try:
-        with cast(
-            IO[bytes], (gzip.open if path.suffix.lower() == ".gz" else open)(path, "rb")
-        ) as file:
-            while chunk := file.read(_CHUNK_BYTES):
-                yield chunk
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"path: expected a whole gzip file, got {path} ({error})") from error
-
-
-def _encoding(path: Path, start: bytes) -> str:
-    """Return the encoding of a text that begins like this.
-
-    Raises:
-        ValueError: if a quarter of the bytes are zero: then it is UTF-16 of unknown byte order, or
-            not text.
-    """
-    for mark, encoding in _ENCODINGS:
-        if start.startswith(mark):
-            return encoding
-    require(
-        4 * start.count(0) < len(start),
-        "path",
-        expected="UTF-8 text, or UTF-16 with a byte-order mark",
-        got=f"{path}, which has a zero in every few bytes (UTF-16 without its mark?)",
-    )
-    return "utf-8"
-
-
-def _lines(chunks: Iterable[str]) -> Iterator[str]:
-    """Split text at line feeds only: JSON may hold other characters that Python calls line ends."""
-    return _split(chunks, "\n")
-
-
-def _jsonl_texts(path: Path, text_field: str | None) -> Iterator[str]:
-    for number, line in enumerate(_lines(_decoded(path)), start=1):
-        if not line.strip():
-            continue
-        place = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(
-                f"path: expected one JSON object per line, got {place} ({error})"
-            ) from error
-        require(
-            isinstance(record, dict),
-            "path",
-            expected="one JSON object per line",
-            got=f"{type(record).__name__} in {place}",
-        )
-        field = _choose_field(text_field, record, place)
-        text = record[field]
-        require(
-            text is None or isinstance(text, str),
-            "text_field",
-            expected="a field that holds text",
-            got=f"{field!r}, which holds {type(text).__name__} in {place}",
-        )
-        # JSON can spell half of a surrogate pair, which is not a character and has no encoding.
-        yield (text or "").encode(errors="replace").decode()
-
-
-def _parquet_texts(path: Path, text_field: str | None) -> Iterator[str]:
-    try:
-        file = _import_parquet().ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"path: expected a parquet file, got {path} ({error})") from error
-    with file:
-        field = _choose_field(text_field, file.schema_arrow.names, path)
-        kind = file.schema_arrow.field(field).type
-        require(
-            str(kind) in ("string", "large_string", "string_view"),
-            "text_field",
-            expected="a column of strings",
-            got=f"{field!r}, a column of {kind} in {path}",
-        )
-        for group in range(file.num_row_groups):
-            rows = file.read_row_group(group, columns=[field]).column(0).to_pylist()
-            yield from (text or "" for text in rows)
-
-
-def _import_parquet() -> Any:
-    return import_extra("pyarrow.parquet", extra="run", purpose="reading a parquet file")
-
-
-def _choose_field(text_field: str | None, present: Iterable[str], place: object) -> str:
-    present = list(present)
-    wanted = TEXT_FIELDS if text_field is None else (text_field,)
-    for field in wanted:
-        if field in present:
-            return field
-    raise ValueError(
-        f"text_field: expected {' or '.join(map(repr, wanted))}, got only {_listed(present)} "
-        f"in {place}; name the one that holds the text"
-    )
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(map(repr, sorted(names))) or "nothing"
+_READERS = {
+    ".jsonl": jsonl_texts,
+    ".csv": csv_texts,
+    ".parquet": column_texts,
+    ".arrow": column_texts,
+}
 
 
 def standard_library_documents(*, max_bytes: int | None = STANDARD_LIBRARY_BYTES) -> Iterator[str]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from lnpjax._base.checks import check_count, require
-from lnpjax.data import KNOWN_DATA, Dataset, load_dataset
+from lnpjax.data import Dataset, load_dataset
+from lnpjax.data.loading import is_path
 from lnpjax.decomposition import Estimator, Exact, GlobalHutchinson, Hutchinson, Normalization
 from lnpjax.models import LlamaConfig
 from lnpjax.models.presets import PRESETS
@@ -32,7 +33,16 @@ LEARNING_RATES = {
 }
 # fmt: on
 """By preset: those of *Spectral Reach*, B.2.1 and B.2.2, and ours for 115K."""
-ADDED_LATER = frozenset({"checkpoints_kept", "distribution", "mesh", "rope_scaling", "spectra"})
+ADDED_LATER = frozenset(
+    {
+        "data/vocab_size",
+        "measurement/distribution",
+        "measurement/spectra",
+        "model/rope_scaling",
+        "training/checkpoints_kept",
+        "training/mesh",
+    }
+)
 """Options that runs of version 0.1.0 lack; these ran as with the defaults."""
 MOST_STEPS = 2**31 - 1
 """They are counted in 32 bits on the device."""
@@ -130,21 +140,28 @@ class DataOptions:
             - stdlib: 4 MiB of the Python interpreter's standard library; needs no network.
             - digits: scikit-learn's handwritten digits, next pixel; needs no network.
             - simplestories: from the Hugging Face hub.
-            - a .txt, .jsonl or .parquet file (.gz too), or a folder of such files: text.
+            - hf:owner/name, or hf:owner/name/CONFIGURATION: text on the Hugging Face hub.
+            - a .txt, .jsonl, .csv (also .gz and .zst), .parquet or .arrow file, or a folder of such
+              files: text.
+            - a .bin file of token ids (nanoGPT's, FineWeb's), or a folder of such files: they stay
+              on the disk.
             - an .npz file of uint8 images: next pixel.
         tokenizer: Path of a Hugging Face tokenizers JSON file. None: the tokens are the bytes, 256
             of them.
+        vocab_size: How many tokens there are, for files of token ids without --tokenizer
+            (GPT-2's: 50257).
         context_length: Tokens per sequence. None: 64 for stdlib, 128 for other text, one whole
             image for images.
         num_validation: Sequences held out: batch B of each measurement is drawn from them, and the
             validation loss is the mean over all of them.
-        max_bytes: Read at most this many bytes of text. None: all of it (4 MiB of stdlib).
-        text_field: Field or column that holds the text, in .jsonl and .parquet. None: text or
-            story.
+        max_bytes: Read at most this many bytes of text or of token ids. None: all of it (4 MiB of
+            stdlib).
+        text_field: Field or column that holds the text. None: text or story.
     """
 
     data: str = "stdlib"
     tokenizer: str | None = None
+    vocab_size: int | None = None
     context_length: int | None = None
     num_validation: int = 160
     max_bytes: int | None = None
@@ -172,6 +189,7 @@ class DataOptions:
         return load_dataset(
             self.data,
             tokenizer=self.tokenizer,
+            vocab_size=self.vocab_size,
             context_length=context_length,
             num_validation=self.num_validation,
             max_bytes=self.max_bytes,
@@ -435,7 +453,7 @@ class PretrainConfig:
         paths: dict[str, Any] = {
             name: str(Path(value).absolute())
             for name, value in (("data", data.data), ("tokenizer", data.tokenizer))
-            if value is not None and value not in (*KNOWN_DATA, "bytes")
+            if value is not None and value != "bytes" and is_path(value)
         }
         data = dataclasses.replace(data, **paths, context_length=context_length)
         return cls(model=llama, data=data, training=training, measurement=measurement)
@@ -474,9 +492,8 @@ def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     present = sorted(names & set(values)) if isinstance(values, Mapping) else []
     expected = f"an object with {', '.join(sorted(names))}"
-    require(
-        set(present) >= names - ADDED_LATER, section, expected=expected, got=present or repr(values)
-    )
+    needed = {name for name in names if f"{section}/{name}" not in ADDED_LATER}
+    require(needed <= set(present), section, expected=expected, got=present or repr(values))
     assert isinstance(values, Mapping)
     return kind(**{name: values[name] for name in present})
 

@@ -208,7 +208,7 @@ def _step(
 
 def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | SharedRun) -> None:
     for name, was, now in differences(saved.get("config", {}), given["config"]):
-        if was == "absent" and name.rpartition("/")[2] in ADDED_LATER:
+        if was == "absent" and name in ADDED_LATER:
             continue
         expected = f"that of the run's last checkpoint, where {name} is {was!r}"
         require(False, str(run.path / CONFIG_FILE), expected=expected, got=repr(now))

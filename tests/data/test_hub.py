@@ -80,3 +80,74 @@ def test_whatever_the_client_raises_becomes_the_same_error(monkeypatch):
 def test_an_unknown_name_is_refused():
     with pytest.raises(ValueError, match=r"name: expected 'simplestories' or owner/name"):
         hub_documents("simple stories")
+
+
+@pytest.fixture
+def converted(tmp_path, monkeypatch):
+    """A data set as the hub converts it, and which of its files were downloaded."""
+    asked = []
+
+    def add(name, stories):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"text": stories}), tmp_path / name)
+
+    def listed(self, repository, **settings):
+        assert settings == {"repo_type": "dataset", "revision": "refs/convert/parquet"}
+        files = tmp_path.rglob("*.parquet")
+        return [*(file.relative_to(tmp_path).as_posix() for file in files), ".gitattributes"]
+
+    def download(repository, name, **settings):
+        assert settings["revision"] == "refs/convert/parquet"
+        asked.append(name)
+        return str(tmp_path / name)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", listed)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return add, asked
+
+
+def test_converted_files_are_downloaded_as_far_as_they_are_read(converted):
+    add, asked = converted
+    add("default/train/0000.parquet", ["one", "two"])
+    add("default/train/0001.parquet", ["three"])
+    add("default/test/0000.parquet", ["never"])
+    add("other/train/0000.parquet", ["never"])
+    documents = hub_documents("hf:owner/name")
+    assert asked == []
+    assert [next(documents), next(documents)] == ["one", "two"]
+    assert asked == ["default/train/0000.parquet"]
+    assert list(documents) == ["three"]
+    assert list(hub_documents("hf:owner/name/other")) == ["never"]
+
+
+def test_a_data_set_that_was_converted_in_part_is_read(converted):
+    add, _ = converted
+    add("en/partial-train/0000.parquet", ["one"])
+    assert list(hub_documents("hf:owner/name")) == ["one"]
+
+
+def test_what_cannot_be_chosen_among_converted_files_is_asked_for(converted):
+    add, _ = converted
+    add("en/train/0000.parquet", ["one"])
+    add("fr/test/0000.parquet", ["un"])
+    with pytest.raises(ValueError, match=r"CONFIGURATION with one of \['en', 'fr'\], got 'hf:o"):
+        hub_documents("hf:owner/name")
+    with pytest.raises(ValueError, match=r"name: expected a data set with a split 'train', got \["):
+        hub_documents("hf:owner/name/fr")
+    with pytest.raises(ValueError, match=r"name: expected hf:owner/name or hf:.*got 'hf:name'"):
+        hub_documents("hf:name")
+
+
+def test_without_a_network_converted_files_come_from_the_cache(converted, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError("no network")
+
+    add, _ = converted
+    add("default/train/0000.parquet", ["one"])
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", fail)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(tmp_path))
+    with pytest.warns(UserWarning, match=r"reading the 1 that are cached"):
+        assert list(hub_documents("hf:owner/name")) == ["one"]
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ConnectionError, match=r"could not download owner/name .*--data PATH"):
+        hub_documents("hf:owner/name")

@@ -82,18 +82,18 @@ BAD_CALLS = {
     "unknown name": (
         lambda tmp: load_dataset("tinystories"),
         FileNotFoundError,
-        r"data: expected one of stdlib, digits, simplestories, or the path .*got 'tinystories'",
+        r"expected one of stdlib, digits, simplestories, hf:owner/name, or .*got 'tinystories'",
     ),
     "empty name": (lambda tmp: load_dataset(""), FileNotFoundError, r"data: .*got ''"),
     "unknown extension": (
-        lambda tmp: load_dataset(bad(tmp / "a.csv", "a,b")),
+        lambda tmp: load_dataset(bad(tmp / "a.doc", "a,b")),
         ValueError,
-        r"data: expected a file ending in \.txt, \.jsonl, \.parquet, .*or \.npz, got .*a\.csv",
+        r"data: expected a file ending in \.txt, \.jsonl, \.csv, .*or \.npz, got .*a\.doc",
     ),
     "folder without text": (
-        lambda tmp: load_dataset(bad(tmp / "a.csv", "a,b").parent),
+        lambda tmp: load_dataset(bad(tmp / "a.doc", "a,b").parent),
         ValueError,
-        r"a folder with at least one file ending in .* with '\.csv'",
+        r"a folder with at least one file ending in .* with '\.doc'",
     ),
     "empty corpus": (
         lambda tmp: load_dataset(bad(tmp / "a.txt", " \n")),
@@ -140,6 +140,16 @@ BAD_CALLS = {
         ValueError,
         r"tokenizer: expected None for images \(digits\), got 'bytes'",
     ),
+    "vocabulary of text": (
+        lambda tmp: load_dataset(vocab_size=300),
+        ValueError,
+        r"vocab_size: expected None for text \(stdlib\), got 300",
+    ),
+    "field of tokens": (
+        lambda tmp: load_dataset(bad(tmp / "a.bin", "abcd"), text_field="text"),
+        ValueError,
+        r"text_field: expected None for tokens \(.*a\.bin\), got 'text'",
+    ),
     "other length of images": (
         lambda tmp: load_dataset("digits", context_length=64),
         ValueError,
@@ -179,6 +189,20 @@ def test_tinystories_under_the_simplestories_tokenizer():
     assert dataset.ids.dtype == np.uint16
     assert (dataset.vocab_size, dataset.num_train, dataset.num_validation) == (4096, 885, 160)
     assert dataset.fingerprint == "4d36127a22c04c72"
+
+
+@pytest.mark.skipif(
+    not os.environ.get("LNPJAX_DATA"), reason="needs the real data folder named by LNPJAX_DATA"
+)
+def test_the_token_files_of_others():
+    folder = Path(os.environ["LNPJAX_DATA"]) / "checkpoints"
+    dataset = load_dataset(
+        folder / "glassllm-en/tinystories_120.bin", vocab_size=1024, context_length=127
+    )
+    assert (len(dataset.ids), dataset.vocab_size) == (33_630, 1024)
+    assert load_dataset(folder / "gpt-by-hand/val.bin", vocab_size=32, **SMALL).vocab_size == 32
+    with pytest.raises(ValueError, match=r"data: expected tokens below 16, .*got token"):
+        load_dataset(folder / "gpt-by-hand/val.bin", vocab_size=16, **SMALL)
 
 
 @pytest.mark.skipif(

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 
@@ -39,7 +41,38 @@ def write_parquet(
     pq.write_table(table, path, row_group_size=row_group_size)
 
 
-WRITERS = {".txt": write_txt, ".jsonl": write_jsonl, ".parquet": write_parquet}
+def write_csv(path: Path, documents: list[str]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerows([("id", "text"), *enumerate(documents)])
+
+
+def write_arrow(
+    path: Path, documents: list[str], column: str = "text", kind: str = "new_stream"
+) -> None:
+    """As `datasets.save_to_disk` does: a stream of several batches."""
+    pa = pytest.importorskip("pyarrow")
+    table = pa.table({"id": list(range(len(documents))), column: documents})
+    with getattr(pa.ipc, kind)(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+
+
+WRITERS = {
+    ".txt": write_txt,
+    ".jsonl": write_jsonl,
+    ".csv": write_csv,
+    ".parquet": write_parquet,
+    ".arrow": write_arrow,
+}
+
+
+def compress_zst(content: bytes) -> bytes:
+    import pyarrow
+
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
+COMPRESSIONS = {".gz": gzip.compress, ".zst": compress_zst}
 
 
 @pytest.mark.parametrize("extension", WRITERS)
@@ -101,32 +134,94 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("extension", [".txt", ".jsonl"])
+@pytest.mark.parametrize("extension", [".txt", ".jsonl", ".csv"])
 def test_a_byte_order_mark_says_how_to_read_and_is_no_text(tmp_path, extension, encoding):
     path = tmp_path / f"stories{extension}"
     WRITERS[extension](path, DOCUMENTS)
-    path.write_bytes(ENCODINGS[encoding] + path.read_text().encode(encoding))
+    text = path.read_bytes().decode()
+    path.write_bytes(ENCODINGS[encoding] + text.encode(encoding))
     assert list(read_documents(path)) == DOCUMENTS
 
 
-@pytest.mark.parametrize("extension", [".txt", ".jsonl"])
-def test_compressed_text_is_read_next_to_other_text(tmp_path, extension):
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+@pytest.mark.parametrize("extension", [".txt", ".jsonl", ".csv"])
+def test_compressed_text_is_read_next_to_other_text(tmp_path, extension, compression):
+    if compression == ".zst":
+        pytest.importorskip("pyarrow")
     WRITERS[extension](tmp_path / f"a{extension}", DOCUMENTS[:2])
     WRITERS[extension](tmp_path / f"b{extension}", DOCUMENTS[2:])
     content = (tmp_path / f"b{extension}").read_bytes()
     (tmp_path / f"b{extension}").unlink()
-    compressed = tmp_path / f"b{extension}.gz"
-    compressed.write_bytes(gzip.compress(content))
+    compressed = tmp_path / f"b{extension}{compression}"
+    compressed.write_bytes(COMPRESSIONS[compression](content))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert list(read_documents(tmp_path)) == DOCUMENTS
     # Beside what it was made from, it is a copy.
     (tmp_path / f"b{extension}").write_bytes(content)
-    with pytest.warns(UserWarning, match=r"left out b\..*gz, the compressed copy of b"):
+    with pytest.warns(UserWarning, match=rf"left out b\..*{compression}, the compressed copy of b"):
         assert list(read_documents(tmp_path)) == DOCUMENTS
     compressed.write_bytes(compressed.read_bytes()[:-9])
-    with pytest.raises(ValueError, match=r"path: expected a whole gzip file, got .*b"):
+    with pytest.raises(ValueError, match=r"path: expected a whole (gzip|zst) file, got .*b"):
         list(read_documents(compressed))
+
+
+def test_a_zst_file_of_several_frames_is_read_whole(tmp_path):
+    pytest.importorskip("pyarrow")
+    frames = [compress_zst(f"{document}<|endoftext|>".encode()) for document in DOCUMENTS]
+    (tmp_path / "a.txt.zst").write_bytes(b"".join(frames))
+    assert list(read_documents(tmp_path)) == DOCUMENTS
+
+
+def test_without_pyarrow_the_line_to_install_it_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name in ("a.jsonl.zst", "a.parquet", "a.arrow"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(ImportError, match=rf"{name} needs .*pip install 'lnpjax\[run\]'"):
+            read_documents(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["new_stream", "new_file"])
+def test_arrow_files_and_streams_are_read(tmp_path, kind):
+    write_arrow(tmp_path / "a.arrow", DOCUMENTS, kind=kind)
+    assert list(read_documents(tmp_path)) == DOCUMENTS
+    content = (tmp_path / "a.arrow").read_bytes()
+    (tmp_path / "a.arrow").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"path: expected an Arrow file or stream, got .*a\.arrow"):
+        list(read_documents(tmp_path))
+
+
+def test_what_datasets_writes_next_to_its_files_is_no_data(tmp_path):
+    write_arrow(tmp_path / "data-00000-of-00002.arrow", DOCUMENTS[:3])
+    write_arrow(tmp_path / "data-00001-of-00002.arrow", DOCUMENTS[3:])
+    for name in ("state.json", "dataset_info.json"):
+        (tmp_path / name).write_text("{}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_documents(tmp_path)) == DOCUMENTS
+    write_arrow(tmp_path / "cache-0123456789abcdef.arrow", DOCUMENTS)
+    with pytest.warns(UserWarning, match=r"left out cache-.*, a cache of datasets"):
+        assert list(read_documents(tmp_path)) == DOCUMENTS
+
+
+def test_splits_that_are_read_as_one_are_told(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_arrow(tmp_path / split / "data-00000-of-00001.arrow", DOCUMENTS)
+    with pytest.warns(UserWarning, match=r"several splits \(train, test\) of .* name the file or"):
+        assert list(read_documents(tmp_path)) == DOCUMENTS * 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_documents(tmp_path / "train")) == DOCUMENTS
+
+
+def test_values_between_commas_hold_quotes_line_ends_and_long_texts(tmp_path):
+    long = "word " * 40_000 + "end"  # longer than what Python's reader takes by itself
+    path = tmp_path / "a.csv"
+    path.write_bytes(f'text,n\r\n"a ""b"",\r\nc",1\r\n\r\n{long},2\r\n,3'.encode())
+    usual = csv.field_size_limit()
+    assert list(read_documents(path)) == ['a "b",\nc', long]
+    assert csv.field_size_limit() == usual
 
 
 def test_hidden_files_and_folders_are_not_read(tmp_path):
@@ -141,9 +236,9 @@ def test_hidden_files_and_folders_are_not_read(tmp_path):
 
 
 def test_what_a_folder_holds_besides_is_said(tmp_path):
-    for name in ("a.txt", "b.TXT", "c.csv", "d.csv", "e.jsonl.zst", "README.md", "LICENSE"):
+    for name in ("a.txt", "b.TXT", "c.doc", "d.doc", "e.tar.zst", "README.md", "LICENSE"):
         (tmp_path / name).write_text(name)
-    with pytest.warns(UserWarning, match=r"left out 2 ending in '\.csv'; 1 ending in '\.zst'$"):
+    with pytest.warns(UserWarning, match=r"left out 2 ending in '\.doc'; 1 ending in '\.zst'$"):
         assert list(read_documents(tmp_path)) == ["a.txt", "b.TXT"]
 
 
@@ -216,10 +311,19 @@ def test_an_interpreter_without_sources_is_refused(tmp_path, monkeypatch):
 
 
 BAD_FILES = {
-    "notes.csv": (
+    "notes.doc": (
         b"a,b",
-        r"path: expected a file ending in \.txt, \.jsonl, \.parquet, .*got .*csv",
+        r"path: expected a file ending in \.txt, \.jsonl, \.csv, .*got .*doc",
     ),
+    "fields.csv": (b"a,b\n1,2\n", r"text_field: .*got only 'a', 'b' in .*fields\.csv"),
+    "empty.csv": (b"", r"text_field: expected 'text' or 'story', got only nothing in .*empty"),
+    "ragged.csv": (b"text,b\n1,2\n1\n", r"expected 2 fields in each row.*got 1 in .*line 3"),
+    "open.csv": (b'text\n"one\ntwo\n', r"comma-separated values, got .*line 4 \(unexpected end"),
+    "no.csv.zst": (b"text", r"path: expected a whole zst file, got .*no\.csv\.zst"),
+    "deep.jsonl": (b"[" * 200_000, r"one JSON object per line, got .*line 1"),
+    "empty.arrow": (b"", r"path: expected an Arrow file or stream, got .*empty\.arrow"),
+    "broken.arrow": (b"ARROW1\0\0 no", r"path: expected an Arrow file or stream, got .*broken"),
+    "noise.arrow": (b"\xff" * 99, r"path: expected an Arrow file or stream, got .*noise"),
     "latin.txt": ("Mä rchen".encode("latin-1"), r"path: expected UTF-8 text, .*got .*latin\.txt"),
     "wide.txt": (
         "Once.".encode("utf-16-le"),
@@ -243,7 +347,7 @@ BAD_FILES = {
 
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_a_bad_file_is_named_with_what_was_expected(tmp_path, name):
-    if name.endswith(".parquet"):
+    if name.endswith((".parquet", ".arrow", ".zst")):
         pytest.importorskip("pyarrow")
     content, message = BAD_FILES[name]
     (tmp_path / name).write_bytes(content)

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from lnpjax._base.checks import require
-from lnpjax.data.hub import download_snapshot
+from lnpjax.data.hub import PREFIX, download_snapshot
 
-PREFIX = "hf:"
 _NAME = re.compile(rf"{PREFIX}(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w./-]+))?")
 WEIGHTS = (("model*.safetensors",), ("pytorch_model*.bin",))
 """The files that hold weights, the better ones first: a repository may have both."""
