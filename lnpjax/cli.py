@@ -10,12 +10,13 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from io import TextIOWrapper
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 
 from lnpjax._base.checks import import_extra
 from lnpjax._version import __version__
+from lnpjax.commands._config_file import named_file, options_of_file
 from lnpjax.commands._exit import Exit, explain
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.export import Export
@@ -77,8 +78,12 @@ def _command(arguments: list[str]) -> int:
         print(versions())
         return Exit.DONE
     tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
+    train: Any = Train
+    if arguments[:1] == ["train"] and (file := named_file(arguments)) is not None:
+        default = options_of_file(Train, file)
+        train = Annotated[Train, tyro.conf.subcommand("train", default=default)]
     command = tyro.cli(
-        Train | Plot | Compare | Spectrum | Validate | Reproduce | Export,
+        train | Plot | Compare | Spectrum | Validate | Reproduce | Export,
         prog="lnpjax",
         description="Measure what a network is learning from, while it trains. With --debug, an "
         "error shows where it was raised.",

@@ -88,8 +88,13 @@ class Train:
     A run that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly
     what an uninterrupted run has. --mesh shards a run over many devices, --coordinator over
     processes.
+
+    Args:
+        config: Take options from this JSON or YAML file, by name or in their sections; options on
+            the command line override it. The config.json of a run makes the same run again.
     """
 
+    config: str | None = None
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
@@ -157,6 +162,7 @@ class Train:
             wandb=self.output.wandb,
         )
         given = _changed_fields(self, Train(output=allowed, processes=self.processes))
+        given = ["config"] if self.config is not None else given
         require(
             not given,
             "--resume",

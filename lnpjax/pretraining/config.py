@@ -11,9 +11,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 from lnpjax._base.checks import check_count, require
+from lnpjax._base.configs import decode
 from lnpjax.data import Dataset, load_dataset
 from lnpjax.data.loading import is_path
 from lnpjax.decomposition import Estimator, Exact, GlobalHutchinson, Hutchinson, Normalization
@@ -22,7 +23,6 @@ from lnpjax.models.presets import PRESETS
 from lnpjax.sharding import MeshShape
 from lnpjax.training import Windows, log_windows
 
-T = TypeVar("T")
 # fmt: off
 LEARNING_RATES = {
     "115K": 5e-3,
@@ -47,6 +47,8 @@ ADDED_LATER = frozenset(
 MOST_STEPS = 2**31 - 1
 """They are counted in 32 bits on the device."""
 LARGEST_SEED = 2**63 - 1
+SIZES = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads")
+"""What of a model's preset can be changed."""
 MOST_WINDOWS_PER_DECADE = 10_000
 MOST_LAYERS = 10_000
 MOST_PARAMETERS = 10**12
@@ -110,11 +112,11 @@ class ModelOptions:
             got=repr(self.preset),
         )
         base = PRESETS[self.preset]
-        if self.hidden_size is not None or self.num_heads is not None:
-            base = dataclasses.replace(base, head_dim=None)  # else the preset's width would stay
+        own_heads = self.hidden_size is None and self.num_heads is None
         return dataclasses.replace(
             base,
             **self.changes(),
+            head_dim=base.head_dim if own_heads else None,  # else the preset's width would stay
             tie_embeddings=self.tie_embeddings,
             dtype=self.dtype,
             vocab_size=vocab_size,
@@ -123,8 +125,7 @@ class ModelOptions:
 
     def changes(self) -> dict[str, Any]:
         """Return the sizes that are not the preset's."""
-        names = ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: getattr(self, name) for name in SIZES if getattr(self, name) is not None}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,10 +142,8 @@ class DataOptions:
             - digits: scikit-learn's handwritten digits, next pixel; needs no network.
             - simplestories: from the Hugging Face hub.
             - hf:owner/name, or hf:owner/name/CONFIGURATION: text on the Hugging Face hub.
-            - a .txt, .jsonl, .csv (also .gz and .zst), .parquet or .arrow file, or a folder of such
-              files: text.
-            - a .bin file of token ids (nanoGPT's, FineWeb's), or a folder of such files: they stay
-              on the disk.
+            - .txt, .jsonl, .csv (.gz and .zst too), .parquet, .arrow, or a folder of them: text.
+            - .bin, or a folder of them: token ids of nanoGPT or FineWeb, read from the disk.
             - an .npz file of uint8 images: next pixel.
         tokenizer: Path of a Hugging Face tokenizers JSON file. None: the tokens are the bytes, 256
             of them.
@@ -459,43 +458,50 @@ class PretrainConfig:
         return cls(model=llama, data=data, training=training, measurement=measurement)
 
     @classmethod
-    def from_json(cls, config: Mapping[str, Any], *, source: str) -> Self:
-        """Undo `to_json`; keys that it did not write are ignored.
+    def from_json(
+        cls, config: Mapping[str, Any], *, source: str, refuse_unknown: bool = False
+    ) -> Self:
+        """Undo `to_json`.
 
         Args:
             config: the configuration of a run.
             source: what it is called in messages.
+            refuse_unknown: whether keys that `to_json` does not write are refused, or ignored.
 
         Returns:
             The configuration.
 
         Raises:
             ValueError: if a section or field is missing or invalid.
+            ImportError: if cattrs is missing.
         """
-        try:
-            return cls(
-                model=_from_section(LlamaConfig, config, "model"),
-                data=_from_section(DataOptions, config, "data"),
-                training=_from_section(TrainingOptions, config, "training"),
-                measurement=_from_section(MeasurementOptions, config, "measurement"),
+        for section in dataclasses.fields(cls):
+            values, names = config.get(section.name), _SECTIONS[section.name]
+            present = sorted(names & set(values)) if isinstance(values, Mapping) else []
+            needed = {name for name in names if f"{section.name}/{name}" not in ADDED_LATER}
+            require(
+                needed <= set(present),
+                f"{source}: {section.name}",
+                expected=f"an object with {', '.join(sorted(names))}",
+                got=present or repr(values),
             )
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{source}: {error}") from error
+        return decode(cls, config, source=source, refuse_unknown=refuse_unknown)
 
     def to_json(self) -> dict[str, Any]:
         """Return what JSON can hold, and `from_json` reads back."""
         return dataclasses.asdict(self)
 
 
-def _from_section(kind: type[T], config: Mapping[str, Any], section: str) -> T:
-    values = config.get(section)
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    present = sorted(names & set(values)) if isinstance(values, Mapping) else []
-    expected = f"an object with {', '.join(sorted(names))}"
-    needed = {name for name in names if f"{section}/{name}" not in ADDED_LATER}
-    require(needed <= set(present), section, expected=expected, got=present or repr(values))
-    assert isinstance(values, Mapping)
-    return kind(**{name: values[name] for name in present})
+_SECTIONS = {
+    section: {field.name for field in dataclasses.fields(kind)}
+    for section, kind in (
+        ("model", LlamaConfig),
+        ("data", DataOptions),
+        ("training", TrainingOptions),
+        ("measurement", MeasurementOptions),
+    )
+}
+"""The fields of each section of a configuration."""
 
 
 def require_divisible(argument: str, value: int, data: int) -> None:

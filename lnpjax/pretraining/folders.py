@@ -17,6 +17,12 @@ from lnpjax.pretraining.config import PretrainConfig
 from lnpjax.runs import Run
 from lnpjax.runs._rows import CONFIG_FILE
 
+DESCRIPTIVE = {
+    "run": ("lnpjax_version", "run_id", "num_parameters", "checkpoints_kept"),
+    "data": ("name", "num_train", "fingerprint"),
+}
+"""What `config.json` and its section "data" say besides the configuration."""
+
 
 def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike[str]) -> Run:
     """Make the folder of a run.

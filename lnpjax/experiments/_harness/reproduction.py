@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from lnpjax._base.checks import require
+from lnpjax._base.configs import decode
 from lnpjax._base.files import write_atomically
 from lnpjax.experiments._harness.claims import Claim, Need, Observation
 from lnpjax.experiments._harness.sweep import (
     Sweep,
     SweepProgress,
-    config_from_json,
     writing_alone,
 )
 from lnpjax.experiments._harness.tables import claims_json, claims_markdown
@@ -147,7 +147,8 @@ def stored(
         ValueError: if there is no such preset, or the config is another experiment's.
     """
     kind = type(_config_of(experiment, preset))
-    config = config_from_json(kind, json.loads((Path(folder) / "config.json").read_text()))
+    file = Path(folder) / "config.json"
+    config = decode(kind, json.loads(file.read_text()), source=str(file))
     sweep = Sweep(folder, config)
     sweep.load()
     return config, sweep

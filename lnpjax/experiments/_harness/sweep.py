@@ -12,7 +12,6 @@ import os
 import sys
 import time
 import types
-import typing
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -348,7 +347,7 @@ def config_to_json(config: Any) -> dict[str, Any]:
         config: a dataclass of JSON values, tuples, and such dataclasses.
 
     Returns:
-        Nested dictionaries, with lists for tuples; what `json` reads back unchanged.
+        Nested dictionaries, with lists for tuples; `lnpjax._base.configs.decode` reads them back.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True)
@@ -356,8 +355,6 @@ def config_to_json(config: Any) -> dict[str, Any]:
         ...     widths: tuple[int, ...] = (1, 2)
         >>> config_to_json(Sizes())
         {'widths': [1, 2]}
-        >>> config_from_json(Sizes, {"widths": [3]})
-        Sizes(widths=(3,))
     """
     require(
         dataclasses.is_dataclass(config) and not isinstance(config, type),
@@ -366,35 +363,6 @@ def config_to_json(config: Any) -> dict[str, Any]:
         got=type(config).__name__,
     )
     return json.loads(strict_json(dataclasses.asdict(config), "config"))
-
-
-def config_from_json(kind: type[Config], values: Mapping[str, Any]) -> Config:
-    """The config that `config_to_json` wrote.
-
-    Args:
-        kind: the dataclass.
-        values: its fields.
-
-    Returns:
-        The config, equal to the one that was written.
-
-    Raises:
-        ValueError: if a field is unknown.
-    """
-    hints = typing.get_type_hints(kind)
-    unknown = ", ".join(sorted(set(values) - set(hints)))
-    require(not unknown, "values", expected=f"the fields of {kind.__name__}", got=unknown)
-    return kind(**{name: _revived(hints[name], value) for name, value in values.items()})
-
-
-def _revived(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return config_from_json(hint, value)
-    if isinstance(value, list):
-        inner = [item for item in typing.get_args(hint) if item is not Ellipsis]
-        hints = inner * len(value) if len(inner) == 1 else inner
-        return tuple(_revived(kind, item) for kind, item in zip(hints, value, strict=True))
-    return value
 
 
 def _check_same(saved: Row, given: Row, folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from lnpjax import experiments
+from lnpjax._base.configs import decode
 from lnpjax.commands.reproduce import Reproduce
 from lnpjax.experiments._harness.claims import Claim, Finding, Observation
 from lnpjax.experiments._harness.estimates import Bounds, mean_of
@@ -25,7 +26,6 @@ from lnpjax.experiments._harness.sweep import (
     SweepLines,
     SweepProgress,
     UnitResult,
-    config_from_json,
     config_to_json,
 )
 from lnpjax.experiments._harness.tables import claims_markdown, claims_table
@@ -218,7 +218,9 @@ def test_an_older_or_another_config_is_judged_as_it_is(tmp_path):
     reproduce(_experiment(), "cpu", tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"colour": 1}))
-    with pytest.raises(ValueError, match="values: expected the fields of Config, got colour"):
+    with pytest.raises(
+        ValueError, match=r"config\.json: expected the fields of Config, got colour"
+    ):
         judge_again(_experiment(), "cpu", tmp_path)
 
 
@@ -237,9 +239,9 @@ def test_another_config_is_refused_by_the_name_of_its_field(tmp_path):
 def test_configs_survive_json():
     config = Config(grid=Grid(points=((5, 6),)))
     written = json.loads(json.dumps(config_to_json(config)))
-    assert config_from_json(Config, written) == config
+    assert decode(Config, written, source="values") == config
     with pytest.raises(ValueError, match="values: expected the fields of Grid, got colour"):
-        config_from_json(Grid, {"colour": 1})
+        decode(Grid, {"colour": 1}, source="values")
 
 
 def test_results_are_what_was_stored(tmp_path):

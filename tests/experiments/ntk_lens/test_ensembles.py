@@ -12,11 +12,12 @@ import pytest
 from flax import nnx
 
 from lnpjax import entk
+from lnpjax._base.configs import decode
 from lnpjax.adapters import from_nnx
 from lnpjax.data.image_classes import load_image_classes
 from lnpjax.experiments._harness.claims import Claim
 from lnpjax.experiments._harness.reproduction import judged, reproduce
-from lnpjax.experiments._harness.sweep import Sweep, config_from_json, config_to_json
+from lnpjax.experiments._harness.sweep import Sweep, config_to_json
 from lnpjax.experiments._harness.tables import claims_json
 from lnpjax.experiments.ntk_lens import data_scaling as ntk_data_scaling
 from lnpjax.experiments.ntk_lens import model_scaling as ntk_model_scaling
@@ -230,7 +231,7 @@ def test_copies_are_noisy_and_the_rest_is_not():
 def test_presets_survive_json(module):
     for config in module.PRESETS.values():
         values = json.loads(json.dumps(config_to_json(config)))
-        assert config_from_json(type(config), values) == config
+        assert decode(type(config), values, source="test") == config
 
 
 @pytest.mark.parametrize(

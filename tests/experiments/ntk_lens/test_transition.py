@@ -14,10 +14,11 @@ import pytest
 from flax import nnx
 from synthetic_truth import family, mostly, rarely
 
+from lnpjax._base.configs import decode
 from lnpjax.data.image_classes import ImageClasses, LabelledImages
 from lnpjax.experiments._harness.claims import Claim
 from lnpjax.experiments._harness.reproduction import judged, reproduce
-from lnpjax.experiments._harness.sweep import Sweep, config_from_json, config_to_json
+from lnpjax.experiments._harness.sweep import Sweep, config_to_json
 from lnpjax.experiments._harness.tables import claims_json
 from lnpjax.experiments.ntk_lens.training import DenseEnsemble, KernelDirections, Problem
 from lnpjax.experiments.ntk_lens.transition import EXPERIMENT
@@ -311,7 +312,7 @@ def test_the_smallest_size(smoke):
 def test_presets_survive_json():
     for config in PRESETS.values():
         values = json.loads(json.dumps(config_to_json(config)))
-        assert config_from_json(TransitionConfig, values) == config
+        assert decode(TransitionConfig, values, source="test") == config
 
 
 @pytest.mark.parametrize(

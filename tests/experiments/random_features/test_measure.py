@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import lnpjax
+from lnpjax._base.configs import decode
 from lnpjax.experiments._harness.claims import Claim
 from lnpjax.experiments._harness.reproduction import judged, reproduce
-from lnpjax.experiments._harness.sweep import Sweep, config_from_json, config_to_json
+from lnpjax.experiments._harness.sweep import Sweep, config_to_json
 from lnpjax.experiments._harness.tables import claims_json
 from lnpjax.experiments.random_features import EXPERIMENT
 from lnpjax.experiments.random_features.config import PRESETS
@@ -166,7 +167,10 @@ def test_averages():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_survive_json(preset):
     config = PRESETS[preset]
-    assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config
+    assert (
+        decode(type(config), json.loads(json.dumps(config_to_json(config))), source="test")
+        == config
+    )
 
 
 @pytest.mark.parametrize(

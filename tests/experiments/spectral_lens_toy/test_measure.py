@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lnpjax._base.configs import decode
 from lnpjax.experiments._harness.claims import Claim
 from lnpjax.experiments._harness.reproduction import judged, reproduce
-from lnpjax.experiments._harness.sweep import Sweep, SweepProgress, config_from_json, config_to_json
+from lnpjax.experiments._harness.sweep import Sweep, SweepProgress, config_to_json
 from lnpjax.experiments._harness.tables import claims_json
 from lnpjax.experiments.spectral_lens_toy import EXPERIMENT
 from lnpjax.experiments.spectral_lens_toy.config import PRESETS, STAGES
@@ -142,7 +143,10 @@ def test_learning_rates_around_both_centres():
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_survive_json(preset):
     config = PRESETS[preset]
-    assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config
+    assert (
+        decode(type(config), json.loads(json.dumps(config_to_json(config))), source="test")
+        == config
+    )
 
 
 @pytest.mark.parametrize(

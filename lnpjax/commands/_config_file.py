@@ -1,0 +1,116 @@
+"""`--config FILE`: the options of `lnpjax train` from a file, under those of the command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lnpjax._base.checks import require
+from lnpjax._base.configs import decode, nearest, read_settings
+from lnpjax.models import LlamaConfig
+from lnpjax.models.presets import PRESETS
+from lnpjax.pretraining import ModelOptions, PretrainConfig
+from lnpjax.pretraining.config import SIZES
+from lnpjax.pretraining.folders import DESCRIPTIVE
+
+Command = TypeVar("Command")
+
+
+def named_file(arguments: Sequence[str]) -> Path | None:
+    """Return the file that follows ``--config`` in a command line.
+
+    Example:
+        >>> named_file(["--steps", "5", "--config=mine.yaml"]).name
+        'mine.yaml'
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    try:
+        name = parser.parse_known_args(list(arguments))[0].config
+    except argparse.ArgumentError:  # nothing follows, which the command itself refuses
+        return None
+    return None if name is None else Path(name)
+
+
+def options_of_file(kind: type[Command], file: Path) -> Command:
+    """Read the options of a command, whose fields are sections of options.
+
+    Args:
+        kind: the command.
+        file: JSON or YAML: options by name, in their sections or without them, or the `config.json`
+            of a run, which gives the options that make the same run again.
+
+    Returns:
+        The command; what the file does not say is as by default.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, names an unknown option, or a value is of another type.
+    """
+    values = read_settings(file)
+    if "lnpjax_version" in values:
+        return decode(kind, _options_of_run(values, str(file)), source=str(file))
+    return decode(kind, _in_sections(kind, values, str(file)), source=str(file))
+
+
+def _in_sections(kind: type, values: Mapping[Any, Any], source: str) -> dict[str, Any]:
+    """Put options that stand alone into their sections; refuse other names."""
+    section_of = {
+        option.name: section.name
+        for section in dataclasses.fields(kind)
+        if section.default_factory is not dataclasses.MISSING
+        for option in dataclasses.fields(section.default_factory)  # type: ignore[arg-type]
+    }
+    sections = set(section_of.values())
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        name = _option_name(key)
+        hint = nearest(name, [*section_of, *sections])
+        known = name in section_of or name in sections
+        require(known, source, expected=f"options of lnpjax train{hint}", got=key)
+        if isinstance(value, Mapping) and name in sections:
+            nested.setdefault(name, {}).update({_option_name(k): v for k, v in value.items()})
+        elif name in section_of:
+            nested.setdefault(section_of[name], {})[name] = value
+        elif value is not None:  # a section without options is None in YAML
+            nested[name] = value
+    return nested
+
+
+def _option_name(key: Any) -> str:
+    return str(key).replace("-", "_")
+
+
+def _options_of_run(values: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the options whose run has this configuration."""
+    known = {name: value for name, value in values.items() if name not in DESCRIPTIVE["run"]}
+    if isinstance(known.get("data"), Mapping):
+        data = known["data"].items()
+        known["data"] = {name: value for name, value in data if name not in DESCRIPTIVE["data"]}
+    config = PretrainConfig.from_json(known, source=source, refuse_unknown=True)
+    options = config.to_json()
+    length = config.data.context_length or 1
+    options["model"] = dataclasses.asdict(_model_options(config.model, length, source))
+    return options
+
+
+def _model_options(model: LlamaConfig, context_length: int, source: str) -> ModelOptions:
+    """Return the options of a model, with the preset that needs the fewest changes."""
+    candidates = []
+    for name, preset in PRESETS.items():
+        changes = {s: getattr(model, s) for s in SIZES if getattr(model, s) != getattr(preset, s)}
+        given: dict[str, Any] = {"tie_embeddings": model.tie_embeddings, "dtype": model.dtype}
+        options = ModelOptions(preset=name, **given, **changes)
+        try:
+            made = options.resolve(vocab_size=model.vocab_size, context_length=context_length)
+        except ValueError:  # the sizes do not fit to the width of this preset's heads
+            continue
+        if made == model:
+            candidates.append((len(changes), options))
+    expected = "a model that the options of lnpjax train make"
+    got = "one with other settings (is a size, or rope_base, changed by hand?)"
+    require(bool(candidates), f"{source}: model", expected=expected, got=got)
+    return min(candidates, key=lambda candidate: candidate[0])[1]

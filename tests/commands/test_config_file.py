@@ -1,0 +1,134 @@
+"""`lnpjax train --config FILE`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lnpjax import cli
+from lnpjax.commands._config_file import options_of_file
+from lnpjax.commands._exit import Exit
+from lnpjax.commands.train import Train
+from lnpjax.models.presets import PRESETS
+from lnpjax.pretraining import (
+    DataOptions,
+    MeasurementOptions,
+    ModelOptions,
+    PretrainConfig,
+    TrainingOptions,
+)
+from lnpjax.pretraining.folders import DESCRIPTIVE
+
+YAML = """
+steps: 40
+data: stories.txt
+training: {seed: 7, learning-rate: 5e-3}
+model:
+  preset: 1.2M
+  tie_embeddings: true
+measurement:
+"""
+
+
+def config_of(model: ModelOptions, **data: Any) -> PretrainConfig:
+    return PretrainConfig(
+        model=model.resolve(vocab_size=256, context_length=64),
+        data=DataOptions(context_length=64, **data),
+        training=TrainingOptions(steps=77, learning_rate=0.003, mesh="data=1"),
+        measurement=MeasurementOptions(num_probes=2),
+    )
+
+
+def write_run(path: Path, config: PretrainConfig) -> Path:
+    """As `create_run` does."""
+    described = dict.fromkeys(DESCRIPTIVE["run"], "x") | config.to_json()
+    described["data"] |= dict.fromkeys(DESCRIPTIVE["data"], "x")
+    path.write_text(json.dumps(described))
+    return path
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Train]:
+    """The commands that were called, none of which trains."""
+    monkeypatch.chdir(tmp_path)
+    commands: list[Train] = []
+    monkeypatch.setattr(Train, "__call__", lambda self: commands.append(self) or 0)
+    return commands
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(called):
+    Path("mine.yaml").write_text(YAML)
+    assert cli.main(["train", "--seed", "9", "--config", "mine.yaml", "--no-tie-embeddings"]) == 0
+    assert cli.main(["train", "--config=mine.yaml", "--preset", "115K"]) == 0
+    first, second = called
+    assert first.training == TrainingOptions(steps=40, seed=9, learning_rate=5e-3)
+    assert first.model == ModelOptions(preset="1.2M")
+    assert second.model == ModelOptions(tie_embeddings=True)
+    assert (second.training.seed, second.data) == (7, DataOptions(data="stories.txt"))
+    assert second.measurement == MeasurementOptions()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("changes", [{}, {"num_layers": 1}, {"hidden_size": 96, "num_heads": 3}])
+def test_the_config_of_a_run_gives_the_options_of_the_same_run(tmp_path, preset, changes):
+    model = ModelOptions(preset=preset, dtype="bfloat16", **changes)
+    config = config_of(model, data="hf:a/b", max_bytes=9)
+    read = options_of_file(Train, write_run(tmp_path / "config.json", config))
+    assert read.model.resolve(vocab_size=256, context_length=64) == config.model
+    if not changes:
+        assert read.model == model
+    assert (read.data, read.training) == (config.data, config.training)
+    assert read.measurement == config.measurement
+    assert dataclasses.replace(read, output=Train().output) == read
+
+
+def test_a_run_can_be_changed_on_the_command_line(called, tmp_path):
+    write_run(tmp_path / "config.json", config_of(ModelOptions(preset="15.5M")))
+    assert cli.main(["train", "--config", "config.json", "--num-layers", "2"]) == 0
+    assert called[0].model == ModelOptions(preset="15.5M", num_layers=2)
+
+
+REFUSED = {
+    "near": ("sede: 3", "mine.yaml: expected options of lnpjax train (the nearest is seed), got"),
+    "near, in its section": ("training: {sede: 3}", "training: expected the fields of Training"),
+    "of another section": ("model: {steps: 3}", "model: expected the fields of ModelOptions, got"),
+    "file in a file": ("config: other.yaml", "expected options of lnpjax train, got config"),
+    "wrong type": ("steps: many", "training.steps: expected an integer, got 'many'"),
+    "number for a section": ("training: 3", "training: expected TrainingOptions, got"),
+    "wrong choice": ("estimator: best", "expected one of 'hutchinson', 'global', 'exact', got"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_a_file_must_not_hold_is_refused_in_a_line(called, capsys, case):
+    content, message = REFUSED[case]
+    Path("mine.yaml").write_text(content)
+    assert cli.main(["train", "--config", "mine.yaml"]) == Exit.REFUSED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not called
+
+
+def test_a_run_that_was_changed_by_hand_is_refused_where_options_cannot_say_it(tmp_path):
+    config = config_of(ModelOptions())
+    for section, key, message in (
+        ("training", "sede", r"training: .*the nearest is seed\), got sede"),
+        ("model", "rope_base", "model: expected a model that the options of lnpjax train make"),
+    ):
+        file = write_run(tmp_path / "config.json", config)
+        values = json.loads(file.read_text())
+        values[section][key] = 500.0
+        file.write_text(json.dumps(values))
+        with pytest.raises(ValueError, match=message):
+            options_of_file(Train, file)
+
+
+def test_a_file_does_not_go_with_a_run_that_has_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(YAML)
+    assert cli.main(["train", "--config", "mine.yaml", "--resume", "run"]) == Exit.REFUSED
+    assert capsys.readouterr().err.endswith("since the run has its own, got --config\n")
