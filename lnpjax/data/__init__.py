@@ -22,6 +22,7 @@ from lnpjax.data.datasets import (
 from lnpjax.data.hub import hub_documents
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
+from lnpjax.data.random_access import Source, SourceDataset
 from lnpjax.data.sources import read_documents, split_documents, standard_library_documents
 from lnpjax.data.token_files import TokenFiles, read_tokens
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
@@ -34,6 +35,8 @@ __all__ = [
     "ByteTokenizer",
     "Dataset",
     "JsonTokenizer",
+    "Source",
+    "SourceDataset",
     "TokenDataset",
     "TokenFiles",
     "Tokenizer",

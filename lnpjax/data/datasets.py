@@ -97,6 +97,19 @@ def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_pick
     return (2 * np.arange(num_picked) + 1) * num_items // (2 * num_picked)
 
 
+def split_rows(
+    num_rows: int, num_validation: int
+) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
+    """Return the rows to train on, and those of the validation set, which is spread over all.
+
+    Example:
+        >>> split_rows(5, 2)
+        (array([0, 2, 4]), array([1, 3]))
+    """
+    validation = spread_evenly(num_rows, num_validation)
+    return np.delete(np.arange(num_rows), validation), validation
+
+
 def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."] | TokenFiles, **settings: object) -> str:
     """Hash the values of some arrays and of settings.
 
@@ -210,11 +223,11 @@ class TokenDataset:
     name: str = "tokens"
 
     def __post_init__(self) -> None:
-        _require_integers("ids", self.ids, ndim=1)
+        require_integers("ids", self.ids, ndim=1)
         for name in ("vocab_size", "context_length", "num_validation"):
             check_count(name, getattr(self, name))
         check_count("stride", self.stride, optional=True)
-        _require_range("ids", self.ids, self.vocab_size)
+        require_range("ids", self.ids, self.vocab_size)
         num_sequences = len(self._starts)
         require(
             num_sequences > self.num_validation and self.num_train > 0,
@@ -307,7 +320,7 @@ class ArrayDataset:
     name: str = "arrays"
 
     def __post_init__(self) -> None:
-        _require_integers("targets", self.targets)
+        require_integers("targets", self.targets)
         require(
             isinstance(self.inputs, np.ndarray)
             and self.inputs.ndim >= 1
@@ -324,20 +337,16 @@ class ArrayDataset:
             expected=f"more than num_validation = {self.num_validation} samples",
             got=f"{len(self.targets)} in {self.name}",
         )
-        _require_range("targets", self.targets, self.vocab_size)
+        require_range("targets", self.targets, self.vocab_size)
 
     @cached_property
-    def _validation_rows(self) -> Int[np.ndarray, " num_validation"]:
-        return spread_evenly(len(self.targets), self.num_validation)
-
-    @cached_property
-    def _train_rows(self) -> Int[np.ndarray, " num_train"]:
-        return np.delete(np.arange(len(self.targets)), self._validation_rows)
+    def _split(self) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
+        return split_rows(len(self.targets), self.num_validation)
 
     @property
     def num_train(self) -> int:
         """Samples in the training set."""
-        return len(self._train_rows)
+        return len(self.targets) - self.num_validation
 
     @property
     def context_length(self) -> int | None:
@@ -351,11 +360,11 @@ class ArrayDataset:
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._rows(self._train_rows[indices])
+        return self._rows(self._split[0][indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._rows(self._validation_rows[indices])
+        return self._rows(self._split[1][indices])
 
     def _rows(self, rows: Int[np.ndarray, " batch"]) -> Batch:
         inputs = self.inputs[rows]
@@ -370,7 +379,8 @@ def _described(value: object) -> str:
     return type(value).__name__
 
 
-def _require_integers(argument: str, array: Any, *, ndim: int | None = None) -> None:
+def require_integers(argument: str, array: Any, *, ndim: int | None = None) -> None:
+    """Refuse what is not an array of integers."""
     require(
         isinstance(array, np.ndarray | TokenFiles)
         and array.dtype.kind in "iu"
@@ -381,7 +391,8 @@ def _require_integers(argument: str, array: Any, *, ndim: int | None = None) -> 
     )
 
 
-def _require_range(argument: str, array: np.ndarray | TokenFiles, limit: int) -> None:
+def require_range(argument: str, array: np.ndarray | TokenFiles, limit: int) -> None:
+    """Refuse integers that are not below the limit, or negative."""
     lowest, highest = (int(array.min()), int(array.max())) if array.size else (0, 0)
     require(
         lowest >= 0 and highest < limit,
