@@ -229,7 +229,7 @@ CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data": "nowhere.txt"}, "data: expected one of stdlib, digits, simplestories, or the"),
+        ({"data": "nowhere.txt"}, "data: expected one of stdlib, digits, simplestories, hf:owner"),
         ({"tokenizer": "broken.json"}, "broken.json"),
         ({"tokenizer": "nowhere.json"}, "nowhere.json"),
         ({"tokenizer": "closed.json"}, "closed.json, which has no token for unknown words such as"),
@@ -286,7 +286,7 @@ def test_what_resume_and_plot_refuse(
     file.write_text(json.dumps(config | {"model": {}}))
     assert "config.json: model: expected an object with dtype," in refused(resume, capsys)
     file.write_text(json.dumps(config | {"model": config["model"] | {"num_heads": 3}}))
-    assert "config.json: num_heads: expected a divisor" in refused(resume, capsys)
+    assert "config.json: model: num_heads: expected a divisor" in refused(resume, capsys)
     file.write_text(json.dumps(config | {"model": config["model"] | {"hidden_size": 4}}))
     assert "abstract_state: expected the state of checkpoint 40" in refused(resume, capsys)
     file.write_text(json.dumps(config | {"training": config["training"] | {"seed": 1}}))

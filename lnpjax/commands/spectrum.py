@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from lnpjax._base.checks import check_count, require
+from lnpjax._base.files import write_atomically
 from lnpjax.commands._files import refuse_unused
 from lnpjax.commands._show import console, shown, table
 from lnpjax.data import Batches, load_dataset, read_documents
@@ -26,6 +27,7 @@ from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
 from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
+from lnpjax.runs._lines import json_lines
 from lnpjax.runs._lock import refuse_links_in
 from lnpjax.shells import (
     Frontier,
@@ -60,7 +62,8 @@ class Spectrum:
     is never formed. For every checkpoint, the command computes the energy of the error in
     logarithmic shells of eigenvalues, its peak and cut-off, and the distribution of learning, whose
     mean is chi_pos. Energies are means over batches. It prints one row per checkpoint, and how far
-    the frontier moved in between; figures and numbers go to RUN/shells.
+    the frontier moved in between; figures and numbers (shells.npz, and as rows in shells.jsonl) go
+    to RUN/shells.
 
     Args:
         runs: Run folders. Of a single run, its initialisation and the checkpoints that it has kept;
@@ -217,6 +220,19 @@ def _save(profiles: list[Profile], folder: Path) -> None:
             f"{profile.label}/{name}": np.asarray(value) for name, value in _arrays(profile).items()
         }
     np.savez_compressed(folder / "shells.npz", allow_pickle=False, **arrays)
+    rows = [row for profile in profiles for row in _rows(profile)]
+    write_atomically(folder / "shells.jsonl", json_lines(rows))
+
+
+def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
+    """Return what a table holds: a row for the frontier, and one for each shell."""
+    arrays = {name: np.asarray(value) for name, value in _arrays(profile).items()}
+    of_shells = [name for name, a in arrays.items() if a.shape == profile.centers.shape]
+    scalars = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
+    yield {"kind": "frontier", "label": profile.label, **scalars}
+    for shell in range(len(profile.centers)):
+        values = {name: arrays[name][shell].item() for name in of_shells}
+        yield {"kind": "shell", "label": profile.label, "shell": shell, **values}
 
 
 def _arrays(profile: Profile) -> dict[str, Any]:

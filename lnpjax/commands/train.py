@@ -39,6 +39,7 @@ from lnpjax.pretraining.processes import Group, ProcessOptions, SharedRun, StopT
 from lnpjax.runs import (
     Run,
     TensorBoardWriter,
+    TrackioWriter,
     WandbWriter,
     Writer,
     differences,
@@ -59,21 +60,26 @@ class OutputOptions:
         out: A new folder for the run; one that holds a run is never overwritten. None:
             runs/DATA-PRESET-N with the first free N.
         resume: Go on with the run in this folder from its last checkpoint, with its own
-            configuration. The only other options allowed are --force, --tensorboard, --wandb and
-            those that join processes.
+            configuration. The only other options allowed are --force, --tensorboard,
+            --tensorboard-all, --wandb, --trackio and those that join processes.
         force: With --resume, go on although releases, settings of JAX or the kind of device are
             others, so that the numbers differ from those of an uninterrupted run.
         tensorboard: Also write event files for TensorBoard into the run (needs the extra
-            tensorboard).
-        wandb: Also log to this project of Weights & Biases (needs the extra wandb). None: no
-            logging.
+            tensorboard): losses, learning rate, the components with their errors, and chi_pos of
+            the groups.
+        tensorboard_all: As --tensorboard, with every number of the rows.
+        wandb: Also log to this project of Weights & Biases (needs the extra wandb); WANDB_MODE says
+            how. None: no logging.
+        trackio: Also log to this project of trackio (needs the extra trackio). None: no logging.
     """
 
     out: str | None = None
     resume: str | None = None
     force: bool = False
     tensorboard: bool = False
+    tensorboard_all: bool = False
     wandb: str | None = None
+    trackio: str | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,27 +153,23 @@ class Train:
         self.training.check()
         self.measurement.check()
         self.processes.check()
-        if self.output.tensorboard:
+        if self.output.tensorboard or self.output.tensorboard_all:
             import_extra("tensorboardX", extra="tensorboard", purpose="--tensorboard")
         if self.output.wandb is not None:
             import_extra("wandb", extra="wandb", purpose="--wandb")
+        if self.output.trackio is not None:
+            import_extra("trackio", extra="trackio", purpose="--trackio")
         if self.output.resume is None:
             require(not self.output.force, "--force", expected="--resume RUN with it", got="none")
             return
-        allowed = dataclasses.replace(
-            OutputOptions(),
-            resume=self.output.resume,
-            force=self.output.force,
-            tensorboard=self.output.tensorboard,
-            wandb=self.output.wandb,
-        )
+        allowed = dataclasses.replace(self.output, out=None)
         given = _changed_fields(self, Train(output=allowed, processes=self.processes))
         given = ["config"] if self.config is not None else given
         require(
             not given,
             "--resume",
-            expected="no option with it except --force, --tensorboard, --wandb and those that "
-            "join processes, since the run has its own",
+            expected="no option with it except --force, --tensorboard, --tensorboard-all, --wandb, "
+            "--trackio and those that join processes, since the run has its own",
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
@@ -232,16 +234,23 @@ class Train:
         if run is None:
             return
         steps_done = max(run.checkpoint_steps(), default=0)
-        if self.output.tensorboard:
-            yield TensorBoardWriter(run.path / "tensorboard", resumed_at=steps_done or None)
+        everything = self.output.tensorboard_all
+        if self.output.tensorboard or everything:
+            yield TensorBoardWriter(
+                run.path / "tensorboard", resumed_at=steps_done or None, everything=everything
+            )
+        config = run.config
         if self.output.wandb is not None:
             yield WandbWriter(
                 self.output.wandb,
                 name=run.path.name,
-                config=run.config,
-                run_id=run.config.get("run_id"),
+                config=config,
+                run_id=config.get("run_id"),
                 folder=run.path,
             )
+        if self.output.trackio is not None:
+            name = "-".join(filter(None, (run.path.name, config.get("run_id"))))
+            yield TrackioWriter(self.output.trackio, name=name, config=config)
 
 
 @contextlib.contextmanager

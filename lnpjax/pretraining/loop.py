@@ -19,9 +19,9 @@ from lnpjax.pretraining.environment import check_environment, environment
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.pretraining.program import Experiment, PretrainState
 from lnpjax.pretraining.recorder import NonFiniteLossError, Recorder
-from lnpjax.recording._measurements import save_distribution
 from lnpjax.runs import Checkpoint, Run, Writer, differences
 from lnpjax.runs._rows import CONFIG_FILE, SESSION
+from lnpjax.runs._writers import WriteFunction
 
 Ending: TypeAlias = Literal["finished", "stopped", "diverged"]
 
@@ -55,7 +55,7 @@ def pretrain(
     experiment: Experiment,
     run: Run | SharedRun,
     *,
-    writers: Sequence[Writer] = (),
+    writers: Sequence[Writer | WriteFunction] = (),
     reporter: Reporter | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     force: bool = False,
@@ -70,7 +70,7 @@ def pretrain(
         experiment: what is run.
         run: where it is recorded, made by `create_run` or `open_run`. Where several processes
             take part, each calls this with its `SharedRun` of the same run.
-        writers: get the same rows.
+        writers: get the same rows: writers, or functions of a step and its numbers by name.
         reporter: receives the progress; None for none.
         should_stop: called before every step; once it returns true, the run is saved and left.
             Several processes must get the same answers (see `processes.StopTogether`).
@@ -167,7 +167,7 @@ def _train(
         if should_stop():
             status = "stopped"
             break
-        state = _step(experiment, run, recorder, state, step)
+        state = _step(experiment, recorder, state, step)
         done, last = step + 1, step + 1 == training.steps
         if last or step == 0 or done % training.validate_every == 0:
             recorder.flush()
@@ -184,7 +184,6 @@ def _train(
 
 def _step(
     experiment: Experiment,
-    run: Run | SharedRun,
     recorder: Recorder,
     state: PretrainState,
     step: int,
@@ -192,7 +191,8 @@ def _step(
     """Measure what is due before the update, make it, and return the state after it."""
     compiled, batch = experiment.compiled, experiment.batches.batch(step)
     if (distribution := compiled.distribution(state, batch, step)) is not None:
-        save_distribution(run, step, distribution)
+        recorder.flush()
+        recorder.write_distribution(step, distribution)
     if (spectra := compiled.lens(state, step)) is not None:
         recorder.flush()
         recorder.write_spectra(step, spectra, compiled.validation_loss(state.params))

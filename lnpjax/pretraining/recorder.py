@@ -14,11 +14,12 @@ from lnpjax._base.reporting import Reporter
 from lnpjax.decomposition import LNP
 from lnpjax.pretraining.lens import LensSpectra, lens_row, save_lens
 from lnpjax.pretraining.processes import SharedRun
-from lnpjax.recording._measurements import lnp_fields
+from lnpjax.recording._measurements import distribution_fields, lnp_fields, save_distribution
 from lnpjax.recording._recorder import STEPS_AHEAD
 from lnpjax.runs import Run, Writer, training_flops
 from lnpjax.runs._rows import make_row
-from lnpjax.runs._writers import flatten_row
+from lnpjax.runs._writers import WriteFunction, as_writer, flatten_row, name_of
+from lnpjax.spectra import PositionDistribution
 from lnpjax.status import describe_status
 from lnpjax.training import Record
 
@@ -62,7 +63,8 @@ class Recorder:
 
     Args:
         run: where rows are appended.
-        writers: get the same rows; one that fails gets no more.
+        writers: get the same rows, also as functions of a step and its numbers; one that fails gets
+            no more.
         reporter: receives each step's loss and chi_pos, and warnings.
         tokens_per_step: what a step adds to the tokens seen.
         num_parameters: turns tokens into FLOPs.
@@ -75,7 +77,7 @@ class Recorder:
         self,
         run: Run | SharedRun,
         *,
-        writers: Sequence[Writer],
+        writers: Sequence[Writer | WriteFunction],
         reporter: Reporter,
         tokens_per_step: int,
         num_parameters: int,
@@ -83,7 +85,7 @@ class Recorder:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._run = run
-        self._writers = list(writers)
+        self._writers = [as_writer(writer) for writer in writers]
         self._reporter = reporter
         self._tokens_per_step = tokens_per_step
         self._num_parameters = num_parameters
@@ -137,7 +139,7 @@ class Recorder:
                 writer.write(step, flatten_row(row))
             except Exception as error:  # a copy of the rows is not worth a run
                 self._writers.remove(writer)
-                self._reporter.warn(f"{type(writer).__name__} gets no more rows: {error}")
+                self._reporter.warn(f"{name_of(writer)} gets no more rows: {error}")
 
     def write_spectra(self, step: int, spectra: LensSpectra, loss: float) -> None:
         """Append a "spectra" row, and save the spectra themselves to `spectra/lens-STEP.npz`.
@@ -150,6 +152,17 @@ class Recorder:
         spectra = jax.device_get(spectra)
         save_lens(self._run, step, spectra)
         self.write("spectra", step, loss=loss, **lens_row(spectra))
+
+    def write_distribution(self, step: int, distribution: PositionDistribution) -> None:
+        """Append a "distribution" row, and save the whole of it to `spectra/position-STEP.npz`.
+
+        Args:
+            step: before whose update it was measured.
+            distribution: what was measured.
+        """
+        distribution = jax.device_get(distribution)
+        save_distribution(self._run, step, distribution)
+        self.write("distribution", step, **distribution_fields(distribution))
 
     def speed(self, steps: int) -> Speed:
         """Return how fast this recorder's steps were.

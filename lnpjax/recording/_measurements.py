@@ -12,6 +12,7 @@ from lnpjax.runs._rows import (
     MEASURED,
     POSITION_ARRAYS,
     POSITION_FILE,
+    POSITION_NUMBERS,
     QUADRATURE_ARRAYS,
 )
 from lnpjax.spectra import PositionDistribution
@@ -30,6 +31,18 @@ def lnp_fields(window: int, lnp: LNP) -> dict[str, Any]:
         for name, group in lnp.groups.items()
     }
     return {"window": window, **scalars, "groups": groups}
+
+
+def distribution_fields(distribution: PositionDistribution) -> dict[str, Any]:
+    """Return the fields of a "distribution" row.
+
+    Args:
+        distribution: the measurement.
+    """
+    return {
+        field.name: np.asarray(getattr(distribution, field.name)).item()
+        for field in POSITION_NUMBERS
+    }
 
 
 def save_distribution(run: Any, step: int, distribution: PositionDistribution) -> None:

@@ -14,10 +14,10 @@ import jax
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.decomposition import LNP
-from lnpjax.recording._measurements import lnp_fields, save_distribution
+from lnpjax.recording._measurements import distribution_fields, lnp_fields, save_distribution
 from lnpjax.runs import Run, Writer, training_flops
 from lnpjax.runs._rows import make_row
-from lnpjax.runs._writers import flatten_row
+from lnpjax.runs._writers import WriteFunction, as_writer, flatten_row, name_of
 from lnpjax.spectra import PositionDistribution
 from lnpjax.status import describe_status
 from lnpjax.training import Record
@@ -39,8 +39,8 @@ class Recorder:
         num_parameters: N; with `tokens_per_step` it puts figures over compute, 6 N D.
         tokens_per_step: what a step trains on, in tokens (or samples, where there are none).
             Figures are over steps without it, and runs cannot be compared.
-        writers: get the same numbers, such as `lnpjax.runs.TensorBoardWriter`; one that fails gets
-            no more, and is warned of.
+        writers: get the same numbers, such as `lnpjax.runs.TensorBoardWriter` or any function of a
+            step and its numbers; one that fails gets no more, and is warned of.
 
     Raises:
         ValueError: if a number is less than 1; if the folder holds a run of another `config`.
@@ -66,7 +66,7 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         num_parameters: int | None = None,
         tokens_per_step: int | None = None,
-        writers: Sequence[Writer] = (),
+        writers: Sequence[Writer | WriteFunction] = (),
     ) -> None:
         check_count("num_parameters", num_parameters, optional=True)
         check_count("tokens_per_step", tokens_per_step, optional=True)
@@ -74,7 +74,7 @@ class Recorder:
         self.run = Run.create(folder, known | dict(config or {}), exist_ok=True)
         self._num_parameters = num_parameters
         self._tokens_per_step = tokens_per_step
-        self._writers = list(writers)
+        self._writers = [as_writer(writer) for writer in writers]
         self._pending: deque[tuple[Record, dict[str, Any]]] = deque()
         self._warned: set[int] = set()
         self._last = max((row["step"] for row in self.run.rows()), default=-1)
@@ -160,6 +160,7 @@ class Recorder:
                 self._append("lnp", step, **lnp_fields(int(record.window), measurement))
             else:
                 save_distribution(self.run, step, measurement)
+                self._append("distribution", step, **distribution_fields(measurement))
 
     def _append(self, kind: str, step: int, **values: Any) -> None:
         tokens = flops = None
@@ -174,7 +175,7 @@ class Recorder:
                 writer.write(step, flatten_row(row))
             except Exception as error:  # a copy of the rows is not worth a run
                 self._writers.remove(writer)
-                message = f"writers: {type(writer).__name__} gets no more rows: {error}"
+                message = f"writers: {name_of(writer)} gets no more rows: {error}"
                 warnings.warn(message, stacklevel=2)
 
     def _announce(self, step: int, status: int) -> None:

@@ -8,7 +8,13 @@ from lnpjax.runs._run import Checkpoint, Run
 from lnpjax.runs._smoothing import exponential_moving_average
 from lnpjax.runs._summary import MeasuredSpectra, RunSummary, read_run
 from lnpjax.runs._table import summary_table
-from lnpjax.runs._writers import TensorBoardWriter, WandbWriter, Writer
+from lnpjax.runs._writers import (
+    TensorBoardWriter,
+    TrackioWriter,
+    WandbWriter,
+    WriteFunction,
+    Writer,
+)
 
 __all__ = [
     # the folder
@@ -25,6 +31,8 @@ __all__ = [
     "Writer",
     "TensorBoardWriter",
     "WandbWriter",
+    "TrackioWriter",
+    "WriteFunction",
     # progress
     "Reporter",
     "LineReporter",

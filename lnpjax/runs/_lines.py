@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,11 @@ def encode(value: Any, where: str) -> Any:
     got = f"{type(value).__name__} {getattr(value, 'shape', '')}".rstrip()
     require(scalar, where, expected="a scalar", got=got, error=TypeError)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return rows as a file of rows has them."""
+    return "".join(strict_json(encode(row, "row"), "row") + "\n" for row in rows)
 
 
 def decode(line: bytes, where: str) -> dict[str, Any]:

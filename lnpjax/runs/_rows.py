@@ -169,6 +169,19 @@ SPECTRUM_NUMBERS = (
     _STATUS,
 )
 """What is read off one spectrum (`lnpjax.spectra.SpectrumSummary`)."""
+POSITION_NUMBERS = (
+    dataclasses.replace(_CHI_POS, definition="mean of the distribution: the spectral position"),
+    Field("chi_pos_sem", "its standard error"),
+    _SEM_DF,
+    Field("tenth", "p below which 10 % of the squared loss gradient lie"),
+    Field("median", "p below which half of it lies"),
+    Field("ninetieth", "p below which 90 % of it lie"),
+    Field("unresolved", "weight of nodes that have not converged to eigenvalues"),
+    Field("trace", "trace of the eNTK, estimated"),
+    _LOSS,
+    _STATUS,
+)
+"""The scalars of `lnpjax.spectra.PositionDistribution`."""
 
 ROWS = {
     "train": RowKind(
@@ -182,6 +195,11 @@ ROWS = {
             *MEASURED,
             Field("groups", "the parts, by parameter group", parts=GROUP_PARTS),
         ),
+    ),
+    "distribution": RowKind(
+        "How learning from the training batch is distributed over the spectrum, before the update "
+        "of its step; `p` is an eigenvalue's share of the trace.",
+        POSITION_NUMBERS,
     ),
     "validation": RowKind(
         "The loss on the whole validation set, at the parameters after the step's update.",
@@ -201,6 +219,12 @@ ROWS = {
     ),
 }
 """The rows of `metrics.jsonl`, by their "kind"."""
+PLOTTED = {
+    "train": ("loss", "learning_rate"),
+    "validation": ("loss",),
+    "lnp": ("chi_loss", "chi_net", "chi_pos", "chi_net_sem", "chi_pos_sem"),
+}
+"""The numbers of a run that people plot, of all rows; of groups, chi_pos."""
 SESSION = RowKind(
     "What one process did for the run, and how fast, compilation left out.",
     (
@@ -235,16 +259,7 @@ POSITION_ARRAYS = (
     Field("p", "normalised eigenvalues, descending", "", "normalised eigenvalue $p$",
           "share of the trace"),
     Field("weights", "share of the squared loss gradient along each"),
-    dataclasses.replace(_CHI_POS, definition="mean of the distribution: the spectral position"),
-    Field("chi_pos_sem", "its standard error"),
-    _SEM_DF,
-    Field("tenth", "p below which 10 % of the squared loss gradient lie"),
-    Field("median", "p below which half of it lies"),
-    Field("ninetieth", "p below which 90 % of it lie"),
-    Field("unresolved", "weight of nodes that have not converged to eigenvalues"),
-    Field("trace", "trace of the eNTK, estimated"),
-    _LOSS,
-    _STATUS,
+    *POSITION_NUMBERS,
 )  # fmt: skip
 """Fields of `lnpjax.spectra.PositionDistribution`."""
 QUADRATURE_ARRAYS = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,6 +36,12 @@ def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
         assert shells[f"{state}/p"].shape == (2, 6)
         for number in ("peak", "peak_sem", "cutoff", "exponent", "residual", "unresolved"):
             assert shells[f"{state}/{number}"].shape == ()
+    rows = [json.loads(line) for line in Path("run/shells/shells.jsonl").read_text().splitlines()]
+    assert [row["label"] for row in rows if row["kind"] == "frontier"] == states
+    of_shells = [row for row in rows if (row["kind"], row["label"]) == ("shell", "step 12")]
+    np.testing.assert_array_equal(
+        np.float32([row["energies"] for row in of_shells]), shells["step 12/energies"]
+    )
     figures = sorted((tmp_path / "run" / "shells").glob("*.png"))
     assert [path.name for path in figures] == ["profile.png", "profiles.png"]
     assert all(map(is_whole_png, figures))

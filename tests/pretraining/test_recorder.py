@@ -104,6 +104,21 @@ def test_a_measurement_follows_its_step_in_rows_and_writers(run: Run) -> None:
     assert ear.updates == [(8, 2.0, 0.25)]
 
 
+def test_functions_get_rows_and_one_that_fails_gets_no_more(run: Run) -> None:
+    rows: list[tuple[int, dict[str, float]]] = []
+
+    def broken(step: int, scalars: dict[str, float]) -> None:
+        raise RuntimeError("no network")
+
+    ear = Ear()
+    both = recorder(run, writers=[broken, lambda *row: rows.append(row)], reporter=ear)
+    for step in range(2):
+        both.write("validation", step, loss=1.0)
+    assert [step for step, _ in rows] == [0, 1]
+    assert rows[0][1]["validation/loss"] == 1.0
+    assert ear.warnings == ["broken gets no more rows: no network"]
+
+
 def test_log_every_thins_training_rows_only(run: Run) -> None:
     thin = recorder(run, log_every=5)
     for step in range(12):

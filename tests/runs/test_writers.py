@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lnpjax.runs import TensorBoardWriter, WandbWriter, Writer
-from lnpjax.runs._writers import flatten_row
+from lnpjax.runs import Run, TensorBoardWriter, TrackioWriter, WandbWriter, Writer
+from lnpjax.runs._writers import as_writer, flatten_row
 
 ROW = {
     "kind": "lnp",
@@ -109,6 +109,81 @@ def test_wandb_receives_config_scalars_and_the_end(fake_wandb: SimpleNamespace) 
     assert fake_wandb.options["mode"] == "offline"
     assert fake_wandb.logged == [(3, {"train/loss": 1.5})]
     assert fake_wandb.finished == 1
+
+
+def test_what_wandb_is_told_elsewhere_counts(fake_wandb: SimpleNamespace) -> None:
+    WandbWriter("lnp")  # WANDB_MODE and W&B's settings files
+    assert fake_wandb.options["mode"] is None
+
+
+def test_writers_may_be_there_before_the_run(fake_wandb: SimpleNamespace, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    folder = tmp_path / "run"
+    writers: list[Writer] = [
+        TensorBoardWriter(folder / "tensorboard"),
+        WandbWriter("lnp", folder=folder),
+    ]
+    assert fake_wandb.options == {}
+    with Run.create(folder, {"num_parameters": 2}):
+        for writer in writers:
+            writer.write(0, {"train/loss": 2.5})
+            writer.close()
+        assert fake_wandb.options["dir"] == str(folder)
+        assert read_events(folder / "tensorboard")
+        WandbWriter("again", folder=folder)  # at once, so that what is wrong is told at once
+        assert fake_wandb.options["project"] == "again"
+
+
+def test_a_writer_that_got_nothing_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    TensorBoardWriter(tmp_path / "none").close()
+    assert not (tmp_path / "none").exists()
+
+
+def test_tensorboard_gets_what_people_plot_or_everything(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX", reason="needs the extra tensorboard")
+    row = dict.fromkeys(("chi_loss", "chi_net", "chi_pos", "chi_pos_sem", "sem_df", "nu"), 0.5)
+    groups = {"blocks/0": {"chi_pos": 0.5, "chi_net": 0.5}}
+    scalars = flatten_row({"kind": "lnp", **row, "groups": groups}) | {"mine": 1.0}
+    tags = {}
+    for everything in (False, True):
+        folder = tmp_path / str(everything)
+        writer = TensorBoardWriter(folder, everything=everything)
+        writer.write(3, scalars)
+        writer.close()
+        tags[everything] = {v.tag for event in read_events(folder) for v in event.summary.value}
+    plotted = {f"lnp/{name}" for name in ("chi_loss", "chi_net", "chi_pos", "chi_pos_sem")}
+    assert tags[False] == plotted | {"lnp/blocks/0/chi_pos", "mine"}
+    assert tags[True] == set(scalars)
+
+
+def test_functions_are_writers() -> None:
+    calls: list[Any] = []
+    writer = as_writer(lambda step, scalars: calls.append((step, scalars)))
+    writer.write(3, {"train/loss": 1.5})
+    writer.close()
+    assert calls == [(3, {"train/loss": 1.5})]
+    assert as_writer(writer) is writer
+    with pytest.raises(TypeError, match=r"writers: expected writers, or functions .*, got str"):
+        as_writer("wandb")  # type: ignore[arg-type]
+
+
+def test_trackio_is_called_as_wandb_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    run = SimpleNamespace(
+        log=lambda data, step: seen.append((step, data)), finish=lambda: seen.append("end")
+    )
+    module = ModuleType("trackio")
+    module.init = lambda project, **options: seen.append((project, options)) or run  # type: ignore
+    monkeypatch.setitem(sys.modules, "trackio", module)
+    writer: Writer = TrackioWriter("lnp", name="small", config={"a": 1})
+    writer.write(3, {"train/loss": 1.5})
+    writer.close()
+    options = {"name": "small", "config": {"a": 1}, "resume": "allow"}
+    assert seen == [("lnp", options), (3, {"train/loss": 1.5}), "end"]
+    monkeypatch.setitem(sys.modules, "trackio", None)
+    with pytest.raises(ImportError, match=r"TrackioWriter needs.*lnpjax\[trackio\]"):
+        TrackioWriter("lnp")
 
 
 def test_a_missing_package_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

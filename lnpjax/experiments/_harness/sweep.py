@@ -22,7 +22,7 @@ import numpy as np
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import load_arrays, write_atomically
 from lnpjax.runs import Row, differences, strict_json
-from lnpjax.runs._lines import encode, null_to_nan
+from lnpjax.runs._lines import json_lines, null_to_nan
 from lnpjax.runs._lock import Lock, refuse_links_in
 from lnpjax.runs._reporters import for_terminal
 
@@ -253,7 +253,7 @@ class Sweep:
         (self.folder / SUMS).unlink(missing_ok=True)
         if arrays:
             write_atomically(self.folder / ARRAYS, _packed(arrays))
-        write_atomically(self.folder / ROWS, _json_lines(self.rows()))
+        write_atomically(self.folder / ROWS, json_lines(self.rows()))
         write_atomically(self.folder / SUMS, _checksums(self.folder / ROWS))
 
     def load(self) -> None:
@@ -298,7 +298,7 @@ class Sweep:
         rows, arrays, sums = self._files(name)
         for file in (sums, arrays):
             file.unlink(missing_ok=True)
-        write_atomically(rows, _json_lines(result.rows))
+        write_atomically(rows, json_lines(result.rows))
         if result.arrays:
             write_atomically(arrays, _packed(result.arrays))
         write_atomically(sums, _checksums(rows, arrays))
@@ -375,7 +375,3 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
     return buffer.getvalue()
-
-
-def _json_lines(rows: Sequence[Row]) -> str:
-    return "".join(strict_json(encode(row, "row"), "row") + "\n" for row in rows)
