@@ -99,8 +99,8 @@ def change_config(**changes: Any) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("step"), "metrics.jsonl, line 1: expected a number as 'step' of this train row"),
-        (without("loss"), "metrics.jsonl, line 1: expected a number as 'loss' of this train row"),
+        (without("step"), "metrics.jsonl, line 2: expected a number as 'step' of this train row"),
+        (without("loss"), "metrics.jsonl, line 2: expected a number as 'loss' of this train row"),
         (without("flops"), "expected a number as 'flops'"),
         (without("window"), "expected a number as 'window' of this lnp row"),
         (change_rows(lambda row: row | {"step": "a"}), "as 'step' of this train row, got 'a'"),

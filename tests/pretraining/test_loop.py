@@ -31,7 +31,14 @@ from lnpjax.pretraining import (
 )
 from lnpjax.pretraining.config import LEARNING_RATES, PRESETS
 from lnpjax.runs import Run
-from lnpjax.runs._rows import ROWS, SESSION, SHARED, SPECTRUM_NUMBERS
+from lnpjax.runs._rows import (
+    POSITION_FILE,
+    POSITION_NUMBERS,
+    ROWS,
+    SESSION,
+    SHARED,
+    SPECTRUM_NUMBERS,
+)
 
 STEPS = 23
 MODEL = ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)
@@ -101,7 +108,7 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
     order = {"spectra": 0, "train": 1, "lnp": 2, "validation": 3}
     keys = [(row["step"], order[row["kind"]]) for row in rows]
     assert keys == sorted(keys)
-    assert {row["kind"] for row in rows} == set(ROWS)
+    assert {row["kind"] for row in rows} == set(ROWS) - {"distribution"}  # not asked for
     for row in rows:
         shared = [field.name for field in SHARED]
         assert list(row) == ["kind", *shared, *ROWS[row["kind"]].names()]
@@ -117,6 +124,19 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
         assert row["nu"] == pytest.approx(row["loss_change"] - row["linear_change"], abs=1e-6)
         total = sum(group["delta_loss"] for group in row["groups"].values())
         assert total == pytest.approx(row["delta_loss"], rel=1e-4)
+
+
+def test_distributions_are_rows_too(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    rows = run.rows("distribution")
+    names = [field.name for field in POSITION_NUMBERS]
+    assert [list(row) for row in rows] == [["kind", "step", "tokens", "flops", *names]] * len(rows)
+    assert [POSITION_FILE.name(row["step"]) for row in rows] == run.spectra() != []
+    for row in rows:
+        arrays = run.spectrum(POSITION_FILE.name(row["step"]))
+        assert [row[name] for name in names] == [arrays[name].item() for name in names]
+    steps = [row["step"] for row in run.rows()]
+    assert steps == sorted(steps)
 
 
 def test_spectra_are_recorded_as_the_measures_return_them(
