@@ -49,7 +49,7 @@ class Frontier:
         blend_width: how gradually one replaces the other, in units of ln lambda.
         residual: root mean square of ``ln E - ln fit`` over shells with energy.
         lowest: the smallest centre of a shell with energy; NaN where there is none.
-        num_points: shells with energy.
+        num_points: shells that the fit takes: those with energy, above the peak with enough of it.
         status: `lnpjax.Status` flags: `TOO_FEW_POINTS` where fewer than three shells with energy
             lie on a side of the peak, as in a monotone profile; the fit is then NaN. Also where
             they lie so about `blend_center`: the fit is given, but one of its sides rests on
@@ -87,6 +87,7 @@ def detect_frontier(
     *,
     cutoff_fraction: float = 1e-2,
     max_blend_width: float = 0.5,
+    floor: float = 1e-6,
 ) -> Frontier:
     """Find the peak and the cut-off of a profile of shell energies, and fit both of its sides.
 
@@ -94,8 +95,9 @@ def detect_frontier(
     method open. Here, ``ln E = (1 - w) (a + s ln lambda) + w (b - kappa lambda)`` with
     ``w = sigmoid((ln lambda - ln c) / width)``: for a given blend a linear least-squares problem,
     and the blend is the best of a grid that narrows around its minimum. Shells without energy have
-    no logarithm and are left out. Every other shell counts the same, so that a numerical floor
-    beyond the cut-off takes part: pass only the shells above it.
+    no logarithm and are left out, and so are those above the peak that have less than `floor` of
+    its energy: rounding, or an exponential over decades, whose logarithms outweigh all other
+    shells. Every other shell counts the same.
 
     The pieces are not those of *Spectral shells*, eq. 16, ``E ~ lambda^s exp(-kappa lambda)``,
     whose power law goes on above the peak and whose exponential begins below. Fitted to such a
@@ -108,6 +110,7 @@ def detect_frontier(
         cutoff_fraction: what part of the peak's energy counts as cut off.
         max_blend_width: bound on the width of the blend, in units of ln lambda. Wider blends fit
             better and mean nothing, for neither side is then anywhere by itself.
+        floor: what part of the peak's energy a shell above it must have to be fitted; 0 for all.
 
     Returns:
         A `Frontier`.
@@ -115,8 +118,9 @@ def detect_frontier(
     Raises:
         TypeError: if an argument is not an array of real floating-point numbers.
         ValueError: if shapes disagree, there are fewer than three shells, `cutoff_fraction` is
-            not between 0 and 1, or `max_blend_width` not above 0; where values are known, if
-            centres are not positive and ascending, or an energy is negative, infinite or NaN.
+            not between 0 and 1, `max_blend_width` not above 0, or `floor` not in [0, 1); where
+            values are known, if centres are not positive and ascending, or an energy is negative,
+            infinite or NaN.
 
     Cost: some hundred least-squares problems of four unknowns.
 
@@ -141,6 +145,7 @@ def detect_frontier(
         expected="a finite number > 0",
         got=max_blend_width,
     )
+    require(0 <= floor < 1, "floor", expected="a number in [0, 1)", got=floor)
     dtype = accumulation_dtype()
     centers, energies = jnp.asarray(centers, dtype), jnp.asarray(energies, dtype)
     position = jnp.log(centers)
@@ -149,8 +154,9 @@ def detect_frontier(
 
     top = jnp.argmax(level)
     shell = jnp.arange(len(centers))
+    usable &= (shell <= top) | (energies >= floor * energies[top])
     interior = jnp.any(usable & (shell < top)) & jnp.any(usable & (shell > top))
-    peak, peak_level = _parabola_top(position, level, usable, top)
+    peak, peak_level = parabola_top(position, level, usable, top)
     threshold = level[top] + math.log(cutoff_fraction)
     cutoff = _last_crossing(position, level, threshold)
 
@@ -336,7 +342,7 @@ def _share_above(
     return jax.nn.sigmoid((position - center) / width)
 
 
-def _parabola_top(
+def parabola_top(
     position: Float[Array, " shell"],
     level: Float[Array, " shell"],
     usable: Bool[Array, " shell"],

@@ -58,7 +58,8 @@ def test_a_profile_of_the_fitted_form_is_recovered(x64, truth):
     assert float(frontier.residual) < 1e-2
     np.testing.assert_allclose(_profile(frontier, jnp.asarray(CENTERS)), energies, rtol=5e-2)
     assert int(frontier.status) == 0
-    assert int(frontier.num_points) == 40
+    above = CENTERS[np.argmax(energies)] < CENTERS
+    assert int(frontier.num_points) == np.sum(~above | (energies >= 1e-6 * energies.max()))
 
 
 @pytest.mark.parametrize(("exponent", "rate"), [(2.0, 2.0), (1.0, 4.0), (0.5, 0.5)])
@@ -134,13 +135,17 @@ def test_displacement_of_a_spreading_frontier(x64):
     )
 
 
+@pytest.mark.parametrize("rest", [1e-300, 1e-12, 1e-8])
 @pytest.mark.parametrize("factor", [10.0, 100.0])
-def test_amplitude_is_that_of_the_side_both_profiles_have(x64, factor):
-    """The low side grows threefold while the frontier moves down, by up to two decades."""
+def test_amplitude_is_that_of_the_side_both_profiles_have(x64, factor, rest):
+    """The low side grows threefold while the frontier moves down, by up to two decades.
+
+    Beyond its cut-off the profile falls without end, or ends at the floor of rounding.
+    """
     centers = np.geomspace(1e-4, 10.0, 40)
     early = detect(centers, product(centers, 1.0, 1.0))
     energies = 3 * product(centers, 1.0, factor)
-    late = detect(centers, np.where(energies > 1e-8 * energies.max(), energies, 0))
+    late = detect(centers, np.maximum(energies, rest * energies.max()))
     amplitude = frontier_displacement(early, late).amplitude
     np.testing.assert_allclose(amplitude, np.log(3), atol=0.2)
 
@@ -159,9 +164,9 @@ def test_a_slope_from_too_few_shells_is_flagged(x64):
 def test_empty_shells_are_left_out(x64):
     energies = blended(CENTERS)
     whole = detect(CENTERS, energies)
-    energies[[3, 7, 35]] = 0
+    energies[[3, 7, 31]] = 0
     holes = detect(CENTERS, energies)
-    assert int(holes.num_points) == 37
+    assert int(holes.num_points) == int(whole.num_points) - 3
     np.testing.assert_allclose(holes.exponent, whole.exponent, rtol=1e-2)
     np.testing.assert_allclose(holes.peak, whole.peak, rtol=1e-12)
 
