@@ -26,6 +26,10 @@ FOLDERS = {
     "ntk-transition": "ntk_lens.transition",
     "noise-scaling": "ntk_lens.noise_scaling",
     "spectral-lens-toy": "spectral_lens_toy",
+    "shells-families": "spectral_shells.families",
+    "shells-balance": "spectral_shells.balance",
+    "shells-scale-free": "spectral_shells.scale_free",
+    "shells-double-descent": "spectral_shells.double_descent",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

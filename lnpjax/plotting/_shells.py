@@ -143,7 +143,7 @@ def plot_shell_profiles(
         positive = np.asarray(profile.energies.mean) > 0
         centers = np.asarray(profile.centers)[positive]
         logarithms = np.log(np.asarray(profile.energies.mean)[positive])
-        smooth.plot(centers, np.exp(_smoothed(logarithms)), color=colour, linewidth=1.8)
+        smooth.plot(centers, np.exp(smoothed(logarithms)), color=colour, linewidth=1.8)
         if np.isfinite(profile.frontier.peak):
             smooth.axvline(float(profile.frontier.peak), color=colour, linestyle=":", linewidth=1)
     dress(raw, Panel("e", "Energy per shell", f"bands: {COVERAGE_TEXT} over batches", _ENERGY),
@@ -172,7 +172,8 @@ def _points(ax: Axes, profile: Profile, average: BatchAverage, colour: Any, labe
     ax.fill_between(centers, low, high, color=colour, alpha=0.2, linewidth=0)
 
 
-def _smoothed(values: Float[np.ndarray, " shell"]) -> Float[np.ndarray, " shell"]:
+def smoothed(values: Float[np.ndarray, " shell"]) -> Float[np.ndarray, " shell"]:
+    """Return means over three shells; at the ends, of the last one twice and its neighbour."""
     padded = np.pad(values, 1, mode="edge")
     return (padded[:-2] + padded[1:-1] + padded[2:]) / 3
 

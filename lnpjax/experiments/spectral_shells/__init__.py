@@ -1,0 +1,1 @@
+"""The experiments of Spectral Shells, and what they share."""
