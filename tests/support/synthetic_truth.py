@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,28 @@ def rarely(counts: Counter, verdict: str) -> bool:
 def scattered(mean: float, scatter: float) -> Make:
     """Members about a mean, with that relative scatter."""
     return lambda rng, scale, count: mean * (1 + scatter * rng.standard_normal(count))
+
+
+class World(NamedTuple):
+    """A world in which a claim is true or false.
+
+    Attributes:
+        claim_of: the claim on rows that are drawn there.
+        verdict: that it must meet at least 95 % of the time; "not holds" where only that one must
+            not be met, at least as often.
+    """
+
+    claim_of: Callable[[np.random.Generator], Claim]
+    verdict: str
+
+    def fails(self, trials: int) -> str:
+        """What is wrong with the rule, with the count of verdicts; nothing if it is right."""
+        counts = verdicts(self.claim_of, trials)
+        if self.verdict == "not holds":
+            right = rarely(counts, "holds")
+        else:
+            right = mostly(counts, self.verdict)
+        return "" if right else f"expected {self.verdict}, got {dict(counts)}"
 
 
 def law(mean: Callable[[float], float], scatter: float | Callable[[float], float] = 0.05) -> Make:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from lnpjax._base.intervals import student_t
 
@@ -103,6 +103,52 @@ def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Uncertain:
     effective = total**2 / np.sum(squares**2 / df) if total > 0 else df.sum()
     value = float(np.mean([mean.value for mean in means]))
     return Uncertain(value, float(total**0.5 / len(means)), float(effective))
+
+
+def without_one(count: int) -> list[Int[np.ndarray, " chosen"]]:
+    """Return the numbers of all members, then of all without one each.
+
+    Example:
+        >>> [members.tolist() for members in without_one(2)]
+        [[0, 1], [1], [0]]
+    """
+    members = np.arange(count)
+    return [members, *(np.delete(members, member) for member in members)]
+
+
+def jackknife(values: Float[np.ndarray, " left_out"]) -> Uncertain:
+    """Return a statistic with the error that its values without one member each give.
+
+    Args:
+        values: of all members, then of all without one each (`without_one`).
+
+    Example:
+        The mean of 1 and 3, whose standard error is 1:
+
+        >>> jackknife(np.array([2.0, 3.0, 1.0])).error
+        1.0
+    """
+    without = values[1:]
+    count = len(without)
+    squares = np.sum((without - without.mean()) ** 2)
+    return Uncertain(float(values[0]), float(((count - 1) / count * squares) ** 0.5), count - 1)
+
+
+def jackknifed(count: int, statistic: Callable[[np.ndarray], float]) -> Uncertain:
+    """Return a statistic of chosen members, with its jackknife error.
+
+    For what is not a mean, such as a ratio or an exponent of means over the same members.
+
+    Args:
+        count: how many members there are.
+        statistic: of an array of members' numbers.
+
+    Example:
+        >>> values = np.array([1.0, 3.0])
+        >>> jackknifed(2, lambda members: float(values[members].mean())).value
+        2.0
+    """
+    return jackknife(np.array([statistic(members) for members in without_one(count)]))
 
 
 def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Uncertain:

@@ -32,7 +32,8 @@ def dissipated_in_intervals(
         >>> dissipated_in_intervals(moments, np.array([0.0, 1.0]), jnp.array([0.5, 2.0])).round(6)
         array([[0.      , 0.864665]])
     """
-    before, after = moments.mode_energies[:-1], moments.mode_energies[1:]
+    energies = np.asarray(moments.mode_energies)
+    before, after = energies[:-1], energies[1:]
     rates = (moments.eigenvalues[:-1] + moments.eigenvalues[1:]) * np.diff(times)[:, None]
     halves = rates * logarithmic_mean(before, after) / 2
     shells, num_bins = shells_of(moments, edges), moments.energies.shape[1]
@@ -71,13 +72,13 @@ class Crossed(NamedTuple):
 
     Attributes:
         moved: the sum of their energies.
-        count: how many changed.
+        num_modes: how many changed.
         gained: net, by shell.
         by_shell: what entered or left a shell, either way.
     """
 
     moved: float
-    count: int
+    num_modes: int
     gained: Float[np.ndarray, " bin"]
     by_shell: Float[np.ndarray, " bin"]
 

@@ -65,7 +65,7 @@ def test_a_mode_that_crosses_two_edges_and_one_that_stays(x64):
     energies = np.array([[3.0, 5.0], [1.0, 5.0]])
     moments = Moment(zeros, zeros, zeros, np.zeros(2), eigenvalues, energies)
     found = crossed(moments, jnp.array([1.0, 2.0, 4.0, 16.0]))
-    assert (found.moved, found.count) == (2.0, 1)
+    assert (found.moved, found.num_modes) == (2.0, 1)
     assert found.gained.tolist() == [0, 2, 0, -2]
     assert found.by_shell.tolist() == [0, 2, 0, 2]
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lnpjax.experiments._harness.claims import COVERAGE
-from lnpjax.experiments._harness.pictures import write_picture
+from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import Family
-from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, draw_all, plain_ticks, scale_ticks
+from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, draw_all, scale_ticks
 from lnpjax.experiments.ntk_lens.model_scaling.results import TURNS, by_width
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure
 

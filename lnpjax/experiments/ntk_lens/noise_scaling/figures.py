@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lnpjax.experiments._harness.estimates import standard_error
-from lnpjax.experiments._harness.pictures import write_picture
+from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import SET_NAMES
-from lnpjax.experiments.ntk_lens.figures import plain_ticks
 from lnpjax.experiments.ntk_lens.noise_scaling.results import NoiseRuns, noise_runs
 from lnpjax.plotting._style import Panel, dress, new_figure, palette
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax.experiments._harness.estimates import MeanDraws, standard_error
-from lnpjax.experiments._harness.pictures import write_picture
+from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.ntk_lens.families import SET_NAMES
-from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, plain_ticks, scale_ticks
+from lnpjax.experiments.ntk_lens.figures import SCALE_LABELS, scale_ticks
 from lnpjax.experiments.ntk_lens.transition.claims import WITHIN_A_FIFTH
 from lnpjax.experiments.ntk_lens.transition.results import NARROWEST, Curve, curves, expected_turn
 from lnpjax.plotting._style import COLOURS, Panel, add_legend, dress, new_figure

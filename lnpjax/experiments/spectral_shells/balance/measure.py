@@ -172,7 +172,7 @@ def books(
         "dissipated": dissipated.sum(),
         "moved_by_flux": np.trapezoid(exchange, times),
         "moved_by_crossings": crossings.moved,
-        "num_crossings": crossings.count,
+        "num_crossings": crossings.num_modes,
         "unexplained": np.abs(unexplained).sum() / 2,
         "log_inside": np.log10(np.max(moments.inside)),
         "log_misfit": np.log10(np.median(known)) if known else np.nan,

@@ -67,7 +67,8 @@ def _draw_times(config: DoubleDescentConfig, sweep: Sweep, ax: Axes) -> None:
             name = column.removesuffix("_loss")
             label = f"{kernel} kernel, {name}"
             ax.plot(time, losses.mean(axis=0), line, color=COLOUR_OF[kernel], label=label)
-    ax.axhline(config.noise**2 / 2, color="0.5", linewidth=0.8, linestyle="--", label="noise")
+    level = config.noise**2 / 2
+    ax.axhline(level, color="0.5", linewidth=0.8, linestyle="--", label="noise")
     panel = Panel(
         "time",
         f"Losses along training, width {width}",
@@ -75,6 +76,7 @@ def _draw_times(config: DoubleDescentConfig, sweep: Sweep, ax: Axes) -> None:
         "loss, half the mean square",
     )
     dress(ax, panel, xlabel=TIME)
+    ax.set_ylim(bottom=level / 10)  # training losses go on to fall, and would flatten the test loss
     ax.legend(fontsize=8, frameon=False)
 
 
@@ -102,8 +104,9 @@ def _draw_widths(config: DoubleDescentConfig, sweep: Sweep, ax: Axes) -> None:
         f"dotted: as many parameters as training points. Bands: {COVERAGE_TEXT}",
         "test loss, half the mean square",
     )
-    dress(ax, panel, xlabel="width")
+    dress(ax, panel, xlabel="width", yscale="linear")
     scale_ticks(ax, config.widths)
+    ax.set_ylim(bottom=0)
     ax.legend(fontsize=8, frameon=False)
 
 

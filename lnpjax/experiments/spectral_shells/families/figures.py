@@ -106,15 +106,16 @@ def _draw_peaks(found: Sequence[Family], ax: Axes) -> None:
         r"eigenvalue $\lambda$ of the peak",
     )
     dress(ax, panel, xlabel="step")
-    scale_ticks(ax, found[0].steps)
+    scale_ticks(ax, list(found[0].steps))
     ax.legend(fontsize=8, frameon=False)
 
 
 def _draw_fit(family: Family, ax: Axes) -> None:
-    last = jax.tree.map(lambda leaf: leaf[0, -1], family.frontiers)
-    _profile(ax, family, family.energies[0, -1], color=COLOURS[0], marker="o", label="one run")
+    last = jax.tree.map(lambda leaf: leaf[-1], family.frontiers)
+    mean = family.energies[:, -1].mean(axis=0)
+    _profile(ax, family, mean, color=COLOURS[0], marker="o", label="measured")
     fitted = np.asarray(last.profile(family.centers))
-    reached = family.energies[0, -1] > LEAST_SHOWN * family.energies[0, -1].max()
+    reached = mean > LEAST_SHOWN * mean.max()
     ax.plot(
         family.centers[reached],
         fitted[reached],
@@ -124,7 +125,7 @@ def _draw_fit(family: Family, ax: Axes) -> None:
     panel = Panel(
         "fit",
         f"One profile and its fit, {family.name}, step {family.steps[-1]:g}",
-        "as measured, not smoothed; mean over batches",
+        "as measured, not smoothed; mean over batches and runs",
         ENERGY,
     )
     dress(ax, panel, xlabel=XLABEL)

@@ -184,7 +184,8 @@ def trained(
     experiment: Experiment, programs: Programs, checkpoints: tuple[int, ...]
 ) -> Iterator[tuple[int, float, PyTree]]:
     """Yield step, training loss and parameters at every checkpoint."""
-    state, loss = experiment.initial_state(), jnp.nan
+    state: Any = experiment.initial_state()
+    loss: Any = jnp.nan
     for step in range(checkpoints[-1]):
         state, loss = programs.advance(state, experiment.batches.batch(step))
         if step + 1 in checkpoints:

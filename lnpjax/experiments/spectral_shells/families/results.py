@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.plotting._shells import smoothed
-from lnpjax.shells import Frontier, FrontierDisplacement, detect_frontier, frontier_displacement
-from lnpjax.shells._frontier import parabola_top
+from lnpjax.shells import Frontier, detect_frontier
+from lnpjax.shells._frontier import MIN_SIDE, parabola_top
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_shells.families.config import FamiliesConfig
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 SMALL = 0.01
 """What part of the largest energy counts as cut off, and what shells below it are not looked at."""
 FITTED = 1e-3
-"""What part of the largest energy shells must have for the fit of both sides."""
+"""What part of the largest energy the shells of the low side must have, and of fits."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,37 +53,77 @@ class Family:
         """
         return np.log(np.maximum(np.apply_along_axis(smoothed, -1, self.energies), TINY))
 
-    @functools.cached_property
-    def frontiers(self) -> Frontier:
-        """The frontier of every run and checkpoint, from shells with `FITTED` of the largest."""
-        large = self.energies >= FITTED * self.energies.max(axis=-1, keepdims=True)
-        energies = np.where(large, self.energies, 0)  # without energy they are left out
-        return _detect(jnp.asarray(self.centers), jnp.asarray(energies))
-
-    def displacements(self, before: int, after: int) -> FrontierDisplacement:
-        """How far the frontier moved between two checkpoints, by run."""
-        chosen = [
-            jax.tree.map(lambda leaf, at=at: leaf[:, at], self.frontiers) for at in (before, after)
-        ]
-        return _displace(*chosen)
-
     @property
     def log_peaks(self) -> Float[np.ndarray, "run checkpoint"]:
         """Logarithms of the smoothed profiles' peaks, between shells by a parabola."""
         return np.log(peaks_of(self.centers, np.exp(self.log_smoothed)))
 
     @property
+    def low_side(self) -> Bool[np.ndarray, "run checkpoint shell"]:
+        """Shells below the peak with a half of the largest energy at most, and `FITTED` at least.
+
+        By smoothed profiles, so that a shell is not chosen for its noise.
+        """
+        levels = self.log_smoothed - self.log_smoothed.max(axis=-1, keepdims=True)
+        below = np.arange(levels.shape[-1]) < np.argmax(levels, axis=-1)[..., None]
+        return below & (levels <= np.log(0.5)) & (levels >= np.log(FITTED)) & (self.energies > 0)
+
+    @property
     def exponents(self) -> Float[np.ndarray, "run checkpoint"]:
-        """Slopes of the low sides; NaN where one has too few shells."""
-        return np.asarray(self.frontiers.exponent, float)
+        """Slopes of the low sides; NaN where one has too few shells.
+
+        Shells scatter the more over batches the less energy they have, about as its fifth root,
+        and are weighted for it.
+        """
+        levels = self.log_smoothed - self.log_smoothed.max(axis=-1, keepdims=True)
+        weights = np.where(self.low_side, np.exp(0.4 * levels), 0)
+        logarithms = np.log(np.where(self.low_side, self.energies, 1))
+        return weighted_slope(np.log(self.centers), logarithms, weights)
+
+    @property
+    def growth(self) -> Float[np.ndarray, " run"]:
+        """Mean ``ln`` of what the low side's energies grew by, from the first checkpoint on.
+
+        Over the shells that are on the low side at the first and at the last checkpoint; NaN for a
+        run without any.
+        """
+        both = self.low_side[:, 0] & self.low_side[:, -1]
+        first, last = (np.where(both, self.energies[:, place], 1) for place in (0, -1))
+        counts = both.sum(axis=-1)
+        sums = np.log(last / first).sum(axis=-1)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+    @functools.cached_property
+    def frontiers(self) -> Frontier:
+        """The frontier of every checkpoint's mean over runs, by shells with `FITTED` and more."""
+        means = self.energies.mean(axis=0)
+        large = means >= FITTED * means.max(axis=-1, keepdims=True)
+        energies = np.where(large, means, 0)  # without energy they are left out
+        return _detect(jnp.asarray(self.centers), jnp.asarray(energies))
 
 
 TINY = 1e-12
 
 
-# Compiled once for all profiles of a shape.
-_detect = jax.jit(jax.vmap(jax.vmap(detect_frontier, (None, 0)), (None, 0)))
-_displace = jax.jit(jax.vmap(frontier_displacement))
+_detect = jax.jit(jax.vmap(detect_frontier, (None, 0)))
+
+
+def weighted_slope(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, "*s n"], weights: Float[np.ndarray, "*s n"]
+) -> Float[np.ndarray, "*s"]:
+    """Return slopes by weighted least squares; NaN where fewer than `MIN_SIDE` weights are left.
+
+    Example:
+        >>> y = np.array([[0.0, 2.0, 4.0, 99.0], [0.0, 2.0, 4.0, 6.0]])
+        >>> weights = np.array([[1.0, 2.0, 3.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
+        >>> weighted_slope(np.arange(4.0), y, weights).round(6)
+        array([ 2., nan])
+    """
+    enough = np.sum(weights > 0, axis=-1) >= MIN_SIDE
+    shares = weights / np.where(enough, weights.sum(axis=-1), 1)[..., None]
+    offsets = shares * (x - np.sum(shares * x, axis=-1)[..., None])
+    squares = np.where(enough, np.sum(offsets * x, axis=-1), 1)
+    return np.where(enough, np.sum(offsets * y, axis=-1) / squares, np.nan)
 
 
 def families(config: FamiliesConfig, sweep: Sweep) -> list[Family]:
@@ -130,7 +170,7 @@ def second_maximum(logarithms: Float[np.ndarray, " shell"]) -> float:
         profile that has one maximum.
 
     Example:
-        >>> second_maximum(np.log([1.0, 4.0, 1.0, 2.0, 1.0])).round(3)
+        >>> round(second_maximum(np.log([1.0, 4.0, 1.0, 2.0, 1.0])), 3)
         0.693
         >>> second_maximum(np.log([1.0, 2.0, 4.0, 2.0]))
         0.0
@@ -155,7 +195,13 @@ def end_of_shells(family: Family) -> Float[np.ndarray, "run checkpoint"]:
 
 
 class Convergence(NamedTuple):
-    """What doubling the products changes, at worst over checkpoints; means over runs."""
+    """What doubling the products changes, at worst over checkpoints; means over runs.
+
+    Attributes:
+        peak: by what part the peak's eigenvalue moves.
+        shell: by what part the energy of a shell changes, of those with `FITTED` of the largest:
+            all that any claim looks at.
+    """
 
     peak: float
     shell: float
@@ -167,6 +213,6 @@ def convergence(family: Family) -> Convergence:
         energies.mean(axis=0, keepdims=True) for energies in (family.energies, family.half_energies)
     )
     peaks, halves = peaks_of(family.centers, whole), peaks_of(family.centers, half)
-    large = whole >= SMALL * whole.max(axis=-1, keepdims=True)
+    large = whole >= FITTED * whole.max(axis=-1, keepdims=True)
     changes = np.where(large, np.abs(half / np.where(large, whole, 1) - 1), 0)
     return Convergence(float(np.max(np.abs(halves / peaks - 1))), float(changes.max()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 from jaxtyping import Int
@@ -37,14 +38,14 @@ class ScaleFreeConfig:
 
     num_seeds: int = 8
     num_samples: int = 192
-    num_inputs: int = 48
-    width: int = 256
+    num_inputs: int = 128
+    width: int = 128
     input_exponent: float = 1.5
     target_exponent: float = 1.75
-    window: tuple[float, float] = (3.0, 60.0)
+    window: tuple[float, float] = (3.0, 30.0)
     step: float = 0.125
     num_times: int = 25
-    decades: float = 4.0
+    decades: float = 3.0
     growth: float = 16.0
     ratio: float = 2.0
     floor: float = 1e-2
@@ -58,6 +59,13 @@ class ScaleFreeConfig:
             "window",
             expected=f"two ascending times, not before one step of {self.step}",
             got=self.window,
+        )
+        furthest = self.input_exponent * math.log10(self.num_inputs)
+        require(
+            0 < self.decades <= furthest,
+            "decades",
+            expected=f"at most {furthest:.2f}, where the power law of the inputs ends",
+            got=self.decades,
         )
 
     @property
@@ -81,15 +89,16 @@ PRESETS = {
         width=8,
         window=(1.0, 4.0),
         num_times=4,
+        decades=1.0,
     ),
     "cpu": ScaleFreeConfig(),
     "paper": ScaleFreeConfig(
         num_seeds=20,
         num_samples=1024,
-        num_inputs=256,
+        num_inputs=1024,
         width=1024,
-        window=(3.0, 600.0),
+        window=(3.0, 100.0),
         num_times=60,
-        decades=5.0,
+        decades=4.0,
     ),
 }

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import jax.numpy as jnp
 import numpy as np
 
-from lnpjax.experiments._harness.pictures import write_picture
+from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_shells.flows import REGIME_NAMES, REGIMES
 from lnpjax.experiments.spectral_shells.scale_free.results import (
-    fitted,
+    fit_in,
     mean_energies,
     transport_of,
 )
@@ -60,11 +60,12 @@ def _draw_profiles(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
     energies = mean_energies(sweep, "feature")
     edges = _edges(config, energies.shape[1])
     times = config.steps * config.step
+    found = fit_in(sweep, "feature", "conservative")
     model = ScaleFree(
-        **{
-            name: fitted(sweep, "feature", "conservative", name).value
-            for name in ("c0", "p", "amplitude", "cutoff")
-        },
+        c0=found.c0[0],
+        p=found.p[0],
+        amplitude=found.amplitude[0],
+        cutoff=found.cutoff[0],
         t0=times[0],
     )
     fit = np.exp(np.asarray(log_shell_energies(model, jnp.asarray(edges), jnp.asarray(times))))
@@ -98,6 +99,7 @@ def _draw_losses(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
         "loss over the first loss",
     )
     dress(ax, panel, xlabel=r"time $\times$ largest eigenvalue at the start")
+    plain_ticks(ax.xaxis, ax.yaxis)
     ax.legend(fontsize=8, frameon=False)
 
 
@@ -118,4 +120,5 @@ def _draw_drifts(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
         "$c_0$",
     )
     dress(ax, panel, xlabel=r"time $\times$ largest eigenvalue at the start", yscale="linear")
+    plain_ticks(ax.xaxis)
     ax.legend(fontsize=8, frameon=False)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from lnpjax.experiments._harness.estimates import Uncertain
 from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_shells.scale_free.config import ScaleFreeConfig
+
+
+EQUATIONS = ("advective", "conservative")
 
 
 class Transport(NamedTuple):
@@ -47,42 +49,40 @@ def mean_energies(sweep: Sweep, regime: str) -> Float[np.ndarray, "time shell"]:
     return np.asarray(sweep.arrays(f"{regime}-profiles")["energies"], float).mean(axis=0)
 
 
-def fitted(sweep: Sweep, regime: str, equation: str, name: str) -> Uncertain:
-    """Return a number of the fits with its jackknife error over seeds."""
-    rows = sweep.rows(kind="fit", regime=regime, equation=equation)
-    values = {row["left_out"]: float(row[name]) for row in rows}
-    return jackknife(values.pop(-1), np.array(list(values.values())))
+Numbers = Float[np.ndarray, " left_out"]
 
 
-def jackknife(value: float, without: Float[np.ndarray, " seeds"]) -> Uncertain:
-    """Return a statistic of all seeds with the error that its values without one seed each give.
+class Fit(NamedTuple):
+    """One equation fitted to the profiles of one regime (`measure.fits_unit`).
 
-    Example:
-        The mean of 1 and 3, whose standard error is 1:
+    Every number comes first of all seeds, then of all without one each (`estimates.without_one`).
 
-        >>> jackknife(2.0, np.array([3.0, 1.0])).error
-        1.0
+    Attributes:
+        c0: the drift.
+        p: the power.
+        cutoff: of the power law at the first time.
+        amplitude: of the power law.
+        residual: rms of ln E about the fit.
+        converged: whether the fit did.
     """
-    count = len(without)
-    squares = np.sum((without - without.mean()) ** 2)
-    return Uncertain(value, float(((count - 1) / count * squares) ** 0.5), count - 1)
+
+    c0: Numbers
+    p: Numbers
+    cutoff: Numbers
+    amplitude: Numbers
+    residual: Numbers
+    converged: Numbers
 
 
-def over_seeds(num_seeds: int, statistic: Callable[[np.ndarray], float]) -> Uncertain:
-    """Return a statistic of chosen seeds, with its jackknife error.
+def fit_of(rows: Sequence[Mapping[str, Any]]) -> Fit:
+    """Return a fit, by its rows of all seeds and of all without one each."""
+    ordered = sorted(rows, key=lambda row: row["left_out"])  # -1 is none
+    return Fit(*(np.array([row[name] for row in ordered], float) for name in Fit._fields))
 
-    Args:
-        num_seeds: how many there are.
-        statistic: of an array of seeds' numbers.
 
-    Example:
-        >>> values = np.array([1.0, 3.0])
-        >>> over_seeds(2, lambda seeds: float(values[seeds].mean())).value
-        2.0
-    """
-    seeds = np.arange(num_seeds)
-    without = [statistic(np.delete(seeds, seed)) for seed in seeds]
-    return jackknife(statistic(seeds), np.array(without))
+def fit_in(sweep: Sweep, regime: str, equation: str) -> Fit:
+    """Return a fit that a sweep holds."""
+    return fit_of(sweep.rows(kind="fit", regime=regime, equation=equation))
 
 
 def drift_exponent(
@@ -103,6 +103,13 @@ def drift_exponent(
     return float(np.divide(*parts))
 
 
-def loss_exponent_of(transport: Transport, seeds: np.ndarray) -> float:
-    """Return the exponent alpha of ``L ~ t^-alpha`` over the window, of the mean over seeds."""
-    return -float(log_slope(transport.times, np.log(transport.losses[seeds].mean(axis=0))))
+def loss_exponent_of(transport: Transport, seeds: np.ndarray, half: slice) -> float:
+    """Return the exponent alpha of ``L ~ t^-alpha``, of the mean over chosen seeds and times."""
+    mean = transport.losses[seeds].mean(axis=0)
+    return -float(log_slope(transport.times[half], np.log(mean[half])))
+
+
+def halves(transport: Transport) -> dict[str, slice]:
+    """Return both halves of the times, which share the middle."""
+    middle = len(transport.times) // 2
+    return {"earlier half": slice(middle + 1), "later half": slice(middle, None)}
