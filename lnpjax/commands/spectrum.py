@@ -137,11 +137,12 @@ class Spectrum:
         else:
             folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
-        _save(profiles, folder)
+        moved = len(networks) == 1
+        _save(profiles, folder, moved=moved)
         title = f"{name}, per token" if self.per_token else name
         plot_shell_profile(profiles[-1], folder / "profile.png", title=title)
         plot_shell_profiles(profiles, folder / "profiles.png", title=title)
-        _print_tables(name, profiles, moved=len(networks) == 1)
+        _print_tables(name, profiles, moved=moved)
         print(f"results {shown(folder)}")
         return 0
 
@@ -213,12 +214,19 @@ class Spectrum:
         return [(batch[:, :-1], batch[:, 1:]) for batch in tokens]
 
 
-def _save(profiles: list[Profile], folder: Path) -> None:
+_MOVED = ("peak", "cutoff", "rate", "amplitude")  # of a frontier, in the order of the table
+
+
+def _save(profiles: list[Profile], folder: Path, *, moved: bool) -> None:
     arrays: dict[str, Any] = {}
     for profile in profiles:
         arrays |= {
             f"{profile.label}/{name}": np.asarray(value) for name, value in _arrays(profile).items()
         }
+    for label, numbers in _displacements(profiles if moved else []).items():
+        for name, (value, sem) in numbers.items():
+            arrays[f"{label}/displacement_{name}"] = np.asarray(value)
+            arrays[f"{label}/displacement_{name}_sem"] = np.asarray(sem)
     np.savez_compressed(folder / "shells.npz", allow_pickle=False, **arrays)
     rows = [row for profile in profiles for row in _rows(profile)]
     write_atomically(folder / "shells.jsonl", json_lines(rows))
@@ -270,7 +278,7 @@ def _print_tables(name: str, profiles: list[Profile], *, moved: bool) -> None:
         "half: change of the peak, and of the shell that changes most, from half the products"
     )
     if moved and len(profiles) > 1:
-        screen.print(_displacement_table(profiles))
+        screen.print(_displacement_table(_displacements(profiles)))
         note(
             "ln of the ratio to the row above, on the same batches; amplitude: of the energy below "
             "the peaks"
@@ -308,21 +316,28 @@ def _percent(value: Float[Array, ""], sem: float, *, missing: str = "-") -> str:
     return f"{float(value):.2g}" + (f" +- {sem / float(value):.0%}" if math.isfinite(sem) else "")
 
 
-def _displacement_table(profiles: list[Profile]) -> Any:
-    rows = table("displacement", ("", "peak", "cut-off", "rate", "amplitude"))
+def _displacements(profiles: list[Profile]) -> dict[str, dict[str, tuple[Array, float]]]:
+    """Return how far the frontier moved to every state from the one before, with errors."""
+    moved: dict[str, dict[str, tuple[Array, float]]] = {}
     for before, after in itertools.pairwise(profiles):
-        moved = frontier_displacement(before.frontier, after.frontier)
+        whole = frontier_displacement(before.frontier, after.frontier)
         without = None
         if before.leave_one_out is not None and after.leave_one_out is not None:
             without = frontier_displacement(before.leave_one_out, after.leave_one_out)
-        cells = [
-            with_error(
-                getattr(moved, name),
+        moved[after.label] = {
+            name: (
+                getattr(whole, name),
                 math.nan if without is None else float(jackknife_sem(getattr(without, name))),
             )
-            for name in ("peak", "cutoff", "rate", "amplitude")
-        ]
-        rows.add_row(after.label, *cells)
+            for name in _MOVED
+        }
+    return moved
+
+
+def _displacement_table(moved: dict[str, dict[str, tuple[Array, float]]]) -> Any:
+    rows = table("displacement", ("", "peak", "cut-off", "rate", "amplitude"))
+    for label, numbers in moved.items():
+        rows.add_row(label, *(with_error(*numbers[name]) for name in _MOVED))
     return rows
 
 

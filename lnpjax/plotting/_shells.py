@@ -22,7 +22,7 @@ from lnpjax.plotting._style import (
     saved,
 )
 from lnpjax.shells import BatchAverage
-from lnpjax.shells._profiles import describe_collapse, slope_in_doubt, with_error
+from lnpjax.shells._profiles import describe_collapse, falls_above, slope_in_doubt, with_error
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,7 +160,8 @@ def _fitted(profile: Profile) -> str:
         return "too few shells on a side of the peak to fit both"
     slope = with_error(profile.frontier.exponent, profile.sem("exponent"))
     doubt = ", in doubt" if slope_in_doubt(profile) else ""
-    return f"power law below (slope {slope}{doubt}), exponential above, blended"
+    above = "exponential above" if falls_above(profile) else "above it no exponential fall"
+    return f"power law below (slope {slope}{doubt}), {above}"
 
 
 def _points(ax: Axes, profile: Profile, average: BatchAverage, colour: Any, label: str) -> None:

@@ -328,6 +328,12 @@ def slope_in_doubt(profile: Profile) -> bool:
     return bool(frontier.status != 0) or float(frontier.residual) > math.log(2) or unclear
 
 
+def falls_above(profile: Profile) -> bool:
+    """Return whether energy falls above the peak, as an exponential does: by twice its error."""
+    sem = profile.sem("rate")
+    return float(profile.frontier.rate) > (0 if math.isnan(sem) else 2 * sem)
+
+
 def with_error(value: Float[Array, ""], sem: float, *, missing: str = "-") -> str:
     """Return a number with its standard error, where there is one.
 

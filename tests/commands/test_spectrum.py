@@ -42,6 +42,11 @@ def test_every_checkpoint_of_a_run(tiny_run, tmp_path, capsys):
     np.testing.assert_array_equal(
         np.float32([row["energies"] for row in of_shells]), shells["step 12/energies"]
     )
+    peaks = [float(shells[f"{state}/peak"]) for state in states]
+    moved = [float(shells[f"{state}/displacement_peak"]) for state in states[1:]]
+    np.testing.assert_allclose(moved, np.diff(np.log(peaks)), rtol=1e-4, atol=1e-6)
+    assert "initialisation/displacement_peak" not in shells  # nothing is before it
+    assert shells["step 12/displacement_amplitude_sem"].shape == ()
     figures = sorted((tmp_path / "run" / "shells").glob("*.png"))
     assert [path.name for path in figures] == ["profile.png", "profiles.png"]
     assert all(map(is_whole_png, figures))
@@ -65,6 +70,7 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
     options += ["--data", str(text), "--tokenizer", str(folder / "tok512.bin")]
     assert cli.main(["spectrum", "--llama2c", str(folder / "stories260K.bin"), *options]) == 0
     _, row = (line for line in capsys.readouterr().out.splitlines() if "trained " in line)
+    assert not any("displacement" in name for name in np.load("shells/shells.npz"))  # one state
     loss = float(row.split()[1])
     assert 1 < loss < 2.2  # nats per token; chance is log(512) = 6.2
     assert is_whole_png(tmp_path / "shells" / "profile.png")

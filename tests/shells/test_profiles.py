@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from lnpjax.plotting import plot_shell_profile
 from lnpjax.shells import (
     Profile,
     ProfileOptions,
@@ -21,6 +22,7 @@ from lnpjax.shells import (
 from lnpjax.shells._profiles import (
     StateSpectra,
     describe_collapse,
+    falls_above,
     jackknife_sem,
     slope_in_doubt,
 )
@@ -73,6 +75,16 @@ def test_a_slope_is_in_doubt_where_its_error_or_the_scatter_says_so():
     assert not slope_in_doubt(profile_of(batches_of(energies, 0.02)))
     assert slope_in_doubt(profile_of(batches_of(energies * np.resize([1, 30.0], 14), 0.02)))
     assert slope_in_doubt(profile_of(batches_of(np.asarray(CENTERS**-0.5), 0.02)))
+
+
+def test_a_profile_that_stays_level_above_its_peak_is_not_called_exponential():
+    falling = np.asarray(CENTERS * jnp.exp(-CENTERS / 0.3))
+    levelling = np.where(CENTERS > 0.3, np.maximum(falling, 0.03), falling)
+    falls, level = (profile_of(batches_of(one, 0.2)) for one in (falling, levelling))
+    assert falls_above(falls)
+    assert not falls_above(level)
+    assert plot_shell_profile(level).axes[1].texts[0].get_text().endswith("no exponential fall")
+    assert plot_shell_profile(falls).axes[1].texts[0].get_text().endswith("exponential above")
 
 
 def test_the_jackknife_of_a_mean_is_its_standard_error():
