@@ -101,7 +101,10 @@ def _converted_documents(
     files = _converted_files(hub, repository, cache_dir)
     configuration = _choose_configuration(name, match["configuration"], files)
     shards = [file for file in files if file.startswith(f"{configuration}/{split}/")]
-    shards = shards or [f for f in files if f.startswith(f"{configuration}/partial-{split}/")]
+    partial = [file for file in files if file.startswith(f"{configuration}/partial-{split}/")]
+    if partial and not shards:
+        warnings.warn(f"data: the hub has converted only the first part of {name}", stacklevel=3)
+        shards = partial
     splits = sorted({file.split("/")[1] for file in files if file.startswith(f"{configuration}/")})
     require(bool(shards), "name", expected=f"a data set with a split {split!r}", got=splits)
 

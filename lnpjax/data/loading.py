@@ -120,7 +120,8 @@ def load_dataset(
     """
     check_count("context_length", context_length, optional=True)
     check_count("num_validation", num_validation)
-    check_count("max_bytes", max_bytes, optional=True)
+    for argument, count in (("max_bytes", max_bytes), ("vocab_size", vocab_size)):
+        check_count(argument, count, optional=True)
     data = str(data)
     kind = _kind_of(data)
     given = {"tokenizer": tokenizer, "vocab_size": vocab_size}

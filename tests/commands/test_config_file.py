@@ -20,6 +20,7 @@ from lnpjax.pretraining import (
     ModelOptions,
     PretrainConfig,
     TrainingOptions,
+    create_run,
 )
 from lnpjax.pretraining.folders import DESCRIPTIVE
 
@@ -84,6 +85,18 @@ def test_the_config_of_a_run_gives_the_options_of_the_same_run(tmp_path, preset,
     assert (read.data, read.training) == (config.data, config.training)
     assert read.measurement == config.measurement
     assert dataclasses.replace(read, output=Train().output) == read
+
+
+def test_the_config_that_a_run_writes_is_taken(tmp_path):
+    data = DataOptions(max_bytes=20_000, num_validation=8)
+    dataset = data.load()
+    config = PretrainConfig.resolve(dataset, data=data)
+    with create_run(config, dataset, tmp_path / "run") as run:
+        read = options_of_file(Train, run.path / "config.json")
+    again = PretrainConfig.resolve(
+        dataset, model=read.model, data=read.data, training=read.training
+    )
+    assert again == config
 
 
 def test_a_run_can_be_changed_on_the_command_line(called, tmp_path):

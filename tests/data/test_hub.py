@@ -123,7 +123,8 @@ def test_converted_files_are_downloaded_as_far_as_they_are_read(converted):
 def test_a_data_set_that_was_converted_in_part_is_read(converted):
     add, _ = converted
     add("en/partial-train/0000.parquet", ["one"])
-    assert list(hub_documents("hf:owner/name")) == ["one"]
+    with pytest.warns(UserWarning, match="only the first part of hf:owner/name"):
+        assert list(hub_documents("hf:owner/name")) == ["one"]
 
 
 def test_what_cannot_be_chosen_among_converted_files_is_asked_for(converted):
