@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnpjax.data import Batches, TokenDataset, load_dataset, read_tokens
+from lnpjax.data import Batches, TokenDataset, TokenFiles, load_dataset, read_tokens
 from lnpjax.data.datasets import fingerprint
 
 IDS = np.random.default_rng(0).integers(0, 50_257, 1000)
@@ -57,6 +57,16 @@ def test_the_files_of_a_folder_are_one_stream(tmp_path):
     assert np.array_equal(dataset.train(rows), same.train(rows))
     assert dataset.name == tmp_path.name
     assert fingerprint(read_tokens(tmp_path, vocab_size=50_257)) == fingerprint(IDS)
+
+
+def test_slices_of_several_files_are_those_of_one_array():
+    ids = TokenFiles(tuple(np.split(IDS[:20], [7, 8])))
+    for start in (None, 0, 3, 7, 8, 19, 25):
+        for stop in (None, 0, 7, 9, 20, -2):
+            for step in (None, 3):
+                index = slice(start, stop, step)
+                assert np.array_equal(ids[index], IDS[:20][index])
+    assert np.array_equal(ids[np.array([[0, 7], [8, 19]])], IDS[:20][np.array([[0, 7], [8, 19]])])
 
 
 def test_a_budget_of_bytes_ends_within_a_file(tmp_path):
