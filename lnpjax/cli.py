@@ -20,6 +20,7 @@ from lnpjax.commands._config_file import named_file, options_of_file
 from lnpjax.commands._exit import Exit, explain
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.export import Export
+from lnpjax.commands.inspect import Inspect
 from lnpjax.commands.plot import Plot
 from lnpjax.commands.reproduce import Reproduce
 from lnpjax.commands.spectrum import Spectrum
@@ -83,7 +84,7 @@ def _command(arguments: list[str]) -> int:
         default = options_of_file(Train, file)
         train = Annotated[Train, tyro.conf.subcommand("train", default=default)]
     command = tyro.cli(
-        train | Plot | Compare | Spectrum | Validate | Reproduce | Export,
+        train | Plot | Compare | Inspect | Spectrum | Validate | Reproduce | Export,
         prog="lnpjax",
         description="Measure what a network is learning from, while it trains. With --debug, an "
         "error shows where it was raised.",

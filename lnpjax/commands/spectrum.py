@@ -30,7 +30,6 @@ from lnpjax.runs import terminal_reporter
 from lnpjax.runs._lines import json_lines
 from lnpjax.runs._lock import refuse_links_in
 from lnpjax.shells import (
-    Frontier,
     Profile,
     ProfileOptions,
     frontier_displacement,
@@ -41,6 +40,7 @@ from lnpjax.shells._profiles import (
     DOUBTS,
     StateSpectra,
     jackknife_sem,
+    profile_arrays,
     slope_in_doubt,
     with_error,
 )
@@ -221,7 +221,7 @@ def _save(profiles: list[Profile], folder: Path, *, moved: bool) -> None:
     arrays: dict[str, Any] = {}
     for profile in profiles:
         arrays |= {
-            f"{profile.label}/{name}": np.asarray(value) for name, value in _arrays(profile).items()
+            f"{profile.label}/{name}": np.asarray(value) for name, value in profile_arrays(profile).items()
         }
     for label, numbers in _displacements(profiles if moved else []).items():
         for name, (value, sem) in numbers.items():
@@ -241,28 +241,6 @@ def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
     for shell in range(len(profile.centers)):
         values = {name: arrays[name][shell].item() for name in of_shells}
         yield {"kind": "shell", "label": profile.label, "shell": shell, **values}
-
-
-def _arrays(profile: Profile) -> dict[str, Any]:
-    arrays: dict[str, Any] = {
-        "centers": profile.centers,
-        "energies": profile.energies.mean,
-        "energies_sem": profile.energies.sem,
-        "minima": profile.minima.mean,
-        "minima_sem": profile.minima.sem,
-        "minima_batches": profile.minima.num_batches,
-        "dissipation": profile.dissipation.mean,
-        "remainder": profile.remainder,
-        "p": profile.position.p,
-        "gamma2": profile.position.weights,
-    }
-    for field in dataclasses.fields(Frontier):
-        arrays[field.name] = getattr(profile.frontier, field.name)
-        if field.name not in ("num_points", "status"):
-            arrays[f"{field.name}_sem"] = profile.sem(field.name)
-    if profile.convergence is not None:
-        arrays |= profile.convergence._asdict()
-    return arrays
 
 
 def _print_tables(name: str, profiles: list[Profile], *, moved: bool) -> None:

@@ -13,7 +13,7 @@ from typing import IO, cast
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from lnpjax._base.checks import require
+from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import load_arrays
 from lnpjax.data.images import DIGITS_WHITE, read_digits
 
@@ -22,6 +22,7 @@ TEST_SHARE = 0.2
 _CIFAR_SHAPE = (3, 32, 32)
 _NUM_CIFAR_FILES = 5
 MOST_BYTES = 4 * 2**30  # of one idx file; the largest published one has 47 million
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
 _UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
 
 
@@ -138,6 +139,61 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
             got="None",
         )
     return _READERS[name](name, Path("." if folder is None else folder))
+
+
+def read_labelled_images(source: str | Path) -> LabelledImages:
+    """Read labelled images of one place, as a whole.
+
+    Args:
+        source: ``digits`` (scikit-learn's); an ``.npz`` file with arrays ``x`` (uint8 images) and
+            ``y`` (labels); or a folder with a folder of pictures for each class, all of one size.
+            Classes are numbered in the order of the folders' names, or by these where all of them
+            are numbers.
+
+    Returns:
+        The images.
+
+    Raises:
+        ValueError: if the source is none of these, or a picture has another size than the first.
+        ImportError: if a package that reads them is not installed (the extra "run").
+
+    Example:
+        >>> len(read_labelled_images("digits"))
+        1797
+    """
+    if str(source) == "digits":
+        images, labels = read_digits()
+        return LabelledImages(images[..., None], labels, white=DIGITS_WHITE)
+    place = Path(source)
+    if place.is_dir():
+        return _pictures(place)
+    expected = "digits, an .npz file with arrays x and y, or a folder with one folder per class"
+    require(place.suffix == ".npz" and place.is_file(), "data", expected=expected, got=source)
+    return _npz(place)
+
+
+def _pictures(folder: Path) -> LabelledImages:
+    """Read a folder of folders of pictures."""
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    numbered = all(name.isdecimal() for name in classes)
+    numbers = {name: int(name) if numbered else i for i, name in enumerate(classes)}
+    files = [file for name in classes for file in sorted((folder / name).iterdir())]
+    files = [file for file in files if file.suffix.lower() in PICTURES]
+    expected = f"a folder for each class in {folder}, with {', '.join(PICTURES)} in it"
+    require(bool(files), "data", expected=expected, got="no picture")
+    pillow = import_extra("PIL.Image", extra="run", purpose="pictures")
+    images: list[np.ndarray] = []
+    for file in files:
+        try:
+            with pillow.open(file) as picture:
+                size = picture.size[::-1]
+                want = images[0].shape[:2] if images else size
+                require(size == want, str(file), expected=f"the size {want} of the first", got=size)
+                images.append(np.asarray(picture.convert("RGB")))
+        except OSError as error:
+            raise ValueError(f"{file}: expected a picture, got: {error}") from error
+    labels = np.array([numbers[file.parent.name] for file in files], np.int32)
+    return LabelledImages(np.stack(images), labels)
 
 
 def _digits(name: str, _: Path) -> ImageClasses:

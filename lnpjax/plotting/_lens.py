@@ -106,23 +106,51 @@ def plot_spectrum(
     eigenvalues = spectra.eigenvalues(kind)
     if eigenvalues is None or not np.sum(eigenvalues) > 0:
         return
-    shares = np.where(eigenvalues > 0, eigenvalues, math.nan) / np.sum(np.maximum(eigenvalues, 0))
     exponent = spectra.number(kind, "alpha_tail")
     label += rf", $\alpha_\mathrm{{tail}}$ {exponent:.2f}" if math.isfinite(exponent) else ""
+    window = spectra.arrays.get(f"tail_window/{kind}/{spectra.probe(kind)}")
+    used = spectra.number(kind, "alpha_tail_points")
+    draw_spectrum(ax, eigenvalues, colour, label, linestyle=linestyle)
+    if window is not None:
+        draw_tail(ax, eigenvalues, (int(window[0]), int(window[1])), exponent, used)
+
+
+def draw_spectrum(
+    ax: Axes, eigenvalues: np.ndarray, colour: Any, label: str | None, *, linestyle: str = "-"
+) -> None:
+    """Draw a trace-normalised spectrum by rank."""
+    shares = _shares(eigenvalues)
     ranks = np.arange(1, len(shares) + 1)
     ax.plot(ranks, shares, linestyle, color=colour, linewidth=1.4, label=label)
-    window = spectra.arrays.get(f"tail_window/{kind}/{spectra.probe(kind)}")
-    if window is None or not math.isfinite(exponent):
+
+
+def draw_tail(
+    ax: Axes, eigenvalues: np.ndarray, window: tuple[int, int], exponent: float, used: float
+) -> None:
+    """Draw the power law that was fitted to a spectrum's tail; nothing where there is none.
+
+    Args:
+        ax: where to draw.
+        eigenvalues: descending.
+        window: first and last rank of the fit.
+        exponent: of the power law.
+        used: how many eigenvalues the fit used.
+    """
+    if not math.isfinite(exponent):
         return
+    shares = _shares(eigenvalues)
     # What the fit left out (lost in rounding) comes last, and is not of the line.
-    used = spectra.number(kind, "alpha_tail_points")
-    first, last = int(window[0]), int(window[1])
+    first, last = window
     last = first + int(used) - 1 if math.isfinite(used) else last
-    inside = ranks[first - 1 : last]
+    inside = np.arange(first, last + 1)
     # A least-squares line passes through the means of both logarithms.
     middle = np.mean(np.log(shares[inside - 1])) + exponent * np.mean(np.log(inside))
     wider = np.geomspace(inside[0] / 1.6, min(inside[-1] * 1.6, len(shares)), 20)
     ax.plot(wider, np.exp(middle) * wider**-exponent, "--", color="0.15", linewidth=1)
+
+
+def _shares(eigenvalues: np.ndarray) -> np.ndarray:
+    return np.where(eigenvalues > 0, eigenvalues, math.nan) / np.sum(np.maximum(eigenvalues, 0))
 
 
 def dress_spectra(ax: Axes, kind: Kind, caption: str) -> None:

@@ -106,14 +106,14 @@ def _draw_shares(
     positive = np.concatenate([one["p"][one["p"] > 0] for one in distributions])
     low, high = np.floor(np.log10(positive.min())), np.ceil(np.log10(positive.max()))
     edges = np.linspace(low, high, int((high - low) * _BINS_PER_DECADE) + 1)
-    shares = np.stack([_shares(one["p"], one["weights"], edges) for one in distributions])
+    shares = np.stack([shares_between(one["p"], one["weights"], edges) for one in distributions])
     borders = np.concatenate([[steps[0]], np.sqrt(steps[1:] * steps[:-1]), [steps[-1] * 1.2]])
     mesh = ax.pcolormesh(borders, 10**edges, shares.T, cmap="Greys", vmin=0)
     label = f"share of the loss gradient, per 1/{_BINS_PER_DECADE} decade"
     figure.colorbar(mesh, ax=ax, label=label)
 
 
-def _shares(
+def shares_between(
     p: Float[np.ndarray, " node"], weights: Float[np.ndarray, " node"], edges: np.ndarray
 ) -> Float[np.ndarray, " bin"]:
     """Return the mass between edges of log10 p, half of an extreme node's weight at the node."""

@@ -78,10 +78,33 @@ def lens_row(spectra: LensSpectra) -> dict[str, dict[str, dict[str, float]]]:
     Args:
         spectra: what was measured, on the host.
     """
-    return {
-        kind: {name: _numbers(summary) for name, summary in _by_depth(summaries)}
-        for kind, summaries in spectra._asdict().items()
-    }
+    return {kind: summary_numbers(summaries) for kind, summaries in spectra._asdict().items()}
+
+
+def summary_numbers(summaries: Summaries) -> dict[str, dict[str, float]]:
+    """Return the numbers of each spectrum, in the order of depth.
+
+    Args:
+        summaries: what was measured, on the host.
+    """
+    return {name: _numbers(summaries[name]) for name in sorted(summaries, key=depth)}
+
+
+def summary_arrays(kind: str, summaries: Summaries) -> dict[str, Any]:
+    """Return the eigenvalues of each spectrum, and the windows of ranks of their fits.
+
+    Args:
+        kind: what the names of the arrays begin with.
+        summaries: what was measured, on the host.
+    """
+    arrays: dict[str, Any] = {}
+    for name, summary in summaries.items():
+        arrays[f"{kind}/{name}"] = summary.eigenvalues
+        size = len(summary.eigenvalues)
+        head = HEAD_WINDOW[0], min(HEAD_WINDOW[1], size)
+        arrays[f"head_window/{kind}/{name}"] = np.asarray(head)
+        arrays[f"tail_window/{kind}/{name}"] = np.asarray(tail_window(size))
+    return arrays
 
 
 def save_lens(run: Run | SharedRun, step: int, spectra: LensSpectra) -> None:
@@ -94,23 +117,18 @@ def save_lens(run: Run | SharedRun, step: int, spectra: LensSpectra) -> None:
     """
     arrays: dict[str, Any] = {"step": np.asarray(step)}
     for kind, summaries in spectra._asdict().items():
-        for name, summary in summaries.items():
-            arrays[f"{kind}/{name}"] = summary.eigenvalues
-            size = len(summary.eigenvalues)
-            head = HEAD_WINDOW[0], min(HEAD_WINDOW[1], size)
-            arrays[f"head_window/{kind}/{name}"] = np.asarray(head)
-            arrays[f"tail_window/{kind}/{name}"] = np.asarray(tail_window(size))
+        arrays |= summary_arrays(kind, summaries)
     run.save_spectrum(LENS_FILE.name(step), **arrays)
 
 
-def _by_depth(summaries: Summaries) -> list[tuple[str, SpectrumSummary]]:
-    """Sort summaries as people count: layers/2 before layers/10."""
+def depth(name: str) -> list[tuple[int, str]]:
+    """Sort names as people count: layers/2 before layers/10.
 
-    def key(item: tuple[str, SpectrumSummary]) -> list[tuple[int, str]]:
-        parts = item[0].split("/")
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-    return sorted(summaries.items(), key=key)
+    Example:
+        >>> sorted(["layers/10", "layers/2"], key=depth)
+        ['layers/2', 'layers/10']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in name.split("/")]
 
 
 def _numbers(summary: SpectrumSummary) -> dict[str, float]:

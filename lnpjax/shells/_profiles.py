@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -309,6 +309,29 @@ def jackknife_sem(leave_one_out: Float[Array, "b ..."]) -> Float[Array, ...]:
     count = len(leave_one_out)
     deviations = leave_one_out - jnp.mean(leave_one_out, axis=0)
     return jnp.sqrt((count - 1) / count * jnp.sum(deviations**2, axis=0))
+
+
+def profile_arrays(profile: Profile) -> dict[str, Any]:
+    """Return what is saved of a profile, by the names that it has in files."""
+    arrays: dict[str, Any] = {
+        "centers": profile.centers,
+        "energies": profile.energies.mean,
+        "energies_sem": profile.energies.sem,
+        "minima": profile.minima.mean,
+        "minima_sem": profile.minima.sem,
+        "minima_batches": profile.minima.num_batches,
+        "dissipation": profile.dissipation.mean,
+        "remainder": profile.remainder,
+        "p": profile.position.p,
+        "gamma2": profile.position.weights,
+    }
+    for field in dataclasses.fields(Frontier):
+        arrays[field.name] = getattr(profile.frontier, field.name)
+        if field.name not in ("num_points", "status"):
+            arrays[f"{field.name}_sem"] = profile.sem(field.name)
+    if profile.convergence is not None:
+        arrays |= profile.convergence._asdict()
+    return arrays
 
 
 DOUBTS = (

@@ -1,0 +1,258 @@
+"""A network from whatever names one, and batches of data for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import PyTree
+
+from lnpjax._base.checks import require
+from lnpjax.data import Batches, TokenDataset, load_dataset, read_documents
+from lnpjax.data.batches import random_order
+from lnpjax.data.image_classes import LabelledImages, read_labelled_images
+from lnpjax.jacobian import ApplyFn, Batch
+from lnpjax.models import load_checkpoint, split_llama
+from lnpjax.models.checkpoints.hub import PREFIX
+from lnpjax.models.llama2c import PieceTokenizer
+from lnpjax.pretraining import open_run, read_model
+from lnpjax.runs._rows import METRICS_FILE
+
+LONGEST_BY_DEFAULT = 128
+TOKEN_FILE = ".bin"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which data a network is measured on.
+
+    Attributes:
+        data: a name or path; None for a run's own.
+        tokenizer: for text; None for the model's own, or bytes.
+        num_batches: how many batches.
+        batch_size: samples in each.
+        context_length: tokens per sequence; None for 128, or fewer where the model takes no more.
+        pixel_mean: subtracted from pixels from 0 to 1.
+        pixel_std: what they are divided by then.
+    """
+
+    data: str | None = None
+    tokenizer: str | None = None
+    num_batches: int = 2
+    batch_size: int = 16
+    context_length: int | None = None
+    pixel_mean: float = 0.0
+    pixel_std: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network, at one state or several, with batches of data.
+
+    Attributes:
+        name: what it is called.
+        apply_fn: its function.
+        module: its Flax module.
+        states: functions that return parameters, by label.
+        batches: of the data.
+        folder: where results go by default.
+        about: what is to be said of the model and of the data, by heading.
+    """
+
+    name: str
+    apply_fn: ApplyFn
+    module: Any
+    states: dict[str, Callable[[], PyTree]]
+    batches: list[Batch]
+    folder: Path
+    about: dict[str, dict[str, Any]]
+
+
+def is_run(source: str) -> bool:
+    """Return whether a path is the folder of a run of this library."""
+    return (Path(source) / METRICS_FILE).is_file()
+
+
+def open_network(source: str, choice: DataChoice, *, step: int | None = None) -> Network:
+    """Open a trained network: a run of ours, or what `lnpjax.models.load_checkpoint` reads.
+
+    Args:
+        source: a path, or ``hf:owner/name@revision``.
+        choice: of the data.
+        step: which checkpoint of a run; None for the last.
+
+    Raises:
+        ValueError, OSError: if the model or the data are not there, damaged, or do not fit.
+    """
+    if is_run(source):
+        return _trained_of_run(source, choice, step)
+    require(step is None, "--step", expected="a run of lnpjax train with it", got=source)
+    return _checkpoint(source, choice)
+
+
+def _trained_of_run(folder: str, choice: DataChoice, step: int | None) -> Network:
+    module, config, found_step = read_model(folder, step=step)
+    apply_fn, params = split_llama(module)
+    if choice.data is None:
+        require(choice.tokenizer is None, "--tokenizer", expected="--data with it", got="none")
+        _, _, dataset = open_run(folder)
+        batches = _drawn(dataset, choice, seed=config.training.data_seed)
+        data = _about_dataset(dataset, "the data that the run was trained on")
+    else:
+        own = config.data.tokenizer
+        batches, data = _text(choice, config.model.vocab_size, config.model.max_seq_len, own)
+    name = f"{Path(folder).resolve().name}, step {found_step}"
+    about = _about(name, folder, "Llama (lnpjax train)", config.model)
+    folder_out = Path(folder) / "inspect"
+    return Network(
+        name=name,
+        apply_fn=apply_fn,
+        module=module,
+        states={f"step {found_step}": lambda: params},
+        batches=batches,
+        folder=folder_out,
+        about={"Model": about, "Data": data | _about_batches(batches)},
+    )
+
+
+def _checkpoint(source: str, choice: DataChoice) -> Network:
+    model = load_checkpoint(source)
+    expected = "text or images to measure on: a name or path"
+    require(choice.data is not None, "--data", expected=expected, got="none")
+    if hasattr(model.config, "vocab_size"):
+        own = model.tokenizer_file
+        longest = model.config.max_seq_len
+        batches, data = _text(choice, model.config.vocab_size, longest, own and str(own))
+    else:
+        batches, data = _images(choice, _image_shape(model.config))
+    name = source if source.startswith(PREFIX) else Path(source).resolve().stem
+    return Network(
+        name=name,
+        apply_fn=model.apply_fn,
+        module=model.module,
+        states={"trained": lambda: model.params},
+        batches=batches,
+        folder=Path("inspect") / name.removeprefix(PREFIX).replace("/", "-"),
+        about={
+            "Model": _about(name, source, model.architecture, model.config),
+            "Data": data | _about_batches(batches),
+        },
+    )
+
+
+def _about(name: str, source: str, architecture: str, config: Any) -> dict[str, Any]:
+    sizes = {
+        field.name.replace("_", " "): str(getattr(config, field.name))
+        for field in dataclasses.fields(config)
+        if field.name != "layers"
+    }
+    known = {"name": name, "read from": source, "architecture": architecture}
+    return known | {"parameters": f"{config.num_parameters:,}"} | sizes
+
+
+def _about_batches(batches: list[Batch]) -> dict[str, Any]:
+    inputs = np.asarray(batches[0][0])
+    return {"batches": len(batches), "shape of each batch's inputs": str(inputs.shape)}
+
+
+def _about_dataset(dataset: Any, what: str) -> dict[str, Any]:
+    return {"name": dataset.name, "what": what, "fingerprint": dataset.fingerprint}
+
+
+def _drawn(dataset: Any, choice: DataChoice, *, seed: int) -> list[Batch]:
+    needed = choice.num_batches * choice.batch_size
+    expected = f"at most 1/{choice.num_batches} of the {dataset.num_train} samples in the data"
+    enough = needed <= dataset.num_train
+    require(enough, "--batch-size", expected=expected, got=choice.batch_size)
+    batches = Batches(dataset, choice.batch_size, seed=seed)
+    return [batches.batch(index) for index in range(choice.num_batches)]
+
+
+def _text(
+    choice: DataChoice, vocab_size: int, longest: int, own_tokenizer: str | None
+) -> tuple[list[Batch], dict[str, Any]]:
+    assert choice.data is not None
+    length = choice.context_length or min(LONGEST_BY_DEFAULT, longest)
+    fits = length <= longest
+    require(fits, "--context-length", expected=f"at most the model's {longest}", got=length)
+    tokenizer = choice.tokenizer or own_tokenizer
+    if tokenizer is not None and tokenizer.endswith(TOKEN_FILE):
+        pieces = PieceTokenizer.from_file(tokenizer, vocab_size)
+        return _beginning(pieces, choice, length), {"name": choice.data, "tokenizer": tokenizer}
+    if choice.data.endswith(TOKEN_FILE):
+        require(choice.tokenizer is None, "--tokenizer", expected="none for tokens",
+                got=choice.tokenizer)  # fmt: skip
+        dataset: Any = _tokens(Path(choice.data), vocab_size, length)
+        tokenizer = "none: these are tokens"
+    else:
+        dataset = load_dataset(
+            choice.data, tokenizer=tokenizer, context_length=length, num_validation=1
+        )
+    fits = dataset.vocab_size <= vocab_size
+    expected = f"at most the model's {vocab_size} tokens"
+    require(fits, "--tokenizer", expected=expected, got=dataset.vocab_size)
+    about = _about_dataset(dataset, "text") | {"tokenizer": tokenizer or "bytes"}
+    return _drawn(dataset, choice, seed=0), about
+
+
+def _tokens(file: Path, vocab_size: int, length: int) -> TokenDataset:
+    """Read tokens as nanoGPT stores them: little-endian uint16, no header."""
+    there = file.is_file()
+    require(there, "--data", expected="a file of tokens", got=file, error=FileNotFoundError)
+    ids = np.memmap(file, "<u2", "r")
+    return TokenDataset(ids, vocab_size, length, num_validation=1, name=file.name)
+
+
+def _beginning(tokenizer: PieceTokenizer, choice: DataChoice, length: int) -> list[Batch]:
+    """Take the beginning of the text, in the order of its documents."""
+    assert choice.data is not None
+    shape = (choice.num_batches, choice.batch_size, length + 1)
+    needed, ids = math.prod(shape), list[int]()
+    for document in read_documents(choice.data):
+        ids += tokenizer.encode(document)
+        if len(ids) >= needed:
+            break
+    require(
+        len(ids) >= needed,
+        "--data",
+        expected=f"text of at least {needed:,} tokens",
+        got=f"{len(ids):,} in {choice.data}",
+    )
+    tokens = np.array(ids[:needed], np.int32).reshape(shape)
+    return [(batch[:, :-1], batch[:, 1:]) for batch in tokens]
+
+
+def _image_shape(config: Any) -> tuple[int, ...]:
+    if hasattr(config, "image_shape"):
+        return tuple(config.image_shape)
+    return config.image_size, config.image_size, config.num_channels
+
+
+def _images(choice: DataChoice, shape: tuple[int, ...]) -> tuple[list[Batch], dict[str, Any]]:
+    assert choice.data is not None
+    for name in ("tokenizer", "context_length"):
+        value = getattr(choice, name)
+        option = f"--{name.replace('_', '-')}"
+        require(value is None, option, expected="none for a model of images", got=value)
+    images = read_labelled_images(choice.data)
+    found = images.images.shape[1:]
+    require(found == shape, "--data", expected=f"images of shape {shape}, as the model takes",
+            got=f"{found} in {choice.data}")  # fmt: skip
+    needed = choice.num_batches * choice.batch_size
+    expected = f"at most 1/{choice.num_batches} of the {len(images)} images"
+    require(needed <= len(images), "--batch-size", expected=expected, got=choice.batch_size)
+    rows = random_order(len(images), seed=0, stream=(0,))[:needed]
+    batches = [_normalised(images, part, choice) for part in rows.reshape(choice.num_batches, -1)]
+    about = {"name": choice.data, "what": f"{len(images)} labelled images", "pixels": "from 0 to 1"}
+    if (choice.pixel_mean, choice.pixel_std) != (0.0, 1.0):
+        about["pixels"] += f", less {choice.pixel_mean}, over {choice.pixel_std}"
+    return batches, about
+
+
+def _normalised(images: LabelledImages, rows: np.ndarray, choice: DataChoice) -> Batch:
+    pixels, labels = images.take(rows)
+    return ((pixels - choice.pixel_mean) / choice.pixel_std).astype(np.float32), labels

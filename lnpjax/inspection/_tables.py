@@ -1,0 +1,222 @@
+"""The numbers of an inspection as tables, for terminals and for pages."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from lnpjax.inspection._groups import joined, kind_of, layer_of
+from lnpjax.inspection._measures import CROSS, SELF
+from lnpjax.shells._profiles import DOUBTS, with_error
+
+Numbers = Mapping[str, Any]
+
+
+class Table(NamedTuple):
+    """A table of text.
+
+    Attributes:
+        title: what it shows.
+        headings: of its columns; the first holds names.
+        rows: as many cells each.
+        note: what its headings mean; "" for nothing to say.
+        detail: whether a terminal leaves it out, since it may be long.
+
+    Example:
+        >>> Table("Loss", ("batch", "loss"), (("A", "2.5"),)).detail
+        False
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    detail: bool = False
+
+
+def tables_of(part: str, numbers: Numbers) -> list[Table]:
+    """Tabulate the numbers of a part.
+
+    Args:
+        part: its name, a key of `lnpjax.inspection.PARTS`.
+        numbers: `Findings.numbers`, or what was read from `inspect.json`.
+
+    Returns:
+        The tables, in order.
+
+    Example:
+        >>> numbers = {"rank_me": 3.456, "effective_dimension": 2, "trace": 1.0}
+        >>> numbers |= {"alpha_head": 1.5, "alpha_head_sem": 0.1, "alpha_tail": float("nan")}
+        >>> (table,) = tables_of("weights", {"head/kernel": numbers})
+        >>> table.rows
+        (('head/kernel', '3.46', '2', '1.5 +- 0.1', '-'),)
+    """
+    return _TABLES[part](numbers)
+
+
+def _loss(numbers: Numbers) -> list[Table]:
+    rows = tuple(
+        (
+            name.upper(),
+            _error(numbers[name], "loss"),
+            _short(numbers[name]["perplexity"]),
+            _error(numbers[name], "accuracy"),
+        )
+        for name in ("a", "b")
+    )
+    chance, classes = numbers["chance"], int(numbers["classes"])
+    guess = ("chance", _short(chance), f"{classes}", _short(1 / classes))
+    note = (
+        "loss: mean cross-entropy in nats; perplexity: its exponential; accuracy: share of targets "
+        "that are the most likely class; +-: standard error over samples; chance: a uniform guess "
+        f"among {classes} classes"
+    )
+    return [Table("Loss", ("batch", "loss", "perplexity", "accuracy"), (*rows, guess), note)]
+
+
+def _components(numbers: Numbers) -> list[Table]:
+    labels = {SELF: "A against itself", CROSS: "A against B"}
+    rows = tuple(
+        (
+            label,
+            _short(numbers[name]["delta_loss"]),
+            _short(numbers[name]["chi_loss"]),
+            _error(numbers[name], "chi_net"),
+            _error(numbers[name], "chi_pos"),
+        )
+        for name, label in labels.items()
+    )
+    headings = ("batch", "delta_loss", "chi_loss", "chi_net", "chi_pos")
+    note = (
+        "delta_loss = chi_loss x chi_net x chi_pos: fall of the loss per unit of learning rate; "
+        "+-: standard error, from the probes"
+    )
+    tables = [Table("LNP components", headings, rows, note)]
+    both = {name: numbers[name]["groups"] for name in labels}
+    summed = {
+        key: {name: joined(both[name], numbers[name]["chi_loss"], key) for name in labels}
+        for key in (layer_of, kind_of)
+    }
+    at_most = "; +-: at most, since the errors of the parts are added up"
+    tables.append(_by_group("By layer", numbers, summed[layer_of], at_most))
+    tables.append(_by_group("By kind", numbers, summed[kind_of], at_most))
+    tables.append(_by_group("By group", numbers, both, "; +-: standard error", detail=True))
+    return tables
+
+
+def _by_group(
+    title: str, numbers: Numbers, groups: Mapping[str, Numbers], errors: str, detail: bool = False
+) -> Table:
+    whole, crossed = numbers[SELF], numbers[CROSS]
+    rows = tuple(
+        (
+            name,
+            _share(group["chi_net"], whole["chi_net"]),
+            _share(group["delta_loss"], whole["delta_loss"]),
+            _error(group, "chi_pos"),
+            _share(groups[CROSS][name]["delta_loss"], crossed["delta_loss"]),
+            _error(groups[CROSS][name], "chi_pos"),
+        )
+        for name, group in groups[SELF].items()
+    )
+    note = (
+        "chi_net, fall: shares of the response to parameters, and of the fall of the loss; on B: "
+        f"read on batch B{errors}"
+    )
+    headings = ("", "chi_net", "fall", "chi_pos", "fall on B", "chi_pos on B")
+    return Table(title, headings, rows, note, detail)
+
+
+def _spectrum(numbers: Numbers) -> list[Table]:
+    shells = numbers["shells"]
+    rows = (
+        ("peak (the frontier)", _error(shells, "peak")),
+        ("cut-off", _error(shells, "cutoff", missing="beyond the shells")),
+        ("slope below the peak", _error(shells, "exponent")),
+        ("rms distance of the fit, ln", _short(shells["residual"])),
+        ("unresolved share of energy", _percent(shells.get("unresolved"))),
+        ("change of the peak, half the products", _percent(shells.get("peak_change"))),
+    )
+    note = (
+        "peak, cut-off: eigenvalues at which the energy of the error per shell is largest, and "
+        f"above which it stays below 1 % of that; a slope is in doubt with {DOUBTS}; do not read a "
+        "peak that half the products move"
+    )
+    tables = [Table("Shells of the error", ("", "value"), rows, note)]
+    rows = tuple(
+        (
+            name.upper(),
+            _error(learning, "chi_pos"),
+            *(_short(learning[field]) for field in ("tenth", "median", "ninetieth")),
+            _percent(learning["unresolved"]),
+        )
+        for name, learning in numbers["learning"].items()
+    )
+    headings = ("batch", "chi_pos", "10 %", "median", "90 %", "unresolved")
+    note = (
+        "10 %, median, 90 %: so much of the squared loss gradient lies along weaker modes, by "
+        "their share p of the trace; chi_pos is the mean; quantiles below the unresolved share are "
+        "known by their order of magnitude"
+    )
+    return [*tables, Table("Distribution of learning", headings, rows, note)]
+
+
+def _density(numbers: Numbers) -> list[Table]:
+    rows = (
+        ("eigenvalues", f"{int(numbers['dimension']):,}"),
+        ("largest", _short(numbers["largest"])),
+        ("trace", _error(numbers, "trace")),
+        ("effective rank", _error(numbers, "effective_rank")),
+        ("inverse participation ratio", _error(numbers, "inverse_participation_ratio")),
+    )
+    note = "largest: as random vectors find it; +-: standard error over them"
+    return [Table("Spectral density", ("", "value"), rows, note)]
+
+
+def _spectra_table(title: str) -> Any:
+    def tabulate(numbers: Numbers) -> list[Table]:
+        rows = tuple(
+            (
+                name,
+                _short(summary["rank_me"]),
+                f"{int(summary['effective_dimension'])}",
+                _error(summary, "alpha_head"),
+                _error(summary, "alpha_tail"),
+            )
+            for name, summary in numbers.items()
+        )
+        note = (
+            "RankMe: the exponential of the spectrum's entropy, in modes; 90 %: modes that hold 90 "
+            "% of the trace; head, tail: exponents of power laws, +- their standard errors"
+        )
+        return [Table(title, ("", "RankMe", "90 %", "head", "tail"), rows, note)]
+
+    return tabulate
+
+
+_TABLES = {
+    "loss": _loss,
+    "components": _components,
+    "spectrum": _spectrum,
+    "density": _density,
+    "activations": _spectra_table("Activations"),
+    "gradients": _spectra_table("Per-sample gradients"),
+    "weights": _spectra_table("Weights"),
+}
+
+
+def _error(numbers: Numbers, name: str, *, missing: str = "-") -> str:
+    return with_error(numbers[name], float(numbers.get(f"{name}_sem", math.nan)), missing=missing)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "-"
+
+
+def _share(part: float, whole: float) -> str:
+    return _percent(part / whole if whole else math.nan)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or not math.isfinite(value) else f"{100 * value:.3g} %"
