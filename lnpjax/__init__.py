@@ -43,6 +43,7 @@ if _TYPE_CHECKING:
     from lnpjax import data as data
     from lnpjax import decomposition as decomposition
     from lnpjax import experiments as experiments
+    from lnpjax import inspection as inspection
     from lnpjax import jacobian as jacobian
     from lnpjax import kernel as kernel
     from lnpjax import lens as lens
@@ -115,6 +116,7 @@ __all__ = [
     "data",
     "decomposition",
     "experiments",
+    "inspection",
     "jacobian",
     "kernel",
     "lens",

@@ -22,6 +22,7 @@ from lnpjax.commands.compare import Compare
 from lnpjax.commands.export import Export
 from lnpjax.commands.inspect import Inspect
 from lnpjax.commands.plot import Plot
+from lnpjax.commands.report import Report
 from lnpjax.commands.reproduce import Reproduce
 from lnpjax.commands.spectrum import Spectrum
 from lnpjax.commands.train import Train
@@ -84,7 +85,7 @@ def _command(arguments: list[str]) -> int:
         default = options_of_file(Train, file)
         train = Annotated[Train, tyro.conf.subcommand("train", default=default)]
     command = tyro.cli(
-        train | Plot | Compare | Inspect | Spectrum | Validate | Reproduce | Export,
+        train | Plot | Compare | Report | Inspect | Spectrum | Validate | Reproduce | Export,
         prog="lnpjax",
         description="Measure what a network is learning from, while it trains. With --debug, an "
         "error shows where it was raised.",

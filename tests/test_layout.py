@@ -29,7 +29,7 @@ LEVELS = {
             "comparison kernel lens recording",
             "pretraining shells theory",
             "plotting validation",
-            "experiments",
+            "experiments inspection",
             "commands",
             "cli",
             "__main__",
@@ -133,7 +133,7 @@ def test_dir_shows_what_is_public():
 @pytest.mark.parametrize(
     "package",
     [
-        *("comparison", "decomposition", "jacobian", "kernel", "lens"),
+        *("comparison", "decomposition", "inspection", "jacobian", "kernel", "lens"),
         *("plotting", "runs", "shells", "spectra", "validation"),
     ],
 )

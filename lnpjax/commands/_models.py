@@ -19,7 +19,7 @@ from lnpjax.jacobian import ApplyFn, Batch
 from lnpjax.models import load_checkpoint, split_llama
 from lnpjax.models.checkpoints.hub import PREFIX
 from lnpjax.models.llama2c import PieceTokenizer
-from lnpjax.pretraining import open_run, read_model
+from lnpjax.pretraining import Experiment, open_run, read_model
 from lnpjax.runs._rows import METRICS_FILE
 
 LONGEST_BY_DEFAULT = 128
@@ -59,7 +59,7 @@ class Network:
         module: its Flax module.
         states: functions that return parameters, by label.
         batches: of the data.
-        folder: where results go by default.
+        folder: of the run; None for others, whose folders are not ours to write to.
         about: what is to be said of the model and of the data, by heading.
     """
 
@@ -68,8 +68,15 @@ class Network:
     module: Any
     states: dict[str, Callable[[], PyTree]]
     batches: list[Batch]
-    folder: Path
+    folder: Path | None
     about: dict[str, dict[str, Any]]
+
+
+def results_of(network: Network, *, in_run: str, elsewhere: str) -> Path:
+    """Return where results go by default: into the run, or into a folder for other networks."""
+    if network.folder is not None:
+        return network.folder / in_run
+    return Path(elsewhere) / network.name.removeprefix(PREFIX).replace("/", "-")
 
 
 def is_run(source: str) -> bool:
@@ -77,56 +84,76 @@ def is_run(source: str) -> bool:
     return (Path(source) / METRICS_FILE).is_file()
 
 
-def open_network(source: str, choice: DataChoice, *, step: int | None = None) -> Network:
+def open_network(
+    source: str, choice: DataChoice, *, step: int | None = None, every: bool = False
+) -> Network:
     """Open a trained network: a run of ours, or what `lnpjax.models.load_checkpoint` reads.
 
     Args:
         source: a path, or ``hf:owner/name@revision``.
         choice: of the data.
         step: which checkpoint of a run; None for the last.
+        every: of a run, its initialisation and all of its checkpoints.
 
     Raises:
         ValueError, OSError: if the model or the data are not there, damaged, or do not fit.
     """
     if is_run(source):
-        return _trained_of_run(source, choice, step)
+        return _of_run(source, choice, step, every)
     require(step is None, "--step", expected="a run of lnpjax train with it", got=source)
-    return _checkpoint(source, choice)
+    return _of_checkpoint(source, choice, every)
 
 
-def _trained_of_run(folder: str, choice: DataChoice, step: int | None) -> Network:
-    module, config, found_step = read_model(folder, step=step)
-    apply_fn, params = split_llama(module)
+def _of_run(folder: str, choice: DataChoice, step: int | None, every: bool) -> Network:
+    path = Path(folder)
+    module, config, last = read_model(path, step=step)
     if choice.data is None:
-        require(choice.tokenizer is None, "--tokenizer", expected="--data with it", got="none")
-        _, _, dataset = open_run(folder)
+        for option in ("tokenizer", "context_length"):
+            given, name = getattr(choice, option), f"--{option.replace('_', '-')}"
+            require(given is None, name, expected="--data with it", got=given)
+        _, _, dataset = open_run(path)
         batches = _drawn(dataset, choice, seed=config.training.data_seed)
-        data = _about_dataset(dataset, "the data that the run was trained on")
+        data = _about_dataset(dataset, "what the run was trained on")
     else:
         own = config.data.tokenizer
         batches, data = _text(choice, config.model.vocab_size, config.model.max_seq_len, own)
-    name = f"{Path(folder).resolve().name}, step {found_step}"
-    about = _about(name, folder, "Llama (lnpjax train)", config.model)
-    folder_out = Path(folder) / "inspect"
+    name = path.resolve().name
+    states = (
+        _every_state(path) if every else {f"{name}, step {last}": lambda: split_llama(module)[1]}
+    )
     return Network(
         name=name,
-        apply_fn=apply_fn,
+        apply_fn=split_llama(module)[0],
         module=module,
-        states={f"step {found_step}": lambda: params},
+        states=states,
         batches=batches,
-        folder=folder_out,
-        about={"Model": about, "Data": data | _about_batches(batches)},
+        folder=path,
+        about={
+            "Model": _about(name, folder, "Llama", config.model) | {"step": last},
+            "Data": data | _about_batches(batches),
+        },
     )
 
 
-def _checkpoint(source: str, choice: DataChoice) -> Network:
+def _every_state(path: Path) -> dict[str, Callable[[], PyTree]]:
+    run, config, dataset = open_run(path)
+
+    def state_of(step: int) -> Callable[[], PyTree]:
+        return lambda: split_llama(read_model(path, step=step)[0])[1]
+
+    states = {f"step {step}": state_of(step) for step in run.checkpoint_steps()}
+    start = Experiment(config, dataset).initial_state
+    return {"initialisation": lambda: start().params, **states}
+
+
+def _of_checkpoint(source: str, choice: DataChoice, every: bool) -> Network:
     model = load_checkpoint(source)
     expected = "text or images to measure on: a name or path"
     require(choice.data is not None, "--data", expected=expected, got="none")
     if hasattr(model.config, "vocab_size"):
-        own = model.tokenizer_file
+        own = None if model.tokenizer_file is None else str(model.tokenizer_file)
         longest = model.config.max_seq_len
-        batches, data = _text(choice, model.config.vocab_size, longest, own and str(own))
+        batches, data = _text(choice, model.config.vocab_size, longest, own)
     else:
         batches, data = _images(choice, _image_shape(model.config))
     name = source if source.startswith(PREFIX) else Path(source).resolve().stem
@@ -134,9 +161,9 @@ def _checkpoint(source: str, choice: DataChoice) -> Network:
         name=name,
         apply_fn=model.apply_fn,
         module=model.module,
-        states={"trained": lambda: model.params},
+        states={"trained" if every else name: lambda: model.params},
         batches=batches,
-        folder=Path("inspect") / name.removeprefix(PREFIX).replace("/", "-"),
+        folder=None,
         about={
             "Model": _about(name, source, model.architecture, model.config),
             "Data": data | _about_batches(batches),

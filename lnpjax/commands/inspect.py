@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.commands._exit import Exit
-from lnpjax.commands._models import DataChoice, Network, open_network
+from lnpjax.commands._models import DataChoice, Network, open_network, results_of
 from lnpjax.commands._show import console, courtesy, shown, table
 from lnpjax.inspection import (
     PARTS,
@@ -55,7 +54,7 @@ class Inspect:
         context_length: Tokens per sequence. None: 128, or as many as the model takes.
         pixel_mean: Subtracted from pixels, which are from 0 to 1.
         pixel_std: Pixels are then divided by this.
-        num_matvecs: Products with the kernel for each batch or random vector.
+        num_matvecs: Products with the kernel for each batch; half as many for each random vector.
         num_probes: Random vectors for the spectral density.
         parts: Only these parts. None: all of them.
         step: Which checkpoint of a run. None: the last.
@@ -85,9 +84,11 @@ class Inspect:
         """
         options = self._checked()
         network = open_network(self.model, self._choice(), step=self.step)
-        folder = network.folder if self.out is None else Path(self.out)
+        folder = results_of(network, in_run="inspect", elsewhere="inspect")
         if self.out is None:
             refuse_links_in(folder)  # of a run, which may be a stranger's
+        else:
+            folder = Path(self.out)
         outcomes = inspect_into(
             folder,
             _subject(network),
@@ -131,9 +132,19 @@ class Inspect:
             pixel_std=self.pixel_std,
         )
 
+    def _command(self) -> str:
+        """Return the command that measures the same again."""
+        words = ["lnpjax", "inspect", self.model]
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in ("model", "out") and value != field.default:
+                values = value if isinstance(value, tuple) else (value,)
+                words += [f"--{field.name.replace('_', '-')}", *map(str, values)]
+        return shlex.join(words)
+
     def _about(self) -> dict[str, Any]:
         return {
-            "command": shlex.join(["lnpjax", *sys.argv[1:]]),
+            "command": self._command(),
             "products with the kernel": self.num_matvecs,
             "random vectors of the density": self.num_probes,
             "seed": self.seed,
@@ -141,10 +152,10 @@ class Inspect:
 
 
 def _subject(network: Network) -> Subject:
-    ((_, params_of),) = network.states.items()
+    ((name, params_of),) = network.states.items()
     batch_a, batch_b = network.batches
     return Subject(
-        network.name,
+        name,
         network.apply_fn,
         params_of(),
         cross_entropy,

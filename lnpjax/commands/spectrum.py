@@ -6,25 +6,21 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from lnpjax._base.checks import check_count, require
 from lnpjax._base.files import write_atomically
-from lnpjax.commands._files import refuse_unused
+from lnpjax.commands._models import DataChoice, open_network, results_of
 from lnpjax.commands._show import console, shown, table
-from lnpjax.data import Batches, load_dataset, read_documents
-from lnpjax.jacobian import ApplyFn, Batch
-from lnpjax.models import split_llama
-from lnpjax.models.llama2c import PieceTokenizer, read_checkpoint
 from lnpjax.plotting import plot_shell_profile, plot_shell_profiles
-from lnpjax.pretraining import Experiment, cross_entropy, open_run
+from lnpjax.pretraining import cross_entropy
 from lnpjax.pretraining.config import LARGEST_SEED
 from lnpjax.runs import terminal_reporter
 from lnpjax.runs._lines import json_lines
@@ -46,14 +42,6 @@ from lnpjax.shells._profiles import (
 )
 
 
-class _Network(NamedTuple):
-    name: str
-    apply_fn: ApplyFn
-    states: dict[str, Callable[[], PyTree]]
-    batches: list[Batch]
-    folder: Path
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spectrum:
     """Show in which spectral shells a language model's error lies, and from which it learns.
@@ -66,14 +54,15 @@ class Spectrum:
     to RUN/shells.
 
     Args:
-        runs: Run folders. Of a single run, its initialisation and the checkpoints that it has kept;
-            of several, the last checkpoint of each.
-        llama2c: Instead of a run, a trained model in the format of llama2.c.
-        data: The text for --llama2c: a name or path, as lnpjax train takes it.
-        tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: bytes.
+        models: Run folders, or trained models as lnpjax inspect takes them. Of a single run, its
+            initialisation and the checkpoints that it has kept; of several, the last one of each.
+        data: The text to measure on: a name or path, as lnpjax train takes it, or a .bin of tokens
+            as nanoGPT stores them. None: the data of a run.
+        tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: the
+            model's own, or bytes.
         num_batches: Batches that are averaged over (the paper: 50).
         batch_size: Sequences in each batch.
-        context_length: Tokens per sequence, for --llama2c.
+        context_length: Tokens per sequence of that text. None: 128, or as many as the model takes.
         num_matvecs: Products with the kernel for each batch and start vector.
         ratio: Ratio of one shell's lower edge to that of the shell below it.
         decades: How many factors of ten below the largest eigenvalue the shells reach.
@@ -83,13 +72,12 @@ class Spectrum:
         out: A folder for the results. None: RUN/shells, or spectrum/NAME.
     """
 
-    runs: tuple[str, ...]
-    llama2c: str | None = None
-    data: str = "stdlib"
+    models: tuple[str, ...]
+    data: str | None = None
     tokenizer: str | None = None
     num_batches: int = 4
     batch_size: int = 4
-    context_length: int = 128
+    context_length: int | None = None
     num_matvecs: int = 32
     ratio: float = 2.0
     decades: float = 4.0
@@ -105,19 +93,12 @@ class Spectrum:
         """
         options = ProfileOptions(self.num_matvecs, self.ratio, self.decades, self.per_token)
         options.check()
-        for name in ("num_batches", "batch_size", "context_length"):
-            check_count(f"--{name.replace('_', '-')}", getattr(self, name))
-        require(
-            bool(self.runs) != (self.llama2c is not None),
-            "RUN",
-            expected="either run folders or --llama2c FILE",
-            got="both" if self.runs else "neither",
-        )
+        require(bool(self.models), "MODEL", expected="a run folder or a trained model", got="none")
+        choice = self._choice()
         in_range = 0 <= self.seed <= LARGEST_SEED
         require(in_range, "--seed", expected=f"0 to {LARGEST_SEED}", got=self.seed)
-        if self.llama2c is None:
-            refuse_unused(self, "--llama2c FILE", "data", "tokenizer", "context_length")
-        networks = self._networks()
+        alone = len(self.models) == 1
+        networks = [open_network(model, choice, every=alone) for model in self.models]
         measured: dict[str, StateSpectra] = {}
         for network in networks:
             measured |= measure_states(
@@ -131,87 +112,34 @@ class Spectrum:
             )
         profiles = profiles_of(measured, options)
         name = " and ".join(network.name for network in networks)
-        folder = networks[0].folder if len(networks) == 1 else Path("spectrum") / "comparison"
+        folder = Path("spectrum") / "comparison"
+        if alone:
+            folder = results_of(networks[0], in_run="shells", elsewhere="spectrum")
         if self.out is None:
             refuse_links_in(folder)  # of a run, which may be a stranger's
         else:
             folder = Path(self.out)
         folder.mkdir(parents=True, exist_ok=True)
-        moved = len(networks) == 1
-        _save(profiles, folder, moved=moved)
+        _save(profiles, folder, moved=alone)
         title = f"{name}, per token" if self.per_token else name
         plot_shell_profile(profiles[-1], folder / "profile.png", title=title)
         plot_shell_profiles(profiles, folder / "profiles.png", title=title)
-        _print_tables(name, profiles, moved=moved)
+        _print_tables(name, profiles, moved=alone)
         print(f"results {shown(folder)}")
         return 0
 
-    def _networks(self) -> list[_Network]:
-        if self.llama2c is not None:
-            return [self._of_file()]
-        return [self._of_run(run, alone=len(self.runs) == 1) for run in self.runs]
-
-    def _of_run(self, folder: str, *, alone: bool) -> _Network:
-        run, config, dataset = open_run(folder)
-        experiment = Experiment(config, dataset)
-        steps, states = run.checkpoint_steps(), {}
-        require(bool(steps), "RUN", expected="a run with a checkpoint", got=f"none in {run.path}")
-        if alone:
-            states["initialisation"] = lambda: experiment.initial_state().params
-        for step in steps if alone else steps[-1:]:
-
-            def restored(step: int = step) -> PyTree:
-                checkpoint = run.read_checkpoint(experiment.abstract_state(), step=step)
-                assert checkpoint is not None
-                return checkpoint.state.params
-
-            states[f"step {step}" if alone else f"{run.path.name}, step {step}"] = restored
-        batches = Batches(dataset, self.batch_size, seed=config.training.data_seed)
-        averaged = [batches.batch(index) for index in range(self.num_batches)]
-        return _Network(run.path.name, experiment.apply_fn, states, averaged, run.path / "shells")
-
-    def _of_file(self) -> _Network:
-        assert self.llama2c is not None
-        _, model = read_checkpoint(self.llama2c)
-        apply_fn, params = split_llama(model)
-        if self.tokenizer is not None and self.tokenizer.endswith(".bin"):
-            tokenizer = PieceTokenizer.from_file(self.tokenizer, model.config.vocab_size)
-            averaged = self._batches_of(tokenizer)
-        else:
-            dataset = load_dataset(
-                self.data,
-                tokenizer=self.tokenizer,
-                context_length=self.context_length,
-                num_validation=1,
-            )
-            require(
-                dataset.vocab_size <= model.config.vocab_size,
-                "--tokenizer",
-                expected=f"at most the model's {model.config.vocab_size} tokens",
-                got=dataset.vocab_size,
-            )
-            batches = Batches(dataset, self.batch_size, seed=0)
-            averaged = [batches.batch(index) for index in range(self.num_batches)]
-        name = Path(self.llama2c).stem
-        states = {"trained": lambda: params}
-        return _Network(name, apply_fn, states, averaged, Path("spectrum") / name)
-
-    def _batches_of(self, tokenizer: PieceTokenizer) -> list[Batch]:
-        """Take the beginning of the text, in the order of its documents."""
-        shape = (self.num_batches, self.batch_size, self.context_length + 1)
-        needed, ids = math.prod(shape), list[int]()
-        for document in read_documents(self.data):
-            ids += tokenizer.encode(document)
-            if len(ids) >= needed:
-                break
-        require(
-            len(ids) >= needed,
-            "--data",
-            expected=f"text of at least {needed:,} tokens",
-            got=f"{len(ids):,} in {self.data}",
+    def _choice(self) -> DataChoice:
+        for name in ("num_batches", "batch_size", "context_length"):
+            optional = name == "context_length"
+            option = f"--{name.replace('_', '-')}"
+            check_count(option, getattr(self, name), optional=optional)
+        return DataChoice(
+            data=self.data,
+            tokenizer=self.tokenizer,
+            num_batches=self.num_batches,
+            batch_size=self.batch_size,
+            context_length=self.context_length,
         )
-        tokens = np.array(ids[:needed], np.int32).reshape(shape)
-        return [(batch[:, :-1], batch[:, 1:]) for batch in tokens]
 
 
 _MOVED = ("peak", "cutoff", "rate", "amplitude")  # of a frontier, in the order of the table
@@ -221,7 +149,8 @@ def _save(profiles: list[Profile], folder: Path, *, moved: bool) -> None:
     arrays: dict[str, Any] = {}
     for profile in profiles:
         arrays |= {
-            f"{profile.label}/{name}": np.asarray(value) for name, value in profile_arrays(profile).items()
+            f"{profile.label}/{name}": np.asarray(value)
+            for name, value in profile_arrays(profile).items()
         }
     for label, numbers in _displacements(profiles if moved else []).items():
         for name, (value, sem) in numbers.items():
@@ -234,7 +163,7 @@ def _save(profiles: list[Profile], folder: Path, *, moved: bool) -> None:
 
 def _rows(profile: Profile) -> Iterator[dict[str, Any]]:
     """Return what a table holds: a row for the frontier, and one for each shell."""
-    arrays = {name: np.asarray(value) for name, value in _arrays(profile).items()}
+    arrays = {name: np.asarray(value) for name, value in profile_arrays(profile).items()}
     of_shells = [name for name, a in arrays.items() if a.shape == profile.centers.shape]
     scalars = {name: array.item() for name, array in arrays.items() if array.ndim == 0}
     yield {"kind": "frontier", "label": profile.label, **scalars}
@@ -323,6 +252,7 @@ def _learning_table(profiles: list[Profile]) -> Any:
     rows = table("learning", ("", "loss", "chi_pos", "median p", "10 %", "90 %"))
     for profile in profiles:
         position = profile.position
+        assert position is not None  # it was asked for
         low, high = (
             float(jnp.exp(jnp.mean(jnp.log(values))))
             for values in (position.tenth, position.ninetieth)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ from lnpjax._base.files import write_atomically
 from lnpjax.inspection._inspect import Outcome, inspect_network
 from lnpjax.inspection._parts import PARTS
 from lnpjax.inspection._reports import inspection_report
-from lnpjax.inspection._subject import InspectionOptions, Subject
+from lnpjax.inspection._subject import DEFAULT_OPTIONS, InspectionOptions, Subject
 from lnpjax.inspection._units import unit_of_number
 from lnpjax.pretraining.environment import environment
 from lnpjax.runs._lines import encode, null_to_nan
@@ -31,11 +30,11 @@ def inspect_into(
     folder: Path,
     subject: Subject,
     about: Mapping[str, Mapping[str, Any]],
-    options: InspectionOptions = InspectionOptions(),
+    options: InspectionOptions = DEFAULT_OPTIONS,
     *,
     key: Key[Array, ""],
     parts: Sequence[str] | None = None,
-    report: Callable[[str], object] = lambda text: None,
+    report: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Inspect a network, and keep every part in a folder as soon as it is measured.
 

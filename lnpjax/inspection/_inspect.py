@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 from jaxtyping import Array, Key
 
-from lnpjax._base.checks import check_key, require
+from lnpjax._base.checks import check_key, import_extra, require
 from lnpjax.inspection._measures import Findings
 from lnpjax.inspection._parts import PARTS
-from lnpjax.inspection._subject import InspectionOptions, Subject
+from lnpjax.inspection._subject import DEFAULT_OPTIONS, InspectionOptions, Subject
 from lnpjax.jacobian._contract import check_training_batch
 
 
@@ -35,11 +35,11 @@ class Outcome:
 
 def inspect_network(
     subject: Subject,
-    options: InspectionOptions = InspectionOptions(),
+    options: InspectionOptions = DEFAULT_OPTIONS,
     *,
     key: Key[Array, ""],
     parts: Sequence[str] | None = None,
-    report: Callable[[str], object] = lambda text: None,
+    report: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Outcome]:
     """Measure what there is to measure of a trained network, part by part.
 
@@ -59,8 +59,8 @@ def inspect_network(
         TypeError, ValueError: before anything is measured, for bad options, keys, or batches that
             do not fit the network.
 
-    Cost: about ``(2 k + p k) 4/3`` gradients for k products and p probes, and 10 more; compilation
-    takes longer than that for small networks.
+    Cost: about ``(3 + p / 2) k 4/3`` gradients for k products and p probes, and 10 more. For small
+    networks, compilation takes longer than that.
 
     Example:
         >>> import jax.numpy as jnp
@@ -90,13 +90,17 @@ def _measured(
     names: tuple[str, ...],
     report: Callable[[str], object],
 ) -> Iterator[Outcome]:
+    # Factorisations of small matrices by several threads of BLAS, which wait for one another while
+    # the machine is busy, were found to take a hundred times as long as by one.
+    threads = import_extra("threadpoolctl", extra="run", purpose="spectra of matrices")
     for number, name in enumerate(names, 1):
         report(f"{number} of {len(names)}: {PARTS[name].title.lower()}")
         own_key = jax.random.fold_in(key, list(PARTS).index(name))
         began = time.perf_counter()
         findings, error = None, None
         try:
-            findings = PARTS[name].measure(subject, options, own_key)
+            with threads.threadpool_limits(1, user_api="blas"):
+                findings = PARTS[name].measure(subject, options, own_key)
         except Exception as problem:  # whatever one part fails at, the others can do without it
             error = f"{type(problem).__name__}: {' '.join(str(problem).split())}"
         yield Outcome(name, findings, error, time.perf_counter() - began)

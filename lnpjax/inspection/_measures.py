@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -22,15 +23,21 @@ from lnpjax.lens import activation_spectra, attention_probes, gradient_spectra, 
 from lnpjax.pretraining.lens import summary_arrays, summary_numbers
 from lnpjax.runs._rows import MEASURED, POSITION_ARRAYS
 from lnpjax.shells import Frontier, measure_states, profiles_of
-from lnpjax.shells._profiles import profile_arrays
-from lnpjax.spectra import PositionDistribution, SpectrumSummary, spectral_density
+from lnpjax.shells._profiles import profile_arrays, slope_in_doubt
+from lnpjax.spectra import (
+    SpectralDensity,
+    SpectrumSummary,
+    position_distribution,
+    spectral_density,
+)
 
 MOST_GRADIENTS = 4
 """Weights whose per-sample gradients are looked at, where a network has no attention."""
 SELF, CROSS = "self", "cross"
 A, B = "a", "b"
 _UPDATE = ("loss_change", "linear_change", "nu")  # of an update, and there is none
-_DISTRIBUTION = tuple(field.name for field in POSITION_ARRAYS if field.name not in ("p", "weights"))
+SHELL_BATCHES = 4
+"""Parts of the two batches that the shells are averaged over."""
 
 
 class Findings(NamedTuple):
@@ -49,21 +56,31 @@ class Findings(NamedTuple):
     flags: dict[str, int]
 
 
+def compiled(function: Callable[..., Any]) -> Any:
+    """Compile a function that is called once or twice, so that compiling takes longer than running.
+
+    On CPUs, LLVM's first level of optimisation takes two thirds of the time of the last, and the
+    programs, most of which is products of matrices, are as fast.
+    """
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, compiler_options=options)
+
+
 def measure_loss(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
     """Measure the loss and the accuracy on both batches, with errors over samples."""
     del options, key
 
-    @jax.jit
-    def evaluate(params: PyTree, batch: Batch) -> tuple[Array, Array, Array]:
+    @compiled
+    def evaluate(params: PyTree, batch: Batch) -> tuple[Array, Array]:
         inputs, targets = batch
         logits = subject.apply_fn(params, inputs)
         losses = sample_losses(subject.loss_fn, logits, targets)
         hits = jnp.argmax(logits, -1) == targets
-        return losses, jnp.mean(hits, axis=tuple(range(1, hits.ndim))), logits[0].reshape(-1)
+        return losses, jnp.mean(hits, axis=tuple(range(1, hits.ndim)))
 
     numbers: dict[str, Any] = {}
     for name, batch in ((A, subject.batch_a), (B, subject.batch_b)):
-        losses, hits, logits = evaluate(subject.params, batch)
+        losses, hits = evaluate(subject.params, batch)
         numbers[name] = {
             **_mean("loss", losses),
             **_mean("accuracy", hits),
@@ -89,7 +106,7 @@ def measure_components(
     of A against itself rest on two independent draws.
     """
     del options
-    measure = jax.jit(lnp(subject.apply_fn, subject.loss_fn, groups=block_of))
+    measure = compiled(lnp(subject.apply_fn, subject.loss_fn, groups=block_of))
     measured = {
         name: measure(subject.params, subject.batch_a, other, key=key)
         for name, other in ((SELF, subject.batch_a), (CROSS, subject.batch_b))
@@ -112,76 +129,70 @@ def _component_numbers(result: LNP) -> dict[str, Any]:
     return numbers
 
 
-class SpectralFindings(NamedTuple):
-    """What Lanczos found from the error and from the loss gradient.
-
-    Attributes:
-        profile: the shells of the error, over both batches.
-        positions: the distribution of the loss gradient, by batch.
-    """
-
-    profile: Any
-    positions: dict[str, PositionDistribution]
-
-
-def measure_spectrum(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
-    """Measure the shells of the error and the distribution of the loss gradient, on both batches.
+def measure_shells(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
+    """Measure the shells of the error, with errors over parts of both batches.
 
     What `lnpjax spectrum` measures: `lnpjax.shells.measure_states` and `profiles_of`.
     """
-    batches = [subject.batch_a, subject.batch_b]
-    states = {subject.name: lambda: subject.params}
     ((label, spectra),) = measure_states(
         subject.apply_fn,
         subject.loss_fn,
-        states,
-        batches,
+        {subject.name: lambda: subject.params},
+        subject.parts(SHELL_BATCHES),
         options.profile,
         key=key,
-        report=lambda text: None,
+        report=lambda _: None,
+        learning=False,
     )
     (profile,) = profiles_of({label: spectra}, options.profile)
-    positions = {
-        name: jax.tree.map(lambda leaf, index=index: leaf[index], spectra.position)
-        for index, name in enumerate((A, B))
-    }
-    shells: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for field in dataclasses.fields(Frontier):
-        shells[field.name] = _number(getattr(profile.frontier, field.name))
+        numbers[field.name] = _number(getattr(profile.frontier, field.name))
         if field.name not in ("num_points", "status"):
-            shells[f"{field.name}_sem"] = profile.sem(field.name)
-    shells |= {} if profile.convergence is None else profile.convergence._asdict()
-    learning = {
-        name: {field: _number(getattr(one, field)) for field in _DISTRIBUTION}
-        for name, one in positions.items()
-    }
-    flags = {f"distribution, batch {name.upper()}": int(one.status)
-             for name, one in positions.items()}  # fmt: skip
-    flags["shells"] = int(profile.frontier.status)
+            numbers[f"{field.name}_sem"] = profile.sem(field.name)
+    numbers |= {} if profile.convergence is None else profile.convergence._asdict()
+    numbers["slope_in_doubt"] = slope_in_doubt(profile)
+    numbers["batches"] = len(spectra.num_tokens)
     arrays = {name: np.asarray(value) for name, value in profile_arrays(profile).items()}
-    numbers = {"shells": shells, "learning": learning}
-    return Findings(SpectralFindings(profile, positions), numbers, arrays, flags)
+    return Findings(profile, numbers, arrays, {"shells": int(profile.frontier.status)})
+
+
+def measure_learning(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
+    """Measure the distribution of the loss gradient over the spectrum, on batch A."""
+    measure = compiled(
+        position_distribution(
+            subject.apply_fn, subject.loss_fn, num_matvecs=options.profile.num_matvecs
+        )
+    )
+    found = measure(subject.params, subject.batch_a, key=key)
+    names = [field.name for field in POSITION_ARRAYS]
+    arrays = {name: np.asarray(getattr(found, name)) for name in ("p", "weights")}
+    numbers = {name: _number(getattr(found, name)) for name in names if name not in arrays}
+    return Findings(found, numbers, arrays, {"distribution": int(found.status)})
 
 
 def measure_density(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
     """Measure the eigenvalue density of the kernel on batch A."""
 
-    @jax.jit
-    def measure(params: PyTree, inputs: PyTree, key: Key[Array, ""]) -> Any:
-        return spectral_density(
+    @compiled
+    def measure(
+        params: PyTree, inputs: PyTree, key: Key[Array, ""]
+    ) -> tuple[SpectralDensity, dict[str, tuple[Array, Array]]]:
+        density = spectral_density(
             subject.apply_fn,
             params,
             inputs,
-            num_matvecs=options.profile.num_matvecs,
+            num_matvecs=options.density_matvecs,
             num_probes=options.num_probes,
             key=key,
         )
+        names = ("trace", "effective_rank", "inverse_participation_ratio")
+        return density, {name: getattr(density, name) for name in names}
 
-    density = measure(subject.params, subject.batch_a[0], key)
+    density, estimates = measure(subject.params, subject.batch_a[0], key)
     numbers: dict[str, Any] = {"dimension": int(density.dimension)}
     numbers["largest"] = float(np.max(density.nodes))
-    for name in ("trace", "effective_rank", "inverse_participation_ratio"):
-        value, sem = getattr(density, name)
+    for name, (value, sem) in estimates.items():
         numbers |= {name: _number(value), f"{name}_sem": _number(sem)}
     arrays = {"nodes": np.asarray(density.nodes), "weights": np.asarray(density.weights)}
     return Findings(density, numbers, arrays, {"density": int(density.status)})
@@ -195,7 +206,7 @@ def measure_activations(
     expected = "hidden states (lnpjax.lens.nnx_hidden_states of the module)"
     require(subject.hidden_states is not None, "subject", expected=expected, got="none")
     assert subject.hidden_states is not None
-    measure = jax.jit(activation_spectra(subject.hidden_states))
+    measure = compiled(activation_spectra(subject.hidden_states))
     return _spectra("activations", measure(subject.params, subject.pool))
 
 
@@ -205,7 +216,7 @@ def measure_gradients(
     """Measure the spectra of the per-sample gradients of a few weights, over both batches."""
     del options, key
     weights = probed_weights(subject.params)
-    measure = jax.jit(gradient_spectra(subject.apply_fn, subject.loss_fn, weights=weights))
+    measure = compiled(gradient_spectra(subject.apply_fn, subject.loss_fn, weights=weights))
     return _spectra("gradients", measure(subject.params, subject.pool))
 
 
@@ -216,8 +227,10 @@ def measure_weights(subject: Subject, options: InspectionOptions, key: Key[Array
         zip(parameters.paths(subject.params), jax.tree.leaves(subject.params), strict=True)
     )
     # Compiled once for each shape, and not once for each weight.
-    measure = jax.jit(lambda weight: weight_spectra({"": weight}, "")[""])
-    return _spectra("weights", {name: measure(leaves[name]) for name in matrices_of(subject.params)})
+    measure = compiled(lambda weight: weight_spectra({"": weight}, "")[""])
+    return _spectra(
+        "weights", {name: measure(leaves[name]) for name in matrices_of(subject.params)}
+    )
 
 
 def _spectra(kind: str, summaries: dict[str, SpectrumSummary]) -> Findings:
@@ -250,4 +263,3 @@ def probed_weights(params: PyTree) -> tuple[str, ...]:
 
 def _number(value: Any) -> Any:
     return np.asarray(value).item()
-

@@ -16,13 +16,13 @@ from lnpjax.inspection._measures import (
     CROSS,
     SELF,
     Findings,
-    SpectralFindings,
     measure_activations,
     measure_components,
     measure_density,
     measure_gradients,
+    measure_learning,
     measure_loss,
-    measure_spectrum,
+    measure_shells,
     measure_weights,
 )
 from lnpjax.inspection._subject import InspectionOptions, Subject
@@ -33,6 +33,8 @@ from lnpjax.plotting import (
     plot_shell_profile,
     plot_spectra,
 )
+from lnpjax.shells import Profile
+from lnpjax.spectra import PositionDistribution
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +82,13 @@ def _draw_components(measured: dict[str, LNP], path: Path, title: str) -> None:
     plot_lnp_groups(results, path, groups=groups, title=title)
 
 
-def _draw_shells(measured: SpectralFindings, path: Path, title: str) -> None:
+def _draw_shells(measured: Profile, path: Path, title: str) -> None:
     del title  # it is the label of the state
-    plot_shell_profile(measured.profile, path)
+    plot_shell_profile(measured, path)
 
 
-def _draw_positions(measured: SpectralFindings, path: Path, title: str) -> None:
-    labelled = {f"batch {name.upper()}": one for name, one in measured.positions.items()}
-    plot_position(labelled, path, title=title)
+def _draw_learning(measured: PositionDistribution, path: Path, title: str) -> None:
+    plot_position({"batch A": measured}, path, title=title)
 
 
 def _draw_density(measured: Any, path: Path, title: str) -> None:
@@ -99,10 +100,10 @@ def _draw_spectra(measured: Any, path: Path, title: str, *, kind: Any) -> None:
 
 
 _SPECTRA = (
-    "Left: each spectrum, divided by its sum, by rank. A steep curve is variance in few directions; "
-    "a flat one, in many. Middle: RankMe, the number of directions that matter, in an entropy sense. "
-    "Right: the exponents of power laws fitted to the leading ranks (head) and to the tail; "
-    "larger is steeper."
+    "Left: each spectrum, divided by its sum, by rank. A steep curve is variance in few "
+    "directions; a flat one, in many. Middle: RankMe, the number of directions that matter, in an "
+    "entropy sense. Right: the exponents of power laws fitted to the leading ranks (head) and to "
+    "the tail; larger is steeper."
 )
 _ALL = (
     Part(
@@ -118,11 +119,11 @@ _ALL = (
         "LNP components",
         "The loss falls, per unit of learning rate of a gradient step on batch A, by delta_loss = "
         "chi_loss x chi_net x chi_pos: how wrong the predictions are, how strongly the outputs "
-        "respond to the parameters, and where in the spectrum of the neural tangent kernel the loss "
-        "gradient lies. Read on A itself, chi_pos lies between 0 and 1 and is the mean strength of "
-        "the eigenmodes that learning draws on: near 1, one dominant mode; small, deep in the "
-        "spectral tail. Read on batch B, it tells how much of the step carries over; below zero, "
-        "a step on A harms B.",
+        "respond to the parameters, and where in the spectrum of the neural tangent kernel the "
+        "loss gradient lies. Read on A itself, chi_pos lies between 0 and 1 and is the mean "
+        "strength of the eigenmodes that learning draws on: near 1, one dominant mode; small, "
+        "deep in the spectral tail. Read on batch B, it tells how much of the step carries over; "
+        "below zero, a step on A harms B.",
         measure_components,
         (
             Figure(
@@ -138,28 +139,39 @@ _ALL = (
         ),
     ),
     Part(
-        "spectrum",
-        "Shells of the error, and the distribution of learning",
-        "The eigenvalues of the kernel are sorted into shells, each a fixed factor wide. Strong "
-        "modes are learned first, so that the error that is left lies below a frontier, in modes too "
-        "weak to have been learned yet. The distribution of learning says from which modes the loss "
-        "gradient draws now.",
-        measure_spectrum,
+        "shells",
+        "Shells of the error",
+        "The eigenvalues of the kernel are sorted into shells, each a fixed factor wide, and the "
+        "error (each target's surprisal) is divided among them. Strong modes are learned first, so "
+        "that the error that is left lies at and below a frontier, in modes too weak to have been "
+        "learned yet.",
+        measure_shells,
         (
             Figure(
                 "shells",
                 _draw_shells,
                 "Strong modes are on the right. Where the energy falls steeply on the right, the "
                 "error has been learned; its peak is the frontier. A slope below the peak that is "
-                "marked in doubt is not that of a power law. Bands: 95 % intervals over the two "
-                "batches, which are wide because there are only two.",
+                "marked in doubt is not that of a power law. Bands: 95 % intervals over a few "
+                "small batches.",
             ),
+        ),
+    ),
+    Part(
+        "learning",
+        "Distribution of learning",
+        "chi_pos is a mean; this is what it is the mean of: how the loss gradient is spread over "
+        "the eigenmodes of the kernel, by their strength. A mean far above the median says that a "
+        "few strong modes make the mean, while most of the gradient lies in the tail.",
+        measure_learning,
+        (
             Figure(
-                "position",
-                _draw_positions,
-                "How the loss gradient is spread over modes by their strength p, a share of the "
-                "kernel's trace. A mean (chi_pos) far to the right of the median says that a few "
-                "strong modes make the mean, while most of the gradient lies in the tail.",
+                "learning",
+                _draw_learning,
+                "Strong modes are on the right. Left: the share of the squared loss gradient "
+                "along modes of each strength p, a share of the kernel's trace. Right: the same, "
+                "added up from the weakest; dots are what Lanczos resolves. The weakest dot "
+                "stands for all modes from there down.",
             ),
         ),
     ),
@@ -175,8 +187,9 @@ _ALL = (
                 "density",
                 _draw_density,
                 "Left: the number of eigenvalues of each size; strong modes are few. Right: what "
-                "they add up to; where the trace lies is what the effective rank counts. All random "
-                "vectors place their nodes alike, so that counts in single bins are coarser than "
+                "they add up to; where the trace lies is what the effective rank counts. Each dot "
+                "stands for the eigenvalues around it, and the weakest for all from there down. "
+                "All random vectors place their nodes alike, so that single dots are coarser than "
                 "their bars say.",
             ),
         ),

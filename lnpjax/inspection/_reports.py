@@ -1,4 +1,4 @@
-"""The reports: an inspection, and a run, each on one page."""
+"""An inspection as a page."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def inspection_report(document: Document, figures: Path) -> str:
     title = f"Inspection of {document['name']}"
     about = Section("about", "What was inspected", tables=_about(document))
     made = Section("made", "Made with", tables=(_environment(document),))
-    return page(title, f"made {document['made']}", [about, *inspection_sections(document, figures), made])
+    return page(
+        title, f"made {document['made']}", [about, *inspection_sections(document, figures), made]
+    )
 
 
 def inspection_sections(document: Document, figures: Path) -> Iterator[Section]:
@@ -50,30 +52,44 @@ def _environment(document: Document) -> Any:
 
 
 def _section(part: Part, record: Document | None, figures: Path) -> Section:
+    section = Section(part.name, part.title, part.reading)
     if record is None:
-        return Section(part.name, part.title, part.reading, ("Not measured.",))
+        return section._replace(warnings=("Not measured.",))
     if "error" in record:
-        said = f"This part could not be measured. {record['error']}"
-        return Section(part.name, part.title, part.reading, (said,))
-    pictures = tuple(
-        Picture((figures / f"{figure.name}.png").read_bytes(), figure.name, figure.reading)
-        for figure in part.figures
-        if figure.name in record["figures"]
-    )
+        return section._replace(warnings=(f"This could not be measured. {record['error']}",))
     failed = [
         f"The figure {name!r} could not be drawn. {error}"
         for name, error in record["figures_failed"].items()
     ]
-    warnings = (*flags_in_words(record["flags"]), *failed)
-    tables = tuple(tables_of(part.name, record["numbers"]))
-    return Section(part.name, part.title, part.reading, warnings, tables, pictures)
+    return section._replace(
+        warnings=(*flags_in_words(record["flags"]), *failed),
+        tables=tuple(tables_of(part.name, record["numbers"])),
+        pictures=tuple(
+            Picture((figures / f"{figure.name}.png").read_bytes(), figure.name, figure.reading)
+            for figure in part.figures
+            if figure.name in record["figures"]
+        ),
+    )
 
 
-def flags_in_words(flags: Mapping[str, int]) -> Iterator[str]:
-    """Say what each flag means, once, and what it was raised for."""
+def flags_by_meaning(flags: Mapping[str, int]) -> dict[Status, list[str]]:
+    """Return what each flag was raised for.
+
+    Args:
+        flags: `lnpjax.Status` flags, by what they are of.
+    """
     raised: dict[Status, list[str]] = {}
     for name, status in flags.items():
         for flag in Status(int(status)):
             raised.setdefault(flag, []).append(name)
-    for flag, names in raised.items():
+    return raised
+
+
+def flags_in_words(flags: Mapping[str, int]) -> Iterator[str]:
+    """Say what each flag means, once, and what it was raised for.
+
+    Args:
+        flags: `lnpjax.Status` flags, by what they are of.
+    """
+    for flag, names in flags_by_meaning(flags).items():
         yield f"{', '.join(names)}: {describe_status(flag)}."

@@ -51,6 +51,15 @@ class Subject:
         both = jax.tree.map(lambda a, b: np.concatenate([a, b]), self.batch_a, self.batch_b)
         return both[0], both[1]
 
+    def parts(self, count: int) -> list[Batch]:
+        """Divide the pool into `count` equal batches, or fewer if there are few samples."""
+        num_samples = len(jax.tree.leaves(self.pool)[0])
+        size = max(1, num_samples // count)
+        return [
+            jax.tree.map(lambda leaf, at=at: leaf[at : at + size], self.pool)
+            for at in range(0, min(count, num_samples) * size, size)
+        ]
+
 
 @dataclasses.dataclass(frozen=True)
 class InspectionOptions:
@@ -58,7 +67,7 @@ class InspectionOptions:
 
     Attributes:
         num_probes: random vectors of the spectral density, at least two.
-        profile: the products with the kernel for each batch or random vector, and the shells.
+        profile: the products with the kernel for each batch, and the shells.
 
     Example:
         >>> InspectionOptions(num_probes=1).check()
@@ -68,7 +77,14 @@ class InspectionOptions:
     """
 
     num_probes: int = 4
-    profile: ProfileOptions = ProfileOptions(num_matvecs=16)
+    profile: ProfileOptions = dataclasses.field(
+        default_factory=lambda: ProfileOptions(num_matvecs=16)
+    )
+
+    @property
+    def density_matvecs(self) -> int:
+        """Products for each random vector of the density: half as many, at least two."""
+        return max(2, self.profile.num_matvecs // 2)
 
     def check(self) -> None:
         """Refuse invalid options.
@@ -79,3 +95,6 @@ class InspectionOptions:
         check_count("num_probes", self.num_probes, least=2)
         check_count("num_matvecs", self.profile.num_matvecs, least=2)
         self.profile.check()
+
+
+DEFAULT_OPTIONS = InspectionOptions()

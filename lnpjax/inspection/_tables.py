@@ -50,7 +50,7 @@ def tables_of(part: str, numbers: Numbers) -> list[Table]:
         >>> numbers |= {"alpha_head": 1.5, "alpha_head_sem": 0.1, "alpha_tail": float("nan")}
         >>> (table,) = tables_of("weights", {"head/kernel": numbers})
         >>> table.rows
-        (('head/kernel', '3.46', '2', '1.5 +- 0.1', '-'),)
+        (('head', '3.46', '2', '1.5 +- 0.1', '-'),)
     """
     return _TABLES[part](numbers)
 
@@ -82,8 +82,8 @@ def _components(numbers: Numbers) -> list[Table]:
             label,
             _short(numbers[name]["delta_loss"]),
             _short(numbers[name]["chi_loss"]),
-            _error(numbers[name], "chi_net"),
-            _error(numbers[name], "chi_pos"),
+            _relative(numbers[name], "chi_net"),
+            _relative(numbers[name], "chi_pos"),
         )
         for name, label in labels.items()
     )
@@ -114,9 +114,9 @@ def _by_group(
             name,
             _share(group["chi_net"], whole["chi_net"]),
             _share(group["delta_loss"], whole["delta_loss"]),
-            _error(group, "chi_pos"),
+            _relative(group, "chi_pos"),
             _share(groups[CROSS][name]["delta_loss"], crossed["delta_loss"]),
-            _error(groups[CROSS][name], "chi_pos"),
+            _relative(groups[CROSS][name], "chi_pos"),
         )
         for name, group in groups[SELF].items()
     )
@@ -128,38 +128,45 @@ def _by_group(
     return Table(title, headings, rows, note, detail)
 
 
-def _spectrum(numbers: Numbers) -> list[Table]:
-    shells = numbers["shells"]
+def _shells(numbers: Numbers) -> list[Table]:
+    slope = _error(numbers, "exponent")
+    slope += " ?" if numbers["slope_in_doubt"] and math.isfinite(numbers["exponent"]) else ""
     rows = (
-        ("peak (the frontier)", _error(shells, "peak")),
-        ("cut-off", _error(shells, "cutoff", missing="beyond the shells")),
-        ("slope below the peak", _error(shells, "exponent")),
-        ("rms distance of the fit, ln", _short(shells["residual"])),
-        ("unresolved share of energy", _percent(shells.get("unresolved"))),
-        ("change of the peak, half the products", _percent(shells.get("peak_change"))),
+        ("peak (the frontier)", _error(numbers, "peak")),
+        ("cut-off", _error(numbers, "cutoff", missing="beyond the shells")),
+        ("slope below the peak", slope),
+        ("rms distance of the fit, ln", _short(numbers["residual"])),
+        ("unresolved share of the energy", _percent(numbers.get("unresolved"))),
+        ("change of the peak from half the products", _percent(numbers.get("peak_change"))),
     )
     note = (
         "peak, cut-off: eigenvalues at which the energy of the error per shell is largest, and "
-        f"above which it stays below 1 % of that; a slope is in doubt with {DOUBTS}; do not read a "
-        "peak that half the products move"
+        "above which it stays below 1 % of that; +-: standard error over "
+        f"{int(numbers['batches'])} batches; ?: {DOUBTS}; do not read a peak that half the "
+        "products move"
     )
-    tables = [Table("Shells of the error", ("", "value"), rows, note)]
-    rows = tuple(
-        (
-            name.upper(),
-            _error(learning, "chi_pos"),
-            *(_short(learning[field]) for field in ("tenth", "median", "ninetieth")),
-            _percent(learning["unresolved"]),
-        )
-        for name, learning in numbers["learning"].items()
+    return [Table("Shells of the error", ("", "value"), rows, note)]
+
+
+def _learning(numbers: Numbers) -> list[Table]:
+    rows = (
+        ("mean: chi_pos", _error(numbers, "chi_pos")),
+        *(
+            (label, _short(numbers[name]))
+            for name, label in (
+                ("tenth", "10 % lie below"),
+                ("median", "median"),
+                ("ninetieth", "90 % lie below"),
+            )
+        ),
+        ("unresolved share", _percent(numbers["unresolved"])),
     )
-    headings = ("batch", "chi_pos", "10 %", "median", "90 %", "unresolved")
     note = (
-        "10 %, median, 90 %: so much of the squared loss gradient lies along weaker modes, by "
-        "their share p of the trace; chi_pos is the mean; quantiles below the unresolved share are "
-        "known by their order of magnitude"
+        "strengths p of eigenmodes, as shares of the trace, weighted with the squared loss "
+        "gradient along them; quantiles below the unresolved share are known by their order of "
+        "magnitude at best"
     )
-    return [*tables, Table("Distribution of learning", headings, rows, note)]
+    return [Table("Distribution of learning", ("", "value"), rows, note)]
 
 
 def _density(numbers: Numbers) -> list[Table]:
@@ -178,7 +185,7 @@ def _spectra_table(title: str) -> Any:
     def tabulate(numbers: Numbers) -> list[Table]:
         rows = tuple(
             (
-                name,
+                name.removesuffix("/kernel"),
                 _short(summary["rank_me"]),
                 f"{int(summary['effective_dimension'])}",
                 _error(summary, "alpha_head"),
@@ -198,7 +205,8 @@ def _spectra_table(title: str) -> Any:
 _TABLES = {
     "loss": _loss,
     "components": _components,
-    "spectrum": _spectrum,
+    "shells": _shells,
+    "learning": _learning,
     "density": _density,
     "activations": _spectra_table("Activations"),
     "gradients": _spectra_table("Per-sample gradients"),
@@ -208,6 +216,12 @@ _TABLES = {
 
 def _error(numbers: Numbers, name: str, *, missing: str = "-") -> str:
     return with_error(numbers[name], float(numbers.get(f"{name}_sem", math.nan)), missing=missing)
+
+
+def _relative(numbers: Numbers, name: str) -> str:
+    value, sem = numbers[name], numbers.get(f"{name}_sem", math.nan)
+    error = abs(sem / value) if value else math.nan
+    return _short(value) + (f" +- {100 * error:.2g}%" if math.isfinite(error) else "")
 
 
 def _short(value: float) -> str:

@@ -24,17 +24,20 @@ _OF_PART = {
         "chance": "nats",
     },
     "components": _units(MEASURED),
-    "spectrum": {
+    "learning": {
         **_units(POSITION_ARRAYS),
         "loss": "nats",
         **dict.fromkeys(("tenth", "median", "ninetieth"), "share of the trace"),
         "trace": _EIGENVALUE,
+    },
+    "shells": {
         **dict.fromkeys(("peak", "cutoff", "blend_center", "lowest"), _ERROR_EIGENVALUE),
         **dict.fromkeys(("peak_energy", "low_amplitude", "high_amplitude"), "nats^2"),
         "rate": f"1 / ({_ERROR_EIGENVALUE})",
         "blend_width": "ln of the eigenvalue",
         "residual": "ln of the energy",
         "num_points": "shells",
+        "batches": "batches",
     },
     "density": {
         "dimension": "eigenvalues",

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 RESOLVED = 1e-6
 """Eigenvalues below this part of the largest are rounding in single precision."""
+FEWEST = 0.3
+"""A number of eigenvalues below which bars are not drawn."""
+LEAST_SHARE = 1e-7
+"""A share of a spectrum below which eigenvalues are not drawn: they are rounding."""
 _BINS_PER_DECADE = 4
 _MARKERS = ("o", "s", "D", "^")
 _SHARE_LABELS: dict[Kind, str] = {
@@ -130,7 +134,7 @@ def _plot_positions(
         value, ends = float(group.chi_pos), group.chi_pos_interval(COVERAGE)
         size = abs(value)
         low, high = sorted((abs(float(ends[0])), abs(float(ends[1]))))
-        style = {"fillstyle": "full" if value >= 0 else "none", "label": label}
+        style: dict[str, Any] = {"fillstyle": "full" if value >= 0 else "none", "label": label}
         ax.plot(size if size > 0 else math.nan, place, marker, color=colour, markersize=5, **style)
         if math.isfinite(low + high) and low > 0:
             ax.plot([low, high], [place, place], "-", color=colour, linewidth=1.2)
@@ -178,7 +182,9 @@ def plot_position(
         edges = _edges(p[(p > 0) & (weights > 0)])
         shares = shares_between(p, weights, np.log10(edges))
         density.stairs(shares, edges, color=colour, linewidth=1.6, label=label)
-        below.plot(edges[1:], np.cumsum(shares), color=colour, linewidth=1.6, label=label)
+        below.plot(
+            p[::-1], np.cumsum(weights[::-1]) - weights[::-1] / 2, ".-", color=colour, label=label
+        )
         for ax in (density, below):
             _mark(ax, one, colour)
     captions = (
@@ -188,9 +194,9 @@ def plot_position(
         (below, "The same, added up", "share along modes of that strength or weaker",
          "share of the loss gradient"),
     )  # fmt: skip
-    lines = "solid: the mean, chi_pos; dotted: the median; weaker than the last\nstep: not resolved"
+    lines = "solid: the mean, chi_pos; dotted: the median"
     for ax, heading, caption, label in captions:
-        panel = Panel("", heading, f"{caption}\n{lines}".replace("\nstep", " step"), label)
+        panel = Panel("", heading, f"{caption}\n{lines}", label)
         dress(ax, panel, xlabel=_POSITION.label, yscale="linear")
     below.set_ylim(0, 1.02)
     figure.suptitle(f"Distribution of learning over the eNTK spectrum{_named(title)}",
@@ -230,7 +236,7 @@ def plot_density(
         ...     lambda w, x: w * x, jnp.ones(8), inputs, num_matvecs=8, key=key
         ... )
         >>> plot_density(density).axes[0].get_ylabel()
-        'eigenvalues, per 1/4 decade'
+        'eigenvalues near the dot'
     """
     nodes = np.asarray(density.nodes, float)
     resolved = nodes[nodes > RESOLVED * np.max(nodes)]
@@ -240,22 +246,27 @@ def plot_density(
     number, trace = figure.subplots(1, 2)
     counts, sems = (np.asarray(values) for values in density.counts(jnp.asarray(edges)))
     centres = np.sqrt(edges[1:] * edges[:-1])
-    half = np.asarray(student_t(COVERAGE, len(nodes) - 1)) * sems
+    half = np.asarray(student_t(COVERAGE, jnp.array(len(nodes) - 1.0))) * sems
     shown = counts > 0
-    for ax, factor in ((number, np.ones_like(centres)), (trace, centres / np.sum(counts * centres))):
+    for ax, factor in (
+        (number, np.ones_like(centres)),
+        (trace, centres / np.sum(counts * centres)),
+    ):
         heights, errors = (counts * factor)[shown], (half * factor)[shown]
         low = np.minimum(errors, heights * (1 - 1e-3))  # a logarithm of nothing cannot be drawn
         ax.errorbar(centres[shown], heights, (low, errors), fmt="o-", color=COLOURS[0],
                     markersize=4, linewidth=1.2, capsize=2)  # fmt: skip
     caption = f"bars: {COVERAGE_TEXT} over {len(nodes)} random vectors"
-    total = int(density.dimension)
-    few = f"of {total:,} in all; the others are smaller than what is resolved"
+    whole = f"of {int(density.dimension):,}; the weakest dot stands for all from there down"
     xlabel = r"eigenvalue $\lambda$ of $J J^\top$"
-    label = f"eigenvalues, per 1/{_BINS_PER_DECADE} decade"
-    dress(number, Panel("", "How many eigenvalues", f"{few}\n{caption}", label), xlabel=xlabel)
-    label = f"share, per 1/{_BINS_PER_DECADE} decade"
-    panel = Panel("", "Where the trace lies", f"their sum, by size\n{caption}", label)
+    panel = Panel("", "How many eigenvalues", f"{whole}\n{caption}", "eigenvalues near the dot")
+    dress(number, panel, xlabel=xlabel)
+    panel = Panel(
+        "", "Where the trace lies", f"their sum, by size\n{caption}", "share of the trace"
+    )
     dress(trace, panel, xlabel=xlabel, yscale="linear")
+    number.set_ylim(bottom=FEWEST)
+    trace.set_ylim(bottom=0)
     figure.suptitle(f"Spectral density of the eNTK{_named(title)}", fontweight="bold")
     return saved(figure, path)
 
@@ -267,7 +278,7 @@ def plot_spectra(
     *,
     title: str = "",
 ) -> Figure:
-    """Draw spectra of activations, gradients or weights, and what is read off each.
+    r"""Draw spectra of activations, gradients or weights, and what is read off each.
 
     Args:
         summaries: by layer or weight, from top to bottom; as `lnpjax.lens.activation_spectra` and
@@ -288,7 +299,7 @@ def plot_spectra(
         >>> summary = summarize_spectrum(jnp.arange(1.0, 33.0) ** -1.5)
         >>> figure = plot_spectra({"layers/0": summary}, "activations")
         >>> [ax.get_xlabel() for ax in figure.axes]
-        ['rank of the mode', 'RankMe (modes)', 'exponent $\\\\alpha$']
+        ['rank of the mode', 'RankMe (modes)', 'exponent $\\alpha$']
     """
     require(bool(summaries), "summaries", expected="at least one spectrum", got="none")
     figure = new_figure(figsize=(13, max(4.6, 2.0 + 0.24 * len(summaries))))
@@ -303,6 +314,7 @@ def plot_spectra(
             draw_tail(spectra, eigenvalues, window, float(tail.exponent), float(tail.num_points))
         rank.plot(float(summary.rank_me), place, "o", color=colour, markersize=5)
         _plot_exponents(exponents, summary, place)
+    spectra.set_ylim(bottom=max(spectra.dataLim.y0, LEAST_SHARE))
     heading = f"Spectra of {kind}"
     order = "dark: first in the list, light: last; dashed: the fitted tails"
     dress(spectra, Panel("", heading, order, _SHARE_LABELS[kind]), xlabel=RANK)
@@ -330,7 +342,7 @@ def _plot_exponents(ax: Axes, summary: SpectrumSummary, place: int) -> None:
     ):
         exponent, sem = float(fit.exponent), float(fit.exponent_sem)
         freedom = max(float(fit.num_points) - 2, 1.0)
-        half = float(student_t(COVERAGE, freedom)) * sem
+        half = float(student_t(COVERAGE, jnp.array(freedom))) * sem
         error = half if math.isfinite(half) else 0.0
         ax.errorbar(exponent, place + lift, xerr=error, fmt=marker, color=colour, markersize=4,
                     linewidth=1.2, label=end)  # fmt: skip

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SUMMARISED = ("chi_loss", "chi_net", "chi_pos")
 """The LNP components that a person sees at the end of a run."""
+HEADINGS = ("", "start", "end", "change")
 
 
 def summary_table(rows: Sequence[Row]) -> Table:
@@ -42,27 +43,39 @@ def summary_table(rows: Sequence[Row]) -> Table:
         1
     """
     table_module = import_extra("rich.table", extra="run", purpose="the table")
-    train, validation, lnp = (columns(rows, kind) for kind in ("train", "validation", "lnp"))
     table = table_module.Table(caption_justify="left", caption_style="dim")
-    for heading in ("", "start", "end", "change"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    cells, notes = summary_cells(rows)
+    for row in cells:
+        table.add_row(*row)
+    table.caption = "\n".join(notes) or None
+    return table
+
+
+def summary_cells(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Return what `summary_table` shows: the cells under `HEADINGS`, and lines of notes.
+
+    Args:
+        rows: the rows of the run.
+    """
+    train, validation, lnp = (columns(rows, kind) for kind in ("train", "validation", "lnp"))
+    cells = []
     if train:
         smooth = exponential_moving_average(train["loss"])
-        _add_row(table, "training loss", _WindowMean(smooth[0]), _WindowMean(smooth[-1]))
+        cells.append(_cells("training loss", _WindowMean(smooth[0]), _WindowMean(smooth[-1])))
     if validation:
         losses = validation["loss"]
-        _add_row(table, "validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1]))
+        cells.append(_cells("validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1])))
     if not lnp:
-        return table
+        return cells, []
     first, last = lnp["window"] == lnp["window"][0], lnp["window"] == lnp["window"][-1]
     for name in SUMMARISED:
-        _add_row(table, name, _window_mean(lnp, name, first), _window_mean(lnp, name, last))
+        start, end = (_window_mean(lnp, name, window) for window in (first, last))
+        cells.append(_cells(name, start, end))
     at_start, at_end = _steps(lnp["step"][first]), _steps(lnp["step"][last])
     readings = (f"{name:<9} {ROWS['lnp'].field(name).reading}" for name in SUMMARISED)
-    table.caption = "\n".join(
-        [f"losses in nats; components at {at_start} and over {at_end}", *readings]
-    )
-    return table
+    return cells, [f"losses in nats; components at {at_start} and over {at_end}", *readings]
 
 
 class _WindowMean(NamedTuple):
@@ -96,15 +109,11 @@ def _window_mean(
     return _WindowMean(values.mean(), values.std(ddof=1) / math.sqrt(values.size))
 
 
-def _add_row(table: Table, name: str, start: _WindowMean, end: _WindowMean) -> None:
+def _cells(name: str, start: _WindowMean, end: _WindowMean) -> tuple[str, ...]:
     ratio = end.mean / start.mean if start.mean else math.nan
     sign, factor = ("/", 1 / ratio) if 0 < ratio < 1 else ("x", ratio)
-    table.add_row(
-        name,
-        str(start),
-        str(end),
-        f"{sign} {factor:,.0f}" if factor > 99 else f"{sign} {factor:.3g}",
-    )
+    change = f"{sign} {factor:,.0f}" if factor > 99 else f"{sign} {factor:.3g}"
+    return name, str(start), str(end), change
 
 
 def _steps(steps: Int[np.ndarray, " steps"]) -> str:

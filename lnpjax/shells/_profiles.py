@@ -77,12 +77,12 @@ class StateSpectra(NamedTuple):
 
     Attributes:
         error: the spectral measure of the tokens' surprisals.
-        position: the distribution of the loss gradient.
+        position: the distribution of the loss gradient; None where it was not asked for.
         num_tokens: of each batch.
     """
 
     error: SpectralMeasure
-    position: PositionDistribution
+    position: PositionDistribution | None
     num_tokens: Int[Array, ...]
 
 
@@ -114,7 +114,8 @@ class Profile(NamedTuple):
         dissipation: of each shell, averaged.
         remainder: the energy below all shells.
         frontier: of the mean profile.
-        position: the distribution of the loss gradient, of each batch.
+        position: the distribution of the loss gradient, of each batch; None where it was not
+            measured.
         leave_one_out: the frontiers of the means without one batch each, for
             `jackknife_sem`; None from a single batch.
         convergence: how far the error's quadrature has converged; None where that is not known.
@@ -127,7 +128,7 @@ class Profile(NamedTuple):
     dissipation: BatchAverage
     remainder: Float[Array, ""]
     frontier: Frontier
-    position: PositionDistribution
+    position: PositionDistribution | None
     leave_one_out: Frontier | None = None
     convergence: Convergence | None = None
 
@@ -139,7 +140,9 @@ class Profile(NamedTuple):
 
     @property
     def median(self) -> float:
-        """The median spectral position, averaged over batches in logarithms."""
+        """The median spectral position, averaged over batches in logarithms; NaN if unknown."""
+        if self.position is None:
+            return math.nan
         return float(jnp.exp(jnp.mean(jnp.log(self.position.median))))
 
 
@@ -152,6 +155,7 @@ def measure_states(
     *,
     key: Array,
     report: Callable[[str], object],
+    learning: bool = True,
 ) -> Iterator[tuple[str, StateSpectra]]:
     """Measure every state on every batch; one compiled program for all.
 
@@ -163,6 +167,7 @@ def measure_states(
         options: how.
         key: of the random probes.
         report: called with a line of text before each state is measured.
+        learning: whether the distribution of the loss gradient is measured, too.
 
     Yields:
         ``(label, measured)``, state by state.
@@ -171,7 +176,8 @@ def measure_states(
         TypeError, ValueError: for bad keys or batches, and more products than
             `lnpjax.spectra.position_distribution` accepts.
 
-    Cost: for each state and batch, twice ``num_matvecs`` products with the kernel.
+    Cost: for each state and batch, ``num_matvecs`` products with the kernel, and as many again for
+    the distribution of the loss gradient.
 
     Example:
         >>> def apply_fn(table, tokens):
@@ -197,7 +203,8 @@ def measure_states(
         error = surprisal(params, batch)
         products = min(options.num_matvecs, error.size)
         measured = spectral_measure(surprisal, params, batch, error, num_matvecs=products)
-        return StateSpectra(measured, position(params, batch, key=key), jnp.int32(error.size))
+        learned = position(params, batch, key=key) if learning else None
+        return StateSpectra(measured, learned, jnp.int32(error.size))
 
     for label, params_of in states.items():
         report(f"{label}: {options.num_matvecs} products on each of {len(batches)} batches")
@@ -253,36 +260,60 @@ def profiles_of(measured: dict[str, StateSpectra], options: ProfileOptions) -> l
     return [_profile(label, spectra, edges) for label, spectra in measured.items()]
 
 
-def _profile(label: str, measured: StateSpectra, edges: Float[Array, " edge"]) -> Profile:
-    nodes, weights = measured.error.nodes, _squared_components(measured.error)
+class _Sorted(NamedTuple):
+    """What `Profile` holds, shells that have no lower edge included."""
 
-    def by_shell(function: Callable[..., Array]) -> BatchAverage:
-        return average_over_batches(jax.vmap(lambda n, w: function(n, w, edges))(nodes, weights))
+    centers: Float[Array, " shell"]
+    energies: BatchAverage
+    minima: BatchAverage
+    dissipation: BatchAverage
+    frontier: Frontier
+    leave_one_out: Frontier | None
+
+
+def _profile(label: str, measured: StateSpectra, edges: Float[Array, " edge"]) -> Profile:
+    found = _sorted_into_shells(measured.error, edges)
 
     def above(average: BatchAverage) -> BatchAverage:
         return jax.tree.map(lambda values: values[1:] if values.ndim else values, average)
 
-    by_batch = jax.vmap(lambda n, w: shell_energies(n, w, edges))(nodes, weights)
+    energies = found.energies.mean
+    return Profile(
+        label=label,
+        centers=found.centers,
+        energies=above(found.energies),
+        minima=above(found.minima),
+        dissipation=above(found.dissipation),
+        remainder=energies[0],
+        frontier=found.frontier,
+        position=measured.position,
+        leave_one_out=found.leave_one_out,
+        convergence=_convergence(measured.error, energies[1:], found.frontier, edges),
+    )
+
+
+@jax.jit  # the search for the blend is hundreds of operations, each of which would be compiled
+def _sorted_into_shells(error: SpectralMeasure, edges: Float[Array, " edge"]) -> _Sorted:
+    nodes, weights = error.nodes, _squared_components(error)
+
+    def by_shell(function: Callable[..., Array]) -> Float[Array, "b shell"]:
+        return jax.vmap(lambda n, w: function(n, w, edges))(nodes, weights)
+
+    by_batch = by_shell(shell_energies)
     energies, centers = average_over_batches(by_batch), shell_centers(edges)
-    frontier = detect_frontier(centers, energies.mean[1:])
     leave_one_out = None
     if len(by_batch) > 1:
         without = (jnp.sum(by_batch, axis=0) - by_batch) / (len(by_batch) - 1)
         # A difference of sums may miss zero by their rounding.
-        without = jnp.maximum(without, 0)[:, 1:]
-        leave_one_out = _detect_each(centers, without)
-    smallest = jax.vmap(lambda n, w: shell_minimum_energies(n, w, edges))(nodes, weights)
-    return Profile(
-        label=label,
+        leave_one_out = _detect_each(centers, jnp.maximum(without, 0)[:, 1:])
+    smallest = by_shell(shell_minimum_energies)
+    return _Sorted(
         centers=centers,
-        energies=above(energies),
-        minima=above(average_over_batches(smallest, where=~jnp.isnan(smallest))),
-        dissipation=above(by_shell(shell_dissipation)),
-        remainder=energies.mean[0],
-        frontier=frontier,
-        position=measured.position,
+        energies=energies,
+        minima=average_over_batches(smallest, where=~jnp.isnan(smallest)),
+        dissipation=average_over_batches(by_shell(shell_dissipation)),
+        frontier=detect_frontier(centers, energies.mean[1:]),
         leave_one_out=leave_one_out,
-        convergence=_convergence(measured.error, energies.mean[1:], frontier, edges),
     )
 
 
@@ -322,9 +353,9 @@ def profile_arrays(profile: Profile) -> dict[str, Any]:
         "minima_batches": profile.minima.num_batches,
         "dissipation": profile.dissipation.mean,
         "remainder": profile.remainder,
-        "p": profile.position.p,
-        "gamma2": profile.position.weights,
     }
+    if profile.position is not None:
+        arrays |= {"p": profile.position.p, "gamma2": profile.position.weights}
     for field in dataclasses.fields(Frontier):
         arrays[field.name] = getattr(profile.frontier, field.name)
         if field.name not in ("num_points", "status"):

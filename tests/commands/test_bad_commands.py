@@ -53,7 +53,7 @@ def refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["compare", "RUN", "RUN", "--out", "x.foo"], "--out: expected a file that ends in one of"),
         (["compare", "RUN", "RUN", "--tokens", "5"], "--tokens: expected --at tokens with it"),
         (["spectrum", "RUN", "--seed", str(HUGE)], "--seed: expected 0 to"),
-        (["spectrum", "RUN", "--tokenizer", "x"], "--tokenizer: expected --llama2c FILE with it"),
+        (["spectrum", "RUN", "--tokenizer", "x"], "--tokenizer: expected --data with it, got x"),
         (["validate", "--run", "RUN", "--steps", "3"], "--steps: expected --model alone with it"),
         (["validate", "--num-vocabulary", "3"], "--num-vocabulary: expected a language model"),
         (["validate", "--num-samples", "1000000"], "num_samples: expected at most"),

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import is_whole_png
+from tiny_checkpoints import write_folder
 
 from lnpjax import cli
 
@@ -68,7 +69,7 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
     options = ["--num-batches", "2", "--batch-size", "2", "--num-matvecs", "4"]
     options += ["--context-length", "16", "--out", "shells"]
     options += ["--data", str(text), "--tokenizer", str(folder / "tok512.bin")]
-    assert cli.main(["spectrum", "--llama2c", str(folder / "stories260K.bin"), *options]) == 0
+    assert cli.main(["spectrum", str(folder / "stories260K.bin"), *options]) == 0
     _, row = (line for line in capsys.readouterr().out.splitlines() if "trained " in line)
     assert not any("displacement" in name for name in np.load("shells/shells.npz"))  # one state
     loss = float(row.split()[1])
@@ -79,14 +80,18 @@ def test_a_trained_model_from_a_file(real_data, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "RUN: expected either run folders or --llama2c FILE, got neither"),
-        (["a", "--llama2c", "b"], "got both"),
+        ([], "MODEL: expected a run folder or a trained model, got none"),
+        (["FILE"], "--data: expected text or images to measure on"),
+        (["FILE", "--data", "stdlib", "--context-length", "1000"], "at most the model's 64"),
         (["a", "--ratio", "1"], "ratio: expected a number > 1, got 1.0"),
         (["a", "--num-batches", "0"], "--num-batches: expected an integer >= 1"),
         (["nowhere"], "nowhere"),
     ],
 )
-def test_bad_options_end_in_one_line(options, message, capsys):
+def test_bad_options_end_in_one_line(options, message, tmp_path, capsys):
+    if options[:1] == ["FILE"]:
+        options = [str(tmp_path / "llama"), *options[1:]]
+        write_folder(tmp_path / "llama", "llama")
     assert cli.main(["spectrum", *options]) == 2
     error = capsys.readouterr().err
     assert message in error
