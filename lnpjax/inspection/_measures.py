@@ -86,7 +86,7 @@ def measure_loss(subject: Subject, options: InspectionOptions, key: Key[Array, "
             **_mean("accuracy", hits),
             "perplexity": np.exp(np.mean(np.asarray(losses, float))),
         }
-    classes = jax.eval_shape(subject.apply_fn, subject.params, subject.batch_a[0]).shape[-1]
+    classes = subject.outputs.shape[-1]
     numbers["classes"], numbers["chance"] = classes, math.log(classes)
     return Findings(None, numbers, {}, {})
 
@@ -159,10 +159,9 @@ def measure_shells(subject: Subject, options: InspectionOptions, key: Key[Array,
 
 def measure_learning(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
     """Measure the distribution of the loss gradient over the spectrum, on batch A."""
+    products = min(options.profile.num_matvecs, subject.num_outputs)
     measure = compiled(
-        position_distribution(
-            subject.apply_fn, subject.loss_fn, num_matvecs=options.profile.num_matvecs
-        )
+        position_distribution(subject.apply_fn, subject.loss_fn, num_matvecs=products)
     )
     found = measure(subject.params, subject.batch_a, key=key)
     names = [field.name for field in POSITION_ARRAYS]
@@ -182,7 +181,7 @@ def measure_density(subject: Subject, options: InspectionOptions, key: Key[Array
             subject.apply_fn,
             params,
             inputs,
-            num_matvecs=options.density_matvecs,
+            num_matvecs=min(options.density_matvecs, subject.num_outputs),
             num_probes=options.num_probes,
             key=key,
         )

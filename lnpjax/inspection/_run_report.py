@@ -23,8 +23,8 @@ _READINGS = {
     "components": "Top left: the loss. The other panels: how wrong the predictions are "
     "(chi_loss), how strongly the outputs respond to the parameters (chi_net), and where in the "
     "spectrum of the neural tangent kernel the network learns (chi_pos). Where "
-    "chi_pos falls by orders of magnitude, learning has moved from the dominant modes into the spectral tail. Hollow triangles: "
-    "negative, a step on one batch raises the loss on another.",
+    "chi_pos falls by orders of magnitude, learning has moved from the dominant modes into the "
+    "spectral tail. Hollow triangles: negative, a step on one batch raises the loss on another.",
     "groups": "Left: where each group of parameters learns, in its own kernel. Right: its share of "
     "the response to parameters.",
     "position": "At each measured step, how the loss gradient is spread over modes by their "

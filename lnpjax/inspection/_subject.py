@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import jax
 import numpy as np
@@ -50,6 +51,16 @@ class Subject:
         """Both batches together."""
         both = jax.tree.map(lambda a, b: np.concatenate([a, b]), self.batch_a, self.batch_b)
         return both[0], both[1]
+
+    @property
+    def outputs(self) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of the outputs on a batch."""
+        return jax.eval_shape(self.apply_fn, self.params, self.batch_a[0])
+
+    @property
+    def num_outputs(self) -> int:
+        """How many numbers the outputs on a batch are: the side of the kernel."""
+        return math.prod(self.outputs.shape)
 
     def parts(self, count: int) -> list[Batch]:
         """Divide the pool into `count` equal batches, or fewer if there are few samples."""

@@ -99,9 +99,12 @@ def _components(numbers: Numbers) -> list[Table]:
         for key in (layer_of, kind_of)
     }
     at_most = "; +-: at most, since the errors of the parts are added up"
-    tables.append(_by_group("By layer", numbers, summed[layer_of], at_most))
-    tables.append(_by_group("By kind", numbers, summed[kind_of], at_most))
-    tables.append(_by_group("By group", numbers, both, "; +-: standard error", detail=True))
+    if len(summed[layer_of][SELF]) < len(both[SELF]):
+        tables.append(_by_group("By layer", numbers, summed[layer_of], at_most))
+        tables.append(_by_group("By kind", numbers, summed[kind_of], at_most))
+        tables.append(_by_group("By group", numbers, both, "; +-: standard error", detail=True))
+    else:
+        tables.append(_by_group("By group", numbers, both, "; +-: standard error"))
     return tables
 
 
@@ -130,11 +133,12 @@ def _by_group(
 
 def _shells(numbers: Numbers) -> list[Table]:
     slope = _error(numbers, "exponent")
-    slope += " ?" if numbers["slope_in_doubt"] and math.isfinite(numbers["exponent"]) else ""
+    doubted = numbers["slope_in_doubt"] and math.isfinite(numbers["exponent"])
+    beyond = "beyond the shells" if math.isfinite(numbers["peak"]) else "-"
     rows = (
         ("peak (the frontier)", _error(numbers, "peak")),
-        ("cut-off", _error(numbers, "cutoff", missing="beyond the shells")),
-        ("slope below the peak", slope),
+        ("cut-off", _error(numbers, "cutoff", missing=beyond)),
+        ("slope below the peak", f"{slope} ?" if doubted else slope),
         ("rms distance of the fit, ln", _short(numbers["residual"])),
         ("unresolved share of the energy", _percent(numbers.get("unresolved"))),
         ("change of the peak from half the products", _percent(numbers.get("peak_change"))),
@@ -142,9 +146,9 @@ def _shells(numbers: Numbers) -> list[Table]:
     note = (
         "peak, cut-off: eigenvalues at which the energy of the error per shell is largest, and "
         "above which it stays below 1 % of that; +-: standard error over "
-        f"{int(numbers['batches'])} batches; ?: {DOUBTS}; do not read a peak that half the "
-        "products move"
+        f"{int(numbers['batches'])} batches; do not read a peak that half the products move"
     )
+    note += f"; ?: {DOUBTS}" if doubted else ""
     return [Table("Shells of the error", ("", "value"), rows, note)]
 
 

@@ -109,11 +109,11 @@ def plot_lnp_groups(
     captions = (
         (position, f"Spectral position {chi_pos.symbol}",
          f"of each group, in its own kernel; bars: {COVERAGE_TEXT}\n"
-         "lower is deeper in the tail; hollow: negative", chi_pos.label),
+         "further left is deeper in the tail; hollow: negative", chi_pos.label),
         (network, f"Share of {chi_net.symbol}",
-         "how much of the response to parameters is this group's", "share of the whole"),
+         "how much of the response\nto parameters is this group's", "share of the whole"),
         (fall, "Share of the fall of the loss",
-         "of a small gradient step on A; below zero: raises it", "share of the whole"),
+         "of a small gradient step on A;\nbelow zero: the group raises it", "share of the whole"),
     )  # fmt: skip
     for ax, heading, caption, label in captions:
         scale = "log" if ax is position else "linear"
@@ -315,7 +315,7 @@ def plot_spectra(
         rank.plot(float(summary.rank_me), place, "o", color=colour, markersize=5)
         _plot_exponents(exponents, summary, place)
     spectra.set_ylim(bottom=max(spectra.dataLim.y0, LEAST_SHARE))
-    heading = f"Spectra of {kind}"
+    heading = "Spectra of per-sample gradients" if kind == "gradients" else f"Spectra of {kind}"
     order = "dark: first in the list, light: last; dashed: the fitted tails"
     dress(spectra, Panel("", heading, order, _SHARE_LABELS[kind]), xlabel=RANK)
     caption = f"{_RANK_ME.symbol}: {_RANK_ME.definition}"

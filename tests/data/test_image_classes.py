@@ -8,7 +8,11 @@ import struct
 import numpy as np
 import pytest
 
-from lnpjax.data.image_classes import LabelledImages, load_image_classes
+from lnpjax.data.image_classes import (
+    LabelledImages,
+    load_image_classes,
+    read_labelled_images,
+)
 
 
 def idx(array):
@@ -204,3 +208,43 @@ def test_no_more_is_inflated_than_a_header_promises(mnist):
     (mnist / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(huge))
     with pytest.raises(ValueError, match=r"expected at most 4294967296 bytes, got 22517998136852"):
         load_image_classes("mnist", mnist)
+
+
+def write_pictures(folder, classes, *, size=(3, 5)):
+    """Write a picture for each class, which has its number in its first red pixel."""
+    image = pytest.importorskip("PIL.Image")
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        pixels = np.zeros((*size, 3), np.uint8)
+        pixels[0, 0, 0] = number
+        image.fromarray(pixels).save(folder / name / "a.png")
+        (folder / name / "notes.txt").write_text("not a picture")
+
+
+@pytest.mark.parametrize(("classes", "labels"), [(("bee", "ant"), [1, 0]), (("10", "2"), [10, 2])])
+def test_folders_of_pictures(tmp_path, classes, labels):
+    """Classes are numbered by the order of their names, or by their names, if these are numbers."""
+    write_pictures(tmp_path, classes)
+    data = read_labelled_images(tmp_path)
+    assert data.images.shape == (2, 3, 5, 3)
+    numbers = data.images[:, 0, 0, 0].tolist()
+    assert {labels[number] for number in numbers} == set(labels)
+    assert [labels[number] for number in numbers] == data.labels.tolist()
+
+
+def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
+    write_pictures(tmp_path, ("a", "b"))
+    write_pictures(tmp_path / "c", ("c",), size=(4, 4))
+    (tmp_path / "c" / "c" / "a.png").rename(tmp_path / "b" / "z.png")
+    with pytest.raises(ValueError, match=r"z.png: expected the size \(3, 5\) of the first"):
+        read_labelled_images(tmp_path)
+    (tmp_path / "b" / "z.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"z.png: expected a picture, got"):
+        read_labelled_images(tmp_path)
+
+
+def test_images_of_other_places_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="data: expected digits, an .npz file"):
+        read_labelled_images(tmp_path / "images.tar")
+    with pytest.raises(ValueError, match="data: expected a folder for each class in"):
+        read_labelled_images(tmp_path)
