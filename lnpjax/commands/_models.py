@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from lnpjax._base.checks import require
-from lnpjax.data import Batches, TokenDataset, load_dataset, read_documents
+from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.data.batches import random_order
 from lnpjax.data.image_classes import LabelledImages, read_labelled_images
 from lnpjax.jacobian import ApplyFn, Batch
@@ -213,7 +213,9 @@ def _text(
     if choice.data.endswith(TOKEN_FILE):
         require(choice.tokenizer is None, "--tokenizer", expected="none for tokens",
                 got=choice.tokenizer)  # fmt: skip
-        dataset: Any = _tokens(Path(choice.data), vocab_size, length)
+        dataset = load_dataset(
+            choice.data, vocab_size=vocab_size, context_length=length, num_validation=1
+        )
         tokenizer = "none: these are tokens"
     else:
         dataset = load_dataset(
@@ -224,14 +226,6 @@ def _text(
     require(fits, "--tokenizer", expected=expected, got=dataset.vocab_size)
     about = _about_dataset(dataset, "text") | {"tokenizer": tokenizer or "bytes"}
     return _drawn(dataset, choice, seed=0), about
-
-
-def _tokens(file: Path, vocab_size: int, length: int) -> TokenDataset:
-    """Read tokens as nanoGPT stores them: little-endian uint16, no header."""
-    there = file.is_file()
-    require(there, "--data", expected="a file of tokens", got=file, error=FileNotFoundError)
-    ids = np.memmap(file, "<u2", "r")
-    return TokenDataset(ids, vocab_size, length, num_validation=1, name=file.name)
 
 
 def _beginning(tokenizer: PieceTokenizer, choice: DataChoice, length: int) -> list[Batch]:
