@@ -54,7 +54,7 @@ class Inspect:
         context_length: Tokens per sequence. None: 128, or as many as the model takes.
         pixel_mean: Subtracted from pixels, which are from 0 to 1.
         pixel_std: Pixels are then divided by this.
-        num_matvecs: Products with the kernel for each batch; half as many for each random vector.
+        num_matvecs: Products with the kernel for each batch or random vector.
         num_probes: Random vectors for the spectral density.
         parts: Only these parts. None: all of them.
         step: Which checkpoint of a run. None: the last.
@@ -70,7 +70,7 @@ class Inspect:
     pixel_mean: float = 0.0
     pixel_std: float = 1.0
     num_matvecs: int = 16
-    num_probes: int = 4
+    num_probes: int = 3
     parts: tuple[str, ...] | None = None
     step: int | None = None
     seed: int = 0

@@ -25,6 +25,10 @@ class Outcome:
         findings: what it found; None where it failed.
         error: why it failed, in a sentence; None where it did not.
         seconds: that it took, compilation included.
+
+    Example:
+        >>> Outcome("loss", None, "ValueError: ...", 0.1).findings is None
+        True
     """
 
     part: str
@@ -59,7 +63,7 @@ def inspect_network(
         TypeError, ValueError: before anything is measured, for bad options, keys, or batches that
             do not fit the network.
 
-    Cost: about ``(3 + p / 2) k 4/3`` gradients for k products and p probes, and 10 more. For small
+    Cost: about ``(3 + p) k 4/3`` gradients for k products and p probes, and 10 more. For small
     networks, compilation takes longer than that.
 
     Example:

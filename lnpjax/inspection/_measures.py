@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from lnpjax import parameters
 from lnpjax._base.checks import require
@@ -30,6 +30,7 @@ from lnpjax.spectra import (
     position_distribution,
     spectral_density,
 )
+from lnpjax.spectra._lanczos import measure_at
 
 MOST_GRADIENTS = 4
 """Weights whose per-sample gradients are looked at, where a network has no attention."""
@@ -48,6 +49,10 @@ class Findings(NamedTuple):
         numbers: scalars, in nested dictionaries, as they go into `inspect.json`.
         arrays: by name, as they go into `inspect.npz`.
         flags: `lnpjax.Status` flags, by what they are of.
+
+    Example:
+        >>> Findings(None, {"a": {"loss": 2.5}}, {}, {}).numbers["a"]["loss"]
+        2.5
     """
 
     measured: Any
@@ -172,6 +177,7 @@ def measure_learning(subject: Subject, options: InspectionOptions, key: Key[Arra
 
 def measure_density(subject: Subject, options: InspectionOptions, key: Key[Array, ""]) -> Findings:
     """Measure the eigenvalue density of the kernel on batch A."""
+    products = max(2, min(options.profile.num_matvecs, subject.num_outputs))
 
     @compiled
     def measure(
@@ -181,20 +187,36 @@ def measure_density(subject: Subject, options: InspectionOptions, key: Key[Array
             subject.apply_fn,
             params,
             inputs,
-            num_matvecs=min(options.density_matvecs, subject.num_outputs),
+            num_matvecs=products,
             num_probes=options.num_probes,
             key=key,
         )
         names = ("trace", "effective_rank", "inverse_participation_ratio")
-        return density, {name: getattr(density, name) for name in names}
+        estimates = {name: getattr(density, name) for name in names}
+        half = with_fewer_products(density, max(1, products // 2))
+        return density, estimates | {"effective_rank_half": half.effective_rank}
 
     density, estimates = measure(subject.params, subject.batch_a[0], key)
     numbers: dict[str, Any] = {"dimension": int(density.dimension)}
     numbers["largest"] = float(np.max(density.nodes))
     for name, (value, sem) in estimates.items():
         numbers |= {name: _number(value), f"{name}_sem": _number(sem)}
+    numbers["products"] = products
     arrays = {"nodes": np.asarray(density.nodes), "weights": np.asarray(density.weights)}
     return Findings(density, numbers, arrays, {"density": int(density.status)})
+
+
+def with_fewer_products(density: SpectralDensity, num_matvecs: int) -> SpectralDensity:
+    """Return the density that fewer products would have given: Lanczos on its nodes repeats it."""
+
+    def fewer(
+        nodes: Float[Array, " node"], weights: Float[Array, " node"]
+    ) -> tuple[Float[Array, " node"], Float[Array, " node"]]:
+        found = measure_at(lambda v: nodes * v, jnp.sqrt(weights), num_matvecs=num_matvecs)
+        return found.nodes, found.weights * found.total
+
+    nodes, weights = jax.vmap(fewer)(density.nodes, density.weights)
+    return dataclasses.replace(density, nodes=nodes, weights=weights)
 
 
 def measure_activations(

@@ -180,7 +180,8 @@ _ALL = (
         "Spectral density of the kernel",
         "How many eigenvalues of the empirical neural tangent kernel on batch A there are of each "
         "size, from random vectors and Lanczos, without forming the kernel. The effective rank is "
-        "the number of modes that carry the trace, in an entropy sense.",
+        "the number of modes that carry the trace, in an entropy sense; as long as it falls with "
+        "the number of products, it is an upper bound.",
         measure_density,
         (
             Figure(

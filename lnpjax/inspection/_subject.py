@@ -78,7 +78,7 @@ class InspectionOptions:
 
     Attributes:
         num_probes: random vectors of the spectral density, at least two.
-        profile: the products with the kernel for each batch, and the shells.
+        profile: the products with the kernel for each batch or random vector, and the shells.
 
     Example:
         >>> InspectionOptions(num_probes=1).check()
@@ -87,15 +87,10 @@ class InspectionOptions:
         ValueError: num_probes: expected an integer >= 2, got 1
     """
 
-    num_probes: int = 4
+    num_probes: int = 3
     profile: ProfileOptions = dataclasses.field(
         default_factory=lambda: ProfileOptions(num_matvecs=16)
     )
-
-    @property
-    def density_matvecs(self) -> int:
-        """Products for each random vector of the density: half as many, at least two."""
-        return max(2, self.profile.num_matvecs // 2)
 
     def check(self) -> None:
         """Refuse invalid options.

@@ -179,9 +179,14 @@ def _density(numbers: Numbers) -> list[Table]:
         ("largest", _short(numbers["largest"])),
         ("trace", _error(numbers, "trace")),
         ("effective rank", _error(numbers, "effective_rank")),
+        ("the same from half the products", _error(numbers, "effective_rank_half")),
         ("inverse participation ratio", _error(numbers, "inverse_participation_ratio")),
     )
-    note = "largest: as random vectors find it; +-: standard error over them"
+    note = (
+        f"from {int(numbers['products'])} products for each random vector; largest: as these find "
+        "it; +-: standard error over them; the effective rank falls as products are added, which "
+        "its error does not hold: where half of them give another, the last is an upper bound"
+    )
     return [Table("Spectral density", ("", "value"), rows, note)]
 
 

@@ -44,6 +44,8 @@ _OF_PART = {
         "largest": _EIGENVALUE,
         "trace": _EIGENVALUE,
         "effective_rank": "modes",
+        "effective_rank_half": "modes",
+        "products": "products with the kernel",
     },
     "activations": {**_SPECTRUM, "trace": "activation^2"},
     "gradients": {**_SPECTRUM, "trace": "nats^2 per parameter^2"},

@@ -329,6 +329,7 @@ def plot_spectra(
         names = list(summaries) if ax is rank else []
         ax.set_yticks(np.arange(len(summaries)), names or [""] * len(summaries), fontsize=8)
         ax.set_ylim(len(summaries) - 0.5, -0.5)
+    rank.margins(x=0.08)
     rank.set_xlim(left=0)
     figure.suptitle(f"{heading}{_named(title)}", fontweight="bold")
     add_legend(figure, 2)

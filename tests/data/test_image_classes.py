@@ -244,7 +244,7 @@ def test_pictures_that_do_not_fit_are_refused_by_name(tmp_path):
 
 
 def test_images_of_other_places_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="data: expected digits, an .npz file"):
+    with pytest.raises(ValueError, match=r"data: expected digits, an \.npz file"):
         read_labelled_images(tmp_path / "images.tar")
     with pytest.raises(ValueError, match="data: expected a folder for each class in"):
         read_labelled_images(tmp_path)

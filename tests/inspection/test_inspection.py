@@ -143,13 +143,22 @@ def test_the_spectral_parts_are_those_of_the_library(whole):
         subject.apply_fn,
         subject.params,
         subject.batch_a[0],
-        num_matvecs=2,
+        num_matvecs=4,
         num_probes=2,
         key=key_of("density"),
     )
     numbers = outcomes["density"].findings.numbers
     close((numbers["trace"], numbers["trace_sem"]), density.trace)
     assert numbers["dimension"] == 4 * 5 * WORDS
+    fewer = spectral_density(
+        subject.apply_fn,
+        subject.params,
+        subject.batch_a[0],
+        num_matvecs=2,
+        num_probes=2,
+        key=key_of("density"),
+    )
+    close(numbers["effective_rank_half"], fewer.effective_rank[0])
 
 
 def test_the_lens_is_that_of_the_library(whole):
