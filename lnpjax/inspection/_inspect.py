@@ -18,7 +18,7 @@ from lnpjax.jacobian._contract import check_training_batch
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of one part of an inspection.
+    """What became of one part of an inspection, made by `inspect_network`.
 
     Attributes:
         part: its name, a key of `lnpjax.inspection.PARTS`.

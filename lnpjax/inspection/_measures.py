@@ -42,7 +42,7 @@ SHELL_BATCHES = 4
 
 
 class Findings(NamedTuple):
-    """What one part found.
+    """What one part found, made by `lnpjax.inspection.inspect_network`.
 
     Attributes:
         measured: the library's own results.

@@ -94,11 +94,11 @@ def test_flags_of_a_run_are_explained(tiny_run, tmp_path, capsys):
         (["nowhere", "--data", "stdlib"], "source: expected a folder with config.json"),
         (["llama"], "--data: expected text or images to measure on"),
         (["llama", "--data", "nothing.txt"], "data: expected one of stdlib"),
-        (["llama", "--data", "nothing.bin"], "--data: expected a file of tokens"),
+        (["llama", "--data", "nothing.bin"], "data: expected one of stdlib"),
         (["llama", "--data", "stdlib"], "--tokenizer: expected at most the model's 7 tokens"),
         (
             ["llama", "--data", "large.bin"],
-            "ids: expected values in [0, vocab_size) = [0, 7), got 8 to 8",
+            "data: expected tokens below 7, the size of the vocabulary, got token 8",
         ),
         (["llama", "--data", "tokens.bin"], "--batch-size: expected at most 1/2 of the"),
         (["llama", "--data", "tokens.bin", "--context-length", "99"], "at most the model's 64"),
