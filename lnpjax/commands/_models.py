@@ -14,7 +14,9 @@ from jaxtyping import PyTree
 from lnpjax._base.checks import require
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.data.batches import random_order
+from lnpjax.data.files import holds_tokens
 from lnpjax.data.image_classes import LabelledImages, read_labelled_images
+from lnpjax.data.loading import is_path
 from lnpjax.jacobian import ApplyFn, Batch
 from lnpjax.models import load_checkpoint, split_llama
 from lnpjax.models.checkpoints.hub import PREFIX
@@ -23,7 +25,8 @@ from lnpjax.pretraining import Experiment, open_run, read_model
 from lnpjax.runs._rows import METRICS_FILE
 
 LONGEST_BY_DEFAULT = 128
-TOKEN_FILE = ".bin"
+PIECES_FILE = ".bin"
+"""What the name of a tokenizer of llama2.c ends with."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -207,20 +210,17 @@ def _text(
     fits = length <= longest
     require(fits, "--context-length", expected=f"at most the model's {longest}", got=length)
     tokenizer = choice.tokenizer or own_tokenizer
-    if tokenizer is not None and tokenizer.endswith(TOKEN_FILE):
+    if tokenizer is not None and tokenizer.endswith(PIECES_FILE):
         pieces = PieceTokenizer.from_file(tokenizer, vocab_size)
         return _beginning(pieces, choice, length), {"name": choice.data, "tokenizer": tokenizer}
-    if choice.data.endswith(TOKEN_FILE):
+    if is_path(choice.data) and holds_tokens(choice.data):
         require(choice.tokenizer is None, "--tokenizer", expected="none for tokens",
                 got=choice.tokenizer)  # fmt: skip
-        dataset = load_dataset(
-            choice.data, vocab_size=vocab_size, context_length=length, num_validation=1
-        )
+        own: dict[str, Any] = {"vocab_size": vocab_size}
         tokenizer = "none: these are tokens"
     else:
-        dataset = load_dataset(
-            choice.data, tokenizer=tokenizer, context_length=length, num_validation=1
-        )
+        own = {"tokenizer": tokenizer}
+    dataset = load_dataset(choice.data, context_length=length, num_validation=1, **own)
     fits = dataset.vocab_size <= vocab_size
     expected = f"at most the model's {vocab_size} tokens"
     require(fits, "--tokenizer", expected=expected, got=dataset.vocab_size)

@@ -45,9 +45,9 @@ class Inspect:
     Args:
         model: A run of lnpjax train, a folder of Hugging Face, a llama2.c .bin, a nanoGPT .pt, a
             model.json of TensorFlow.js, or hf:owner/name@revision.
-        data: What to measure on. Text: a name or path, as lnpjax train takes it, or a .bin of
-            tokens as nanoGPT stores them. Images: digits, an .npz file with x and y, or a folder
-            with a folder of pictures for each class. None: the data of a run.
+        data: What to measure on. Text or tokens: a name or path, as lnpjax train takes it. Images:
+            digits, an .npz file with x and y, or a folder with a folder of pictures for each class.
+            None: the data of a run.
         tokenizer: The tokenizer for text: a JSON file, or the .bin of llama2.c. None: the
             model's own, or bytes.
         batch_size: Samples in each of the two batches.

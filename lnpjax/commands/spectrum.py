@@ -56,8 +56,8 @@ class Spectrum:
     Args:
         models: Run folders, or trained models as lnpjax inspect takes them. Of a single run, its
             initialisation and the checkpoints that it has kept; of several, the last one of each.
-        data: The text to measure on: a name or path, as lnpjax train takes it, or a .bin of tokens
-            as nanoGPT stores them. None: the data of a run.
+        data: The text or tokens to measure on: a name or path, as lnpjax train takes it. None: the
+            data of a run.
         tokenizer: The tokenizer for that text: a JSON file, or the .bin of llama2.c. None: the
             model's own, or bytes.
         num_batches: Batches that are averaged over (the paper: 50).

@@ -132,7 +132,8 @@ def _flagged(run: Run) -> Iterator[_Flagged]:
             if name.split("/")[-1] == "status" and isinstance(status, int) and status:
                 of = name.removesuffix("status").rstrip("/") or row["kind"]
                 yield _Flagged(int(row["step"]), of, status)
-    for name in POSITION_FILE.among(run.spectra()):
+    older = not run.rows("distribution")  # whose distributions are in files alone
+    for name in POSITION_FILE.among(run.spectra()) if older else []:
         arrays = run.spectrum(name)
         if "status" in arrays and int(arrays["status"]):
             yield _Flagged(int(arrays["step"]), "distribution", int(arrays["status"]))

@@ -145,7 +145,7 @@ def draw_tail(
     inside = np.arange(first, last + 1)
     # A least-squares line passes through the means of both logarithms.
     middle = np.mean(np.log(shares[inside - 1])) + exponent * np.mean(np.log(inside))
-    wider = np.geomspace(inside[0] / 1.6, min(inside[-1] * 1.6, len(shares)), 20)
+    wider = np.geomspace(max(inside[0] / 1.6, 1), min(inside[-1] * 1.6, len(shares)), 20)
     ax.plot(wider, np.exp(middle) * wider**-exponent, "--", color="0.15", linewidth=1)
 
 
