@@ -55,7 +55,7 @@ def peak_moves(rng, moves):
 
 
 def parallel(rng, bends):
-    return claims.parallel([family(rng, slope=1.0, bends=bends, moves=-0.05)], [])
+    return claims.parallel([family(rng, slope=0.6, bends=bends, moves=-0.05)], [])
 
 
 def amplitude(rng, grows):

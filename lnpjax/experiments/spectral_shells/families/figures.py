@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from lnpjax.experiments._harness.pictures import write_picture
+from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_shells.families.results import Family, families
 from lnpjax.experiments.spectral_shells.figures import (
@@ -18,6 +18,7 @@ from lnpjax.experiments.spectral_shells.figures import (
     means_with_bars,
     scale_ticks,
 )
+from lnpjax.plotting._shells import smoothed
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
 if TYPE_CHECKING:
@@ -62,8 +63,8 @@ def draw(config: FamiliesConfig, sweep: Sweep, folder: Path) -> None:
 
 
 def _smooth(family: Family, place: int) -> Float[np.ndarray, " shell"]:
-    """The profile of a checkpoint, smoothed, mean of the logarithms over runs."""
-    return np.exp(family.log_smoothed[:, place].mean(axis=0))
+    """The profile of a checkpoint, mean over runs, smoothed."""
+    return smoothed(family.energies[:, place].mean(axis=0))
 
 
 def _profile(ax: Axes, family: Family, values: Float[np.ndarray, " shell"], **style: Any) -> None:
@@ -107,6 +108,7 @@ def _draw_peaks(found: Sequence[Family], ax: Axes) -> None:
     )
     dress(ax, panel, xlabel="step")
     scale_ticks(ax, list(found[0].steps))
+    plain_ticks(ax.yaxis)
     ax.legend(fontsize=8, frameon=False)
 
 

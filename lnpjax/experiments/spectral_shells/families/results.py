@@ -45,7 +45,7 @@ class Family:
     half_energies: Float[np.ndarray, "run checkpoint shell"]
     reached: Float[np.ndarray, "run checkpoint shell"]
 
-    @property
+    @functools.cached_property
     def log_smoothed(self) -> Float[np.ndarray, "run checkpoint shell"]:
         """Logarithms of the energies, smoothed over three shells.
 
@@ -58,7 +58,7 @@ class Family:
         """Logarithms of the smoothed profiles' peaks, between shells by a parabola."""
         return np.log(peaks_of(self.centers, np.exp(self.log_smoothed)))
 
-    @property
+    @functools.cached_property
     def low_side(self) -> Bool[np.ndarray, "run checkpoint shell"]:
         """Shells below the peak with a half of the largest energy at most, and `FITTED` at least.
 
@@ -79,6 +79,13 @@ class Family:
         weights = np.where(self.low_side, np.exp(0.4 * levels), 0)
         logarithms = np.log(np.where(self.low_side, self.energies, 1))
         return weighted_slope(np.log(self.centers), logarithms, weights)
+
+    @property
+    def bending(self) -> Float[np.ndarray, " run"]:
+        """Slopes of the exponents on ln of the steps, over the checkpoints that have one."""
+        known = np.isfinite(self.exponents)
+        exponents = np.where(known, self.exponents, 0)
+        return weighted_slope(np.log(self.steps), exponents, known.astype(float))
 
     @property
     def growth(self) -> Float[np.ndarray, " run"]:
