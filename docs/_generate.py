@@ -28,7 +28,7 @@ PAPERS = {
     "Spectral Reach": "../papers/spectral-reach.md",
     "NTK Lens": "../papers/ntk-lens.md",
     "Spectral Lens": "../papers/spectral-lens.md",
-    "Spectral shells": "../papers/spectral-shells.md",
+    "Spectral Shells": "../papers/spectral-shells.md",
 }
 SHOWN = (".png", ".json", ".gz", ".npz")
 
