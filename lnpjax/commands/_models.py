@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,43 @@ def is_run(source: str) -> bool:
     return (Path(source) / METRICS_FILE).is_file()
 
 
+def at_revisions(source: str, revisions: Sequence[str]) -> list[str]:
+    """Return where the revisions of a model are, or the model itself where none are named.
+
+    Args:
+        source: ``hf:owner/name``, or a folder with a folder for each revision.
+        revisions: their names, several of them separated by commas or not.
+
+    Raises:
+        ValueError: if a name is empty, or stands there twice; if `source` names a revision already,
+            or is a run.
+
+    Example:
+        >>> at_revisions("hf:owner/name", ["step1,step2"])
+        ['hf:owner/name@step1', 'hf:owner/name@step2']
+        >>> at_revisions("family", ["step1", "step2"])
+        ['family/step1', 'family/step2']
+    """
+    names = [name for given in revisions for name in given.split(",")]
+    distinct = len(set(names)) == len(names) and "" not in names
+    require(distinct, "--revisions", expected="different names", got=",".join(revisions))
+    if not names:
+        return [source]
+    expected = f"{PREFIX}owner/name or a folder of revisions with it"
+    alone = "@" not in source and not is_run(source)
+    require(alone, "--revisions", expected=expected, got=source)
+    if source.startswith(PREFIX):
+        return [f"{source}@{name}" for name in names]
+    return [str(Path(source) / name) for name in names]
+
+
 def open_network(
-    source: str, choice: DataChoice, *, step: int | None = None, every: bool = False
+    source: str,
+    choice: DataChoice,
+    *,
+    step: int | None = None,
+    every: bool = False,
+    revisions: Sequence[str] = (),
 ) -> Network:
     """Open a trained network: a run of ours, or what `lnpjax.models.load_checkpoint` reads.
 
@@ -97,14 +133,41 @@ def open_network(
         choice: of the data.
         step: which checkpoint of a run; None for the last.
         every: of a run, its initialisation and all of its checkpoints.
+        revisions: of a model of others, which are its states (`at_revisions`).
 
     Raises:
         ValueError, OSError: if the model or the data are not there, damaged, or do not fit.
     """
+    sources = at_revisions(source, revisions)
     if is_run(source):
         return _of_run(source, choice, step, every)
     require(step is None, "--step", expected="a run of lnpjax train with it", got=source)
-    return _of_checkpoint(source, choice, every)
+    first = _of_checkpoint(sources[0], choice, every)
+    return _of_family(source, first, sources) if revisions else first
+
+
+def _of_family(source: str, first: Network, sources: list[str]) -> Network:
+    """Return the network whose states are the revisions of a model, each read when it is needed."""
+    like = first.module.config
+
+    def state_of(one: str) -> PyTree:
+        model = load_checkpoint(one)
+        same = model.config == like
+        expected = f"a model with the settings of {sources[0]}"
+        require(same, "--revisions", expected=expected, got=f"{one} with others")
+        return model.params
+
+    name = source if source.startswith(PREFIX) else Path(source).resolve().name
+    return dataclasses.replace(
+        first,
+        name=name,
+        states={_revision(one): functools.partial(state_of, one) for one in sources},
+    )
+
+
+def _revision(source: str) -> str:
+    """Return the name of a revision."""
+    return source.rpartition("@")[2] if source.startswith(PREFIX) else Path(source).name
 
 
 def _of_run(folder: str, choice: DataChoice, step: int | None, every: bool) -> Network:

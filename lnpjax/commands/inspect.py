@@ -12,7 +12,7 @@ import jax
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.commands._exit import Exit
-from lnpjax.commands._models import DataChoice, Network, open_network, results_of
+from lnpjax.commands._models import DataChoice, Network, at_revisions, open_network, results_of
 from lnpjax.commands._show import console, courtesy, shown, table
 from lnpjax.inspection import (
     PARTS,
@@ -59,6 +59,8 @@ class Inspect:
         parts: Only these parts. None: all of them.
         step: Which checkpoint of a run. None: the last.
         seed: Seed of the random probes.
+        revisions: Inspect these revisions of the model, one after the other: on the hub, or folders
+            within that of the model.
         out: A folder for the results. None: RUN/inspect, or inspect/NAME.
     """
 
@@ -74,6 +76,7 @@ class Inspect:
     parts: tuple[str, ...] | None = None
     step: int | None = None
     seed: int = 0
+    revisions: tuple[str, ...] = ()
     out: str | None = None
 
     def __call__(self) -> int:
@@ -83,12 +86,17 @@ class Inspect:
             The exit status.
         """
         options = self._checked()
-        network = open_network(self.model, self._choice(), step=self.step)
+        for source in at_revisions(self.model, self.revisions):
+            self._inspect(source, options)
+        return Exit.DONE
+
+    def _inspect(self, source: str, options: InspectionOptions) -> None:
+        network = open_network(source, self._choice(), step=self.step)
         folder = results_of(network, in_run="inspect", elsewhere="inspect")
         if self.out is None:
             refuse_links_in(folder)  # of a run, which may be a stranger's
         else:
-            folder = Path(self.out)
+            folder = Path(self.out) / (folder.name if self.revisions else "")
         outcomes = inspect_into(
             folder,
             _subject(network),
@@ -98,14 +106,11 @@ class Inspect:
             parts=self.parts,
             report=terminal_reporter().note,
         )
-        failed = []
         for outcome in outcomes:
             with courtesy():
                 _print(outcome)
-            failed += [outcome] if outcome.findings is None else []
         with courtesy():
             print(f"report {shown((folder / REPORT_FILE).absolute())}")
-        return Exit.DONE
 
     def _checked(self) -> InspectionOptions:
         for name in ("batch_size", "context_length"):

@@ -69,6 +69,8 @@ class Spectrum:
         per_token: Divide eigenvalues and energies by the number of tokens of a batch, so that
             context lengths and batch sizes can be compared.
         seed: Seed of the random probes.
+        revisions: States of one model to compare, in the order of training: revisions on the hub,
+            or folders within that of the model.
         out: A folder for the results. None: RUN/shells, or spectrum/NAME.
     """
 
@@ -83,6 +85,7 @@ class Spectrum:
     decades: float = 4.0
     per_token: bool = False
     seed: int = 0
+    revisions: tuple[str, ...] = ()
     out: str | None = None
 
     def __call__(self) -> int:
@@ -98,7 +101,12 @@ class Spectrum:
         in_range = 0 <= self.seed <= LARGEST_SEED
         require(in_range, "--seed", expected=f"0 to {LARGEST_SEED}", got=self.seed)
         alone = len(self.models) == 1
-        networks = [open_network(model, choice, every=alone) for model in self.models]
+        require(alone or not self.revisions, "--revisions", expected="one MODEL with it",
+                got=f"{len(self.models)}")  # fmt: skip
+        networks = [
+            open_network(model, choice, every=alone, revisions=self.revisions)
+            for model in self.models
+        ]
         measured: dict[str, StateSpectra] = {}
         for network in networks:
             measured |= measure_states(

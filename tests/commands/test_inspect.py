@@ -12,6 +12,7 @@ from tiny_checkpoints import write_folder
 
 from lnpjax import cli
 from lnpjax.inspection import PARTS, read_inspection
+from lnpjax.models.checkpoints.safetensors import write_safetensors
 from lnpjax.status import Status, describe_status
 
 FAST = ["--batch-size", "2", "--num-matvecs", "3", "--num-probes", "2"]
@@ -47,6 +48,73 @@ def test_models_of_all_kinds(name, data, tmp_path, capsys):
     page = parsed((tmp_path / "inspect" / name / "report.html").read_text())
     assert len(page.images) == 7
     assert f"lnpjax inspect {name} --data {data} --batch-size 2" in page.text
+
+
+def write_family(folder):
+    """Three revisions of one model, and one of another."""
+    for scale, name in enumerate(("step10", "step20", "step30"), 1):
+        tensors = write_folder(folder / name, "llama")
+        scaled = {key: np.float32(scale * tensor) for key, tensor in tensors.items()}
+        write_safetensors(folder / name / "model.safetensors", scaled)
+    write_folder(folder / "other", "gpt2")
+
+
+def test_revisions_are_inspected_one_after_the_other(tmp_path, capsys):
+    write_data()
+    write_family(tmp_path / "family")
+    options = ["--data", "tokens.bin", "--parts", "loss", *FAST]
+    assert cli.main(["inspect", "family", "--revisions", "step10,step30", *options]) == 0
+    assert cli.main(["inspect", "family/step30", *options, "--out", "alone"]) == 0
+    capsys.readouterr()
+    found = [read_inspection(tmp_path / "inspect" / name)["parts"] for name in ("step10", "step30")]
+    assert (
+        found[1]["loss"]["numbers"]
+        == read_inspection(tmp_path / "alone")["parts"]["loss"]["numbers"]
+    )
+    assert found[0]["loss"]["numbers"] != found[1]["loss"]["numbers"]
+
+
+def test_revisions_are_states_of_one_spectrum(tmp_path, capsys):
+    write_data()
+    write_family(tmp_path / "family")
+    options = ["--data", "tokens.bin", "--batch-size", "2", "--num-batches", "2"]
+    options += ["--num-matvecs", "4"]
+    revisions = ["--revisions", "step10", "step20"]
+    assert cli.main(["spectrum", "family", *revisions, *options]) == 0
+    assert "displacement" in capsys.readouterr().out
+    assert cli.main(["spectrum", "family/step20", *options]) == 0
+    capsys.readouterr()
+    with (
+        np.load("spectrum/family/shells.npz") as family,
+        np.load("spectrum/step20/shells.npz") as alone,
+    ):
+        assert {name.split("/")[0] for name in family} == {"step10", "step20"}
+        assert "step20/displacement_peak" in family
+        np.testing.assert_allclose(family["step20/energies"], alone["trained/energies"], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["inspect", "family", "--revisions", "step10,step10"], "--revisions: expected different"),
+        (["inspect", "hf:a/b@c", "--revisions", "d"], "--revisions: expected hf:owner/name or a"),
+        (
+            ["inspect", "family", "--revisions", "step9"],
+            "source: expected a folder with config.json",
+        ),
+        (
+            ["spectrum", "family", "--revisions", "step10,other"],
+            "--revisions: expected a model with",
+        ),
+        (["spectrum", "family", "other", "--revisions", "a"], "--revisions: expected one MODEL"),
+    ],
+)
+def test_revisions_that_do_not_fit_are_refused(options, message, tmp_path, capsys):
+    write_data()
+    write_family(tmp_path / "family")
+    fast = ["--data", "tokens.bin", "--batch-size", "2", "--num-matvecs", "4"]
+    assert cli.main([*options, *fast]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_is_inspected_and_reported(tiny_run, tmp_path, capsys):
