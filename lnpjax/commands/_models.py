@@ -147,15 +147,17 @@ def open_network(
 
 
 def _of_family(source: str, first: Network, sources: list[str]) -> Network:
-    """Return the network whose states are the revisions of a model, each read when it is needed."""
-    like = first.module.config
+    """Return the network whose states are the revisions of a model, each read when it is needed.
 
-    def state_of(one: str) -> PyTree:
-        model = load_checkpoint(one)
-        same = model.config == like
+    They are all read once before, so that nothing is measured of a family that is none.
+    """
+    for one in sources[1:]:
+        same = load_checkpoint(one).config == first.module.config
         expected = f"a model with the settings of {sources[0]}"
         require(same, "--revisions", expected=expected, got=f"{one} with others")
-        return model.params
+
+    def state_of(one: str) -> PyTree:
+        return load_checkpoint(one).params
 
     name = source if source.startswith(PREFIX) else Path(source).resolve().name
     return dataclasses.replace(
