@@ -146,6 +146,7 @@ def test_a_step_may_be_held_in_a_variable():
 
 SCHEDULES = {
     "every": (every(7, start=3), list(range(3, 100, 7))),
+    "every, from later on": (every(4, start=9), list(range(9, 100, 4))),
     "every step": (every(1), list(range(100))),
     "at steps": (at_steps(np.array([40, 3, 3, 41])), [3, 40, 41]),
     "growing": (Windows((0, 10, 50), (2, 5, 30)), [0, 1, *range(10, 15), *range(50, 80)]),
@@ -165,6 +166,16 @@ def test_schedules_say_the_same_of_every_kind_of_step(name):
     seen = [window for window in windows if window >= 0]
     assert seen == sorted(seen)
     assert set(seen) == set(range(max(seen) + 1))
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_unsigned_steps_count_like_others(name):
+    """As the optimizers of Flax NNX count; a difference of them has no sign."""
+    schedule, _ = SCHEDULES[name]
+    expected = [schedule.window(step) for step in range(20)]
+    steps = jnp.arange(20, dtype=jnp.uint32)
+    found = jax.jit(jax.vmap(schedule.window))(steps)
+    assert found.astype(jnp.int32).tolist() == expected
 
 
 def test_windows_grow_with_the_step():
@@ -192,3 +203,5 @@ def test_schedules_refuse_bad_numbers():
         log_windows(100, growth=-1)
     with pytest.raises(ValueError, match="width: expected one number, or one for each of 2 starts"):
         Windows((0, 5), (1, 2, 3))
+    with pytest.raises(ValueError, match="width: expected windows that end in the order in which"):
+        Windows((0, 2), (10, 1))

@@ -82,6 +82,13 @@ class Windows:
             expected=f"one number, or one for each of {len(self.starts)} starts",
             got=f"{len(self.widths)} numbers",
         )
+        ends = self._ends
+        require(
+            ends == sorted(ends),
+            "width",
+            expected="windows that end in the order in which they start",
+            got=self.width,
+        )
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
@@ -131,12 +138,13 @@ class Every:
     def window(self, step: int | Int[Array, ""]) -> int | Int[Array, ""]:
         """Return how many measured steps there were before this one, or -1."""
         step = step_number(step)
-        traced = isinstance(step, jax.core.Tracer)
-        passed = (step if traced else int(step)) - self.start
-        measured = (passed >= 0) & (passed % self.interval == 0)
-        if traced:
-            return jnp.where(measured, passed // self.interval, -1)
-        return passed // self.interval if measured else -1
+        if not isinstance(step, jax.core.Tracer):
+            index, rest = divmod(int(step) - self.start, self.interval)
+            return index if index >= 0 and rest == 0 else -1
+        begun = step >= self.start
+        passed = jnp.where(begun, step, self.start) - self.start  # steps may be unsigned
+        measured = begun & (passed % self.interval == 0)
+        return jnp.where(measured, (passed // self.interval).astype(jnp.int32), -1)
 
 
 def every(interval: int, *, start: int = 0) -> Every:
