@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import statistics
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,28 @@ class Interval(NamedTuple):
 
     low: Float[Array, ...]
     high: Float[Array, ...]
+
+
+def jackknife_error(leave_one_out: Any) -> Any:
+    """Return the standard error of a statistic from its values without one member each.
+
+    The jackknife (Efron and Stein, 1981), ``sqrt((b - 1) / b sum (t_i - mean t)^2)``.
+
+    Args:
+        leave_one_out: an array of NumPy or JAX, `(b, ...)`.
+
+    Returns:
+        `(...)`, an array of the same kind.
+
+    Example:
+        The mean of 1 and 3, whose standard error is 1:
+
+        >>> float(jackknife_error(jnp.array([3.0, 1.0])))
+        1.0
+    """
+    count = len(leave_one_out)
+    deviations = leave_one_out - leave_one_out.mean(axis=0)
+    return ((count - 1) / count * (deviations**2).sum(axis=0)) ** 0.5
 
 
 def student_t(coverage: float, df: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

@@ -11,16 +11,13 @@ from typing import Any, NamedTuple
 import jax
 
 from lnpjax._base.reporting import Reporter
-from lnpjax.decomposition import LNP
 from lnpjax.pretraining.lens import LensSpectra, lens_row, save_lens
 from lnpjax.pretraining.processes import SharedRun
-from lnpjax.recording._measurements import distribution_fields, lnp_fields, save_distribution
 from lnpjax.recording._recorder import STEPS_AHEAD
-from lnpjax.runs import Run, Writer, training_flops
-from lnpjax.runs._rows import make_row
-from lnpjax.runs._writers import WriteFunction, as_writer, flatten_row, name_of
+from lnpjax.recording._rows import RowLog
+from lnpjax.runs import Run, Writer
+from lnpjax.runs._writers import WriteFunction
 from lnpjax.spectra import PositionDistribution
-from lnpjax.status import describe_status
 from lnpjax.training import Record
 
 
@@ -85,13 +82,17 @@ class Recorder:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._run = run
-        self._writers = [as_writer(writer) for writer in writers]
+        self._log = RowLog(
+            run,
+            writers,
+            reporter.warn,
+            tokens_per_step=tokens_per_step,
+            num_parameters=num_parameters,
+        )
         self._reporter = reporter
         self._tokens_per_step = tokens_per_step
-        self._num_parameters = num_parameters
         self._log_every = log_every
         self._pending: deque[tuple[int, Mapping[str, Any], Record | None]] = deque()
-        self._warned: set[int] = set()
         self._stopwatch = _Stopwatch(clock)
 
     def push(self, step: int, metrics: Mapping[str, Any], record: Record | None = None) -> None:
@@ -130,16 +131,7 @@ class Recorder:
             step: the step.
             **values: the fields of that kind.
         """
-        tokens = (step + 1) * self._tokens_per_step
-        flops = training_flops(self._num_parameters, tokens)
-        row = make_row(kind, step, tokens, flops, **values)
-        self._run.append(row)
-        for writer in tuple(self._writers):
-            try:
-                writer.write(step, flatten_row(row))
-            except Exception as error:  # a copy of the rows is not worth a run
-                self._writers.remove(writer)
-                self._reporter.warn(f"{name_of(writer)} gets no more rows: {error}")
+        self._log.write(kind, step, **values)
 
     def write_spectra(self, step: int, spectra: LensSpectra, loss: float) -> None:
         """Append a "spectra" row, and save the spectra themselves to `spectra/lens-STEP.npz`.
@@ -160,9 +152,7 @@ class Recorder:
             step: before whose update it was measured.
             distribution: what was measured.
         """
-        distribution = jax.device_get(distribution)
-        save_distribution(self._run, step, distribution)
-        self.write("distribution", step, **distribution_fields(distribution))
+        self._log.write_distribution(step, jax.device_get(distribution))
 
     def speed(self, steps: int) -> Speed:
         """Return how fast this recorder's steps were.
@@ -188,21 +178,11 @@ class Recorder:
         if step % self._log_every == 0 or not math.isfinite(loss):
             self.write("train", step, loss=loss, learning_rate=float(on_host["learning_rate"]))
         if record is not None:
-            self._write_measurement(step, int(record.window), measurement)
+            self._log.write_lnp(step, int(record.window), measurement)
         chi_pos = None if record is None else float(measurement.chi_pos)
         self._reporter.update(step + 1, loss=loss, chi_pos=chi_pos)
         if not math.isfinite(loss):
             raise NonFiniteLossError(step, loss)
-
-    def _write_measurement(self, step: int, window: int, lnp: LNP) -> None:
-        status = int(lnp.status)
-        if status and status not in self._warned:
-            self._warned.add(status)
-            self._reporter.warn(
-                f"measurement at step {step}: {describe_status(status)}. Its row is kept, with "
-                f"status {status}; later ones of this status are not announced"
-            )
-        self.write("lnp", step, **lnp_fields(window, lnp))
 
 
 class _Stopwatch:

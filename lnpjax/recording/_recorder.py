@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import warnings
@@ -14,12 +15,10 @@ import jax
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.decomposition import LNP
-from lnpjax.recording._measurements import distribution_fields, lnp_fields, save_distribution
-from lnpjax.runs import Run, Writer, training_flops
-from lnpjax.runs._rows import make_row
-from lnpjax.runs._writers import WriteFunction, as_writer, flatten_row, name_of
+from lnpjax.recording._rows import RowLog
+from lnpjax.runs import Run, Writer
+from lnpjax.runs._writers import WriteFunction
 from lnpjax.spectra import PositionDistribution
-from lnpjax.status import describe_status
 from lnpjax.training import Record
 
 STEPS_AHEAD = 4
@@ -72,11 +71,14 @@ class Recorder:
         check_count("tokens_per_step", tokens_per_step, optional=True)
         known = {} if num_parameters is None else {"num_parameters": num_parameters}
         self.run = Run.create(folder, known | dict(config or {}), exist_ok=True)
-        self._num_parameters = num_parameters
-        self._tokens_per_step = tokens_per_step
-        self._writers = [as_writer(writer) for writer in writers]
+        self._log = RowLog(
+            self.run,
+            writers,
+            functools.partial(warnings.warn, stacklevel=2),
+            tokens_per_step=tokens_per_step,
+            num_parameters=num_parameters,
+        )
         self._pending: deque[tuple[Record, dict[str, Any]]] = deque()
-        self._warned: set[int] = set()
         self._last = max((row["step"] for row in self.run.rows()), default=-1)
 
     def __call__(self, record: Record, **metrics: Any) -> None:
@@ -113,7 +115,7 @@ class Recorder:
             loss: a number, or an array of shape ().
         """
         self.flush()
-        self._append("validation", int(step), loss=float(loss))
+        self._log.write("validation", int(step), loss=float(loss))
 
     def flush(self) -> None:
         """Wait for the steps that were taken over, and write their rows."""
@@ -125,8 +127,7 @@ class Recorder:
         try:
             self.flush()
         finally:
-            for writer in self._writers:
-                writer.close()
+            self._log.close_writers()
             self.run.close()
 
     def __enter__(self) -> Self:
@@ -153,40 +154,12 @@ class Recorder:
         self._last = step
         if metrics:
             row = {name: float(metrics.get(name, math.nan)) for name in ("loss", "learning_rate")}
-            self._append("train", step, **row)
+            self._log.write("train", step, **row)
         for measurement in _parts(record.measurement) if record.measured else ():
             if isinstance(measurement, LNP):
-                self._announce(step, int(measurement.status))
-                self._append("lnp", step, **lnp_fields(int(record.window), measurement))
+                self._log.write_lnp(step, int(record.window), measurement)
             else:
-                save_distribution(self.run, step, measurement)
-                self._append("distribution", step, **distribution_fields(measurement))
-
-    def _append(self, kind: str, step: int, **values: Any) -> None:
-        tokens = flops = None
-        if self._tokens_per_step is not None:
-            tokens = (step + 1) * self._tokens_per_step
-            if self._num_parameters is not None:
-                flops = training_flops(self._num_parameters, tokens)
-        row = make_row(kind, step, tokens, flops, **values)
-        self.run.append(row)
-        for writer in tuple(self._writers):
-            try:
-                writer.write(step, flatten_row(row))
-            except Exception as error:  # a copy of the rows is not worth a run
-                self._writers.remove(writer)
-                message = f"writers: {name_of(writer)} gets no more rows: {error}"
-                warnings.warn(message, stacklevel=2)
-
-    def _announce(self, step: int, status: int) -> None:
-        """Say what is wrong with a measurement, once for each status."""
-        if status and status not in self._warned:
-            self._warned.add(status)
-            warnings.warn(
-                f"measurement at step {step}: {describe_status(status)}. Its row is kept, with "
-                f"status {status}; later ones of this status are not announced",
-                stacklevel=2,
-            )
+                self._log.write_distribution(step, measurement)
 
 
 def _parts(measurement: Any) -> list[LNP | PositionDistribution]:

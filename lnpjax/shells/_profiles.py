@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._base.checks import check_count, check_key, require
+from lnpjax._base.intervals import jackknife_error
 from lnpjax.jacobian import ApplyFn, Batch, LossFn, observable, token_surprisal
 from lnpjax.shells._average import BatchAverage, average_over_batches
 from lnpjax.shells._energies import (
@@ -320,8 +321,8 @@ def _sorted_into_shells(error: SpectralMeasure, edges: Float[Array, " edge"]) ->
 def jackknife_sem(leave_one_out: Float[Array, "b ..."]) -> Float[Array, ...]:
     """Return the standard error of a statistic from its values without one batch each.
 
-    The jackknife (Efron and Stein, 1981), ``sqrt((b - 1) / b sum (t_i - mean t)^2)``. Of several
-    states on the same batches, take it of their differences: what they share then cancels.
+    The jackknife (`lnpjax._base.intervals.jackknife_error`). Of several states on the same batches,
+    take it of their differences: what they share then cancels.
 
     Args:
         leave_one_out: ``(b, ...)``, the statistic of all batches except one.
@@ -337,9 +338,7 @@ def jackknife_sem(leave_one_out: Float[Array, "b ..."]) -> Float[Array, ...]:
         >>> print(f"{jackknife_sem(without):.4f} {sem:.4f}")
         1.5275 1.5275
     """
-    count = len(leave_one_out)
-    deviations = leave_one_out - jnp.mean(leave_one_out, axis=0)
-    return jnp.sqrt((count - 1) / count * jnp.sum(deviations**2, axis=0))
+    return jackknife_error(leave_one_out)
 
 
 def profile_arrays(profile: Profile) -> dict[str, Any]:

@@ -115,19 +115,21 @@ class InstrumentedStep:
     ) -> tuple[Any, Any, tuple[Any, ...]]:
         # Rebuilt, and before the update: an NNX state holds variables that the step may write to.
         params = jax.tree.map(lambda leaf: leaf, self.params_of(state))
-        check = self._checks_gradient(step_number(self.step_of(state)))
+        # Of the state before the update, which an NNX step writes to.
+        step = step_number(self.step_of(state)) if self.take_gradient is not None else None
         rest = None if self.state_of is None else self.state_of(state)
         rest = jax.tree.map(lambda leaf: leaf, rest)
         new_state, metrics = self.train_step(state, batch_a)
-        gradient = None
+        gradient = check = None
         if self.take_gradient is not None:
             gradient, metrics = self.take_gradient(metrics)
+            check = self._checks_gradient(step)
         updated = self.params_of(new_state) if self.real_update else None
         trained = floating_leaves((metrics, new_state) if gradient is None else gradient)
         extras = {
             "state": rest,
             "gradient_a": gradient,
-            "check_gradient_a": None if gradient is None else check,
+            "check_gradient_a": check,
             "params_after": updated,
         }
         accepted = inspect.signature(self.measure).parameters

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from lnpjax._base.intervals import student_t
+from lnpjax._base.intervals import jackknife_error, student_t
 
 NUM_DRAWS = 2000
 
@@ -129,9 +129,7 @@ def jackknife(values: Float[np.ndarray, " left_out"]) -> Uncertain:
         1.0
     """
     without = values[1:]
-    count = len(without)
-    squares = np.sum((without - without.mean()) ** 2)
-    return Uncertain(float(values[0]), float(((count - 1) / count * squares) ** 0.5), count - 1)
+    return Uncertain(float(values[0]), float(jackknife_error(without)), len(without) - 1)
 
 
 def jackknifed(count: int, statistic: Callable[[np.ndarray], float]) -> Uncertain:

@@ -11,10 +11,15 @@ from jaxtyping import Float
 from lnpjax._base.checks import import_extra
 from lnpjax.experiments._harness.claims import COVERAGE
 from lnpjax.experiments._harness.estimates import mean_of
+from lnpjax.experiments.spectral_shells.flows import REGIMES
+from lnpjax.plotting._style import COLOURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+COLOUR_OF_REGIME = dict(zip(REGIMES, COLOURS, strict=False))
+TIME = r"time $\times$ largest eigenvalue at the start"
+"""The label of an axis of times of gradient flow."""
 COVERAGE_TEXT = f"{COVERAGE:.0%} intervals over seeds".replace("%", " %")
 
 

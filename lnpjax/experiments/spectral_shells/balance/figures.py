@@ -13,20 +13,20 @@ from lnpjax.experiments.spectral_shells.balance.results import (
     upper_edges,
 )
 from lnpjax.experiments.spectral_shells.figures import (
+    COLOUR_OF_REGIME,
     COVERAGE_TEXT,
+    TIME,
     log_mean,
     means_with_bars,
     scale_ticks,
 )
 from lnpjax.experiments.spectral_shells.flows import REGIME_NAMES, REGIMES
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure
+from lnpjax.plotting._style import Panel, dress, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from lnpjax.experiments.spectral_shells.balance.config import BalanceConfig
-
-COLOUR_OF = dict(zip(REGIMES, COLOURS, strict=False))
 
 
 def draw(config: BalanceConfig, sweep: Sweep, folder: Path) -> None:
@@ -58,7 +58,7 @@ def _draw_widths(config: BalanceConfig, sweep: Sweep, ax: Axes) -> None:
         dissipated = by_width(config, sweep, regime, "dissipated")
         crossings = by_width(config, sweep, regime, "moved_by_crossings")
         fluxes = flux_share(config, sweep, regime)
-        name, colour = REGIME_NAMES[regime], COLOUR_OF[regime]
+        name, colour = REGIME_NAMES[regime], COLOUR_OF_REGIME[regime]
         shares = (
             ("fluxes", "o-", fluxes),
             ("crossings", "s--", {w: crossings[w] / dissipated[w] for w in config.widths}),
@@ -96,14 +96,14 @@ def _draw_times(config: BalanceConfig, sweep: Sweep, ax: Axes) -> None:
             ratio = arrays["exchange"][:, shown] / arrays["dissipation"][:, shown]
             label = f"{REGIME_NAMES[regime]}, width {width}"
             time = log_mean(arrays["times"][:, shown])
-            ax.plot(time, log_mean(ratio), line, color=COLOUR_OF[regime], label=label)
+            ax.plot(time, log_mean(ratio), line, color=COLOUR_OF_REGIME[regime], label=label)
     panel = Panel(
         "rate",
         "Flux over dissipation, along training",
         "of all shells; geometric means over seeds",
         "flux between shells / dissipation",
     )
-    dress(ax, panel, xlabel=r"time $\times$ largest eigenvalue at the start")
+    dress(ax, panel, xlabel=TIME)
     ax.legend(fontsize=8, frameon=False)
 
 
@@ -120,7 +120,7 @@ def _draw_shells(config: BalanceConfig, sweep: Sweep, ax: Axes) -> None:
                 edges[1:] / config.ratio**0.5,
                 log_mean(arrays[name])[1:],
                 line,
-                color=COLOUR_OF[regime],
+                color=COLOUR_OF_REGIME[regime],
                 markersize=4,
                 label=f"{REGIME_NAMES[regime]}: {what}",
             )

@@ -16,6 +16,7 @@ from lnpjax.experiments.spectral_shells.double_descent.results import (
 )
 from lnpjax.experiments.spectral_shells.figures import (
     COVERAGE_TEXT,
+    TIME,
     means_with_bars,
     scale_ticks,
 )
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from lnpjax.experiments.spectral_shells.double_descent.config import DoubleDescentConfig
 
 COLOUR_OF = dict(zip(KERNELS, COLOURS, strict=False))
-TIME = r"time $\times$ largest eigenvalue at the start"
 
 
 def draw(config: DoubleDescentConfig, sweep: Sweep, folder: Path) -> None:

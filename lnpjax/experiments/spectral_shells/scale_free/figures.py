@@ -10,13 +10,14 @@ import numpy as np
 
 from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_shells.figures import COLOUR_OF_REGIME, TIME
 from lnpjax.experiments.spectral_shells.flows import REGIME_NAMES, REGIMES
 from lnpjax.experiments.spectral_shells.scale_free.results import (
     fit_in,
     mean_energies,
     transport_of,
 )
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
+from lnpjax.plotting._style import Panel, dress, new_figure, palette
 from lnpjax.theory.shells import ScaleFree, log_shell_energies
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from lnpjax.experiments.spectral_shells.scale_free.config import ScaleFreeConfig
 
-COLOUR_OF = dict(zip(REGIMES, COLOURS, strict=False))
 NUM_SHOWN = 4
 
 
@@ -90,7 +90,7 @@ def _draw_losses(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
     for regime in REGIMES:
         transport = transport_of(config, sweep, regime)
         mean = transport.losses.mean(axis=0)
-        ax.plot(transport.times, mean, "o-", color=COLOUR_OF[regime], markersize=3,
+        ax.plot(transport.times, mean, "o-", color=COLOUR_OF_REGIME[regime], markersize=3,
                 label=REGIME_NAMES[regime])  # fmt: skip
     panel = Panel(
         "loss",
@@ -98,7 +98,7 @@ def _draw_losses(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
         "means over seeds; a power law would be a straight line",
         "loss over the first loss",
     )
-    dress(ax, panel, xlabel=r"time $\times$ largest eigenvalue at the start")
+    dress(ax, panel, xlabel=TIME)
     plain_ticks(ax.xaxis, ax.yaxis)
     ax.legend(fontsize=8, frameon=False)
 
@@ -111,7 +111,7 @@ def _draw_drifts(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
         for name, what, line in (("total", "all", "-"), ("flux", "fluxes", "--")):
             moved = getattr(transport, name).sum(axis=(0, 2))
             label = f"{REGIME_NAMES[regime]}, {what}"
-            ax.plot(times, moved / supposed, line, color=COLOUR_OF[regime], label=label)
+            ax.plot(times, moved / supposed, line, color=COLOUR_OF_REGIME[regime], label=label)
     ax.axhline(0, color="0.5", linewidth=0.8)
     panel = Panel(
         "drift",
@@ -119,6 +119,6 @@ def _draw_drifts(config: ScaleFreeConfig, sweep: Sweep, ax: Axes) -> None:
         "by fluxes alone, and by all energy that crosses edges; of all edges and seeds",
         "$c_0$",
     )
-    dress(ax, panel, xlabel=r"time $\times$ largest eigenvalue at the start", yscale="linear")
+    dress(ax, panel, xlabel=TIME, yscale="linear")
     plain_ticks(ax.xaxis)
     ax.legend(fontsize=8, frameon=False)
