@@ -56,10 +56,13 @@ class Shards:
         if not self.axes:
             return array
         # A sum, since JAX takes what `all_gather` gives to differ between devices.
-        kind = jnp.int32 if array.dtype == jnp.bool_ else array.dtype
-        places = jnp.zeros((self.count, *array.shape), kind)
-        places = places.at[jax.lax.axis_index(self.axes)].set(array.astype(kind))
+        places = jnp.zeros((self.count, *array.shape), _summable(array).dtype)
+        places = places.at[jax.lax.axis_index(self.axes)].set(_summable(array))
         return self.total(places).reshape(-1, *array.shape[1:]).astype(array.dtype)
+
+    def gathered(self, batch: Tree) -> Tree:
+        """Put a batch together, of which every device then has all samples."""
+        return jax.tree.map(self.rows, batch)
 
     def flags(self, status: Int[Array, ""]) -> Int[Array, ""]:
         """Return the flags that any part has."""
@@ -80,7 +83,16 @@ class Shards:
         if not self.axes:
             return tree
         first = jax.lax.axis_index(self.axes) == 0
-        return self.total(jax.tree.map(lambda leaf: jnp.where(first, leaf, 0), tree))
+
+        def of_first(leaf: Array) -> Array:
+            return self.total(jnp.where(first, _summable(leaf), 0)).astype(leaf.dtype)
+
+        return jax.tree.map(of_first, tree)
+
+
+def _summable(array: Array) -> Array:
+    """Return an array of numbers: truth values cannot be added up over devices."""
+    return array.astype(jnp.int32) if array.dtype == jnp.bool_ else array
 
 
 def shards_over(axis_name: AxisName) -> Shards:

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Int, Key, PyTree
 from lnpjax._base.checks import check_count, check_floating, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.reporting import Reporter
+from lnpjax._base.shards import AxisName, shards_over
 from lnpjax._base.slices import filled, sliced
 from lnpjax.jacobian import Batch
 from lnpjax.jacobian._contract import check_pair, checked_layers, measured_batch, with_state
@@ -51,6 +52,7 @@ class ActivationSpectra:
     head: Window | None
     tail: Window | None
     resolution: float | None
+    axis_name: AxisName
 
     def __call__(
         self,
@@ -79,7 +81,10 @@ class ActivationSpectra:
         """
         check_key("key", key)
         name, batch = measured_batch(self.pool, batch_a, batch_b)
-        return self._measure(params, check_pair(name, batch)[0], name, state)
+        inputs, _ = check_pair(name, batch)
+        if self.pool is None:
+            inputs = shards_over(self.axis_name).gathered(inputs)
+        return self._measure(params, inputs, name, state)
 
     @entry_point
     def _measure(
@@ -145,6 +150,7 @@ def activation_spectra(
     head: Window | None = None,
     tail: Window | None = None,
     resolution: float | None = None,
+    axis_name: AxisName = None,
 ) -> ActivationSpectra:
     """Make a measurement of the activation covariance spectra of chosen layers.
 
@@ -166,6 +172,10 @@ def activation_spectra(
         tail: window of the tail exponent; `None` for `tail_window` of each layer's width.
         resolution: eigenvalues below this fraction of the largest are left out of the fits, and
             flagged; `None` for what float32 or the dtype of the hidden states resolves.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of one batch, which is then put together on every device (a pool
+            is there already); ``()`` if each
+            device measures its own.
 
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key=None)``, which gives a
@@ -207,6 +217,7 @@ def activation_spectra(
         head=head,
         tail=tail,
         resolution=resolution,
+        axis_name=axis_name,
     )
 
 

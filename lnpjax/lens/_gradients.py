@@ -26,6 +26,7 @@ from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import check_kernel, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
+from lnpjax._base.shards import AxisName, shards_over
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import (
     check_batch,
@@ -91,6 +92,7 @@ class GradientSpectra:
     microbatch_size: int
     head: Window | None
     tail: Window | None
+    axis_name: AxisName
 
     def __call__(
         self,
@@ -121,6 +123,8 @@ class GradientSpectra:
         """
         check_key("key", key)
         name, batch = measured_batch(self.pool, batch_a, batch_b)
+        if self.pool is None:
+            batch = shards_over(self.axis_name).gathered(batch)
         return self._measure(params, batch, name, state)
 
     @entry_point
@@ -189,6 +193,7 @@ def gradient_spectra(
     microbatch_size: int = MICROBATCH_SIZE,
     head: Window | None = None,
     tail: Window | None = None,
+    axis_name: AxisName = None,
 ) -> GradientSpectra:
     """Make a measurement of the spectra of per-sample gradients.
 
@@ -210,6 +215,10 @@ def gradient_spectra(
             spectrum.
         tail: window of ranks for that of the tail; `None` for `lnpjax.spectra.tail_window` of
             ``min(M, P)`` eigenvalues.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of one batch, which is then put together on every device (a pool
+            is there already); ``()`` if each
+            device measures its own.
 
     Returns:
         A pure function ``measure(params, batch_a, batch_b=None, *, key=None)`` that returns a dict
@@ -235,7 +244,9 @@ def gradient_spectra(
     """
     # An iterator would be used up by the first measurement.
     chosen = weights if weights is None or isinstance(weights, str) else tuple(weights)
-    return GradientSpectra(apply_fn, loss_fn, chosen, pool, block_size, microbatch_size, head, tail)
+    return GradientSpectra(
+        apply_fn, loss_fn, chosen, pool, block_size, microbatch_size, head, tail, axis_name
+    )
 
 
 def attention_probes(params: PyTree) -> dict[str, str]:

@@ -13,6 +13,7 @@ from lnpjax._base.checks import check_functions
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.printing import result
+from lnpjax._base.shards import AxisName, shards_over
 from lnpjax.decomposition import Estimator, Hutchinson, squared_jacobian_norm
 from lnpjax.decomposition._estimators import check_estimator, check_estimator_key
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
@@ -82,6 +83,7 @@ class PositionMeasure:
     num_matvecs: int
     estimator: Estimator
     wrt: parameters.Subset
+    axis_name: AxisName
 
     @entry_point
     def __call__(
@@ -106,6 +108,8 @@ class PositionMeasure:
             A `PositionDistribution`.
         """
         del batch_b
+        shards = shards_over(self.axis_name)
+        batch_a = shards.gathered(batch_a)
         apply_fn = with_state(self, state).apply_fn
         check_estimator_key(self.estimator, key)
         check_training_batch(apply_fn, self.loss_fn, params, batch_a, argument="batch_a")
@@ -122,12 +126,18 @@ class PositionMeasure:
             wrt=self.wrt,
         )
         trace = squared_jacobian_norm(
-            apply_fn, params, inputs, estimator=self.estimator, key=key, wrt=self.wrt
+            apply_fn,
+            params,
+            inputs,
+            estimator=self.estimator,
+            key=key,
+            wrt=self.wrt,
+            axis_name=(),  # every device has the whole batch
         )
         p = measure.nodes / trace.value
         tenth, median, ninetieth = quantiles(p, measure.weights, jnp.array(LEVELS, p.dtype))
         chi_pos = measure.mean / trace.value
-        return PositionDistribution(
+        distribution = PositionDistribution(
             p=p,
             weights=measure.weights,
             chi_pos=chi_pos,
@@ -142,6 +152,7 @@ class PositionMeasure:
             measure=measure,
             status=measure.status | trace.status,
         )
+        return shards.replicated(distribution)
 
 
 def position_distribution(
@@ -151,6 +162,7 @@ def position_distribution(
     num_matvecs: int = 16,
     estimator: Estimator = Hutchinson(1),
     wrt: parameters.Subset = None,
+    axis_name: AxisName = None,
 ) -> PositionMeasure:
     """Make a measurement of how learning is spread over the eNTK spectrum.
 
@@ -165,6 +177,9 @@ def position_distribution(
             spectrum from its top, and `unresolved` says how much of the gradient lies below.
         estimator: of ``Tr(Theta)``.
         wrt: the trainable subset.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of one batch, which is then put together on every device; ``()`` if each
+            device measures its own.
 
     Returns:
         A pure function ``measure(params, batch, batch_b=None, *, key) -> PositionDistribution``,
@@ -188,4 +203,4 @@ def position_distribution(
     """
     check_estimator(estimator)
     check_functions(apply_fn=apply_fn, loss_fn=loss_fn)
-    return PositionMeasure(apply_fn, loss_fn, num_matvecs, estimator, wrt)
+    return PositionMeasure(apply_fn, loss_fn, num_matvecs, estimator, wrt, axis_name)

@@ -103,6 +103,53 @@ def test_under_pmap(x64):
     assert_close(parts, everywhere, 1e-10)
 
 
+def distribution_of(axis_name=None):
+    return lnpjax.spectra.position_distribution(
+        apply_fn, loss_fn, num_matvecs=3, estimator=lnpjax.Exact(), axis_name=axis_name
+    )
+
+
+def activations_of(axis_name=None, pool=None):
+    def hidden_states(params, x):
+        return {"hidden": jnp.tanh(x @ params["first"])}
+
+    return lnpjax.lens.activation_spectra(
+        hidden_states, head=(1, 3), tail=(1, 3), pool=pool, axis_name=axis_name
+    )
+
+
+def gradients_of(axis_name=None, pool=None):
+    return lnpjax.lens.gradient_spectra(
+        apply_fn, loss_fn, weights="first", head=(1, 4), tail=(1, 4), pool=pool, axis_name=axis_name
+    )
+
+
+@several
+@pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of])
+def test_other_measurements_put_the_batch_together(x64, make):
+    params, batch_a, _ = setting()
+    parts = sharded(lambda params, a, _: make("data")(params, a))(params, batch_a, batch_a)
+    assert_close(parts, make()(params, batch_a), 1e-8)
+    own = sharded(lambda params, a, _: make(())(params, a), check_vma=False)
+    with pytest.raises(AssertionError):
+        assert_close(own(params, batch_a, batch_a), make()(params, batch_a), 1e-8)
+
+
+@several
+@pytest.mark.parametrize("make", [activations_of, gradients_of])
+def test_a_pool_is_there_on_every_device(x64, make):
+    params, pool, batch = setting()
+    parts = sharded(lambda params, a, _: make(pool=pool)(params, a))(params, batch, batch)
+    assert_close(parts, make(pool=pool)(params, batch), 1e-10)
+
+
+@pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of])
+def test_other_measurements_refuse_an_axis_that_is_not_named(make):
+    params, batch, _ = setting()
+    with pytest.raises(ValueError, match="axis_name: expected 'data', .* got None inside"):
+        sharded(lambda params, a, _: make()(params, a))(params, batch, batch)
+
+
 @several
 @pytest.mark.parametrize(
     "estimator", [lnpjax.Hutchinson(2), lnpjax.GlobalHutchinson(2)], ids=["samples", "batch"]
