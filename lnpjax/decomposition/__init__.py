@@ -3,6 +3,7 @@
 from lnpjax.decomposition._components import LNP, GroupLNP
 from lnpjax.decomposition._estimators import Estimator, Exact, GlobalHutchinson, Hutchinson
 from lnpjax.decomposition._measure import LNPMeasure, Normalization, lnp
+from lnpjax.decomposition._samples import SampleComponents, SampleMeasure, sample_components
 from lnpjax.decomposition._squared_norm import Estimate, squared_jacobian_norm
 
 __all__ = [
@@ -12,6 +13,10 @@ __all__ = [
     "GroupLNP",
     "LNPMeasure",
     "Normalization",
+    # sample by sample
+    "sample_components",
+    "SampleComponents",
+    "SampleMeasure",
     # ways to estimate the squared norm of the Jacobian
     "Exact",
     "Hutchinson",

@@ -146,7 +146,7 @@ def test_a_pool_is_there_on_every_device(x64, make):
 @pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of])
 def test_other_measurements_refuse_an_axis_that_is_not_named(make):
     params, batch, _ = setting()
-    with pytest.raises(ValueError, match="axis_name: expected 'data', .* got None inside"):
+    with pytest.raises(ValueError, match=r"axis_name: expected 'data', .* got None inside"):
         sharded(lambda params, a, _: make()(params, a))(params, batch, batch)
 
 
