@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 import jaxlib as _jaxlib
 
 from lnpjax._version import __version__
-from lnpjax.adapters import from_linen, from_nnx
+from lnpjax.adapters import from_linen, from_nnx, from_torch
 from lnpjax.decomposition import (
     LNP,
     Estimate,
@@ -61,6 +61,7 @@ if _TYPE_CHECKING:
     from lnpjax import theory as theory
     from lnpjax import training as training
     from lnpjax import validation as validation
+    from lnpjax.pretraining import load_run as load_run
     from lnpjax.recording import Recorder as Recorder
 
 if _jaxlib.__version__ == "0.10.2":
@@ -88,6 +89,7 @@ __all__ = [
     "SplitModel",
     "from_nnx",
     "from_linen",
+    "from_torch",
     "by_depth",
     # measuring while training
     "instrument",
@@ -95,6 +97,7 @@ __all__ = [
     "accumulated",
     "Record",
     "Recorder",
+    "load_run",
     "log_windows",
     "every",
     "at_steps",
@@ -138,7 +141,7 @@ __all__ = [
 ]
 
 # Public names that stand in a namespace which nothing above has loaded.
-_LATER = {"Recorder": "lnpjax.recording"}
+_LATER = {"Recorder": "lnpjax.recording", "load_run": "lnpjax.pretraining"}
 # The namespaces that nothing above has loaded.
 _NAMESPACES = frozenset(__all__) - frozenset(globals()) - frozenset(_LATER)
 

@@ -14,6 +14,7 @@ from flax import nnx
 
 import lnpjax
 from lnpjax import Exact
+from lnpjax.adapters import statistics_of_batch
 from lnpjax.lens import activation_spectra, gradient_spectra, nnx_hidden_states
 from lnpjax.spectra import position_distribution
 
@@ -255,3 +256,50 @@ def test_normalisation_over_the_measured_batch_is_refused_with_what_to_do():
     apply_fn, params = lnpjax.from_nnx(model, with_state=False)
     with pytest.raises(ValueError, match="samples"):
         lnp_of(apply_fn)(params, batch(0))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9, 0.99])
+def test_statistics_of_a_batch_give_what_training_mode_computes(momentum):
+    module = nn.BatchNorm(momentum=momentum)
+    inputs, _ = batch(0)
+    variables = module.init(jax.random.key(0), inputs, use_running_average=False)
+    state = {"batch_stats": jax.tree.map(lambda s: 5 + s, variables["batch_stats"])}
+    apply_fn, params = lnpjax.from_linen(
+        module, variables, with_state=False, use_running_average=True
+    )
+
+    def update(state):
+        return module.apply(
+            {"params": params, **state}, inputs, use_running_average=False, mutable=["batch_stats"]
+        )[1]
+
+    expected = module.apply(variables, inputs, use_running_average=False, mutable=["batch_stats"])
+    fixed = jax.jit(lambda state: statistics_of_batch(update, state))(state)
+    np.testing.assert_allclose(apply_fn(params, inputs, fixed), expected[0], atol=2e-4)
+    assert np.max(np.abs(apply_fn(params, inputs, state) - expected[0])) > 0.1
+
+
+def test_statistics_of_a_batch_of_an_nnx_model():
+    model, _ = new_model()
+    inputs, _ = batch(0)
+    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+
+    def update(state):
+        own = nnx.merge(graphdef, params, state, copy=True)
+        own.train()
+        own(inputs)
+        return nnx.state(own, nnx.Not(nnx.Param))
+
+    fixed = statistics_of_batch(update, state)
+    hidden = model.first(inputs)
+    np.testing.assert_allclose(fixed["norm"]["mean"], jnp.mean(hidden, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(fixed["norm"]["var"], jnp.var(hidden, axis=0), rtol=1e-4)
+
+
+def test_statistics_that_do_not_move_towards_the_batch_are_refused():
+    state = {"mean": jnp.zeros(2)}
+    message = "update: expected a pass in training mode, .* got statistics that do not move so"
+    with pytest.raises(ValueError, match=message):
+        statistics_of_batch(lambda state: state, state)
+    with pytest.raises(ValueError, match=message):
+        statistics_of_batch(lambda state: {"mean": state["mean"] ** 3 + 2}, state)

@@ -199,3 +199,63 @@ def test_bad_input(tmp_path, records):
         with pytest.raises(TypeError, match="record: expected a measurement that is an LNP"):
             recorder(other)
     assert recorder.run.rows() == []
+
+
+class Heard(lnpjax.runs.Reporter):
+    def __init__(self):
+        self.events = []
+
+    def start(self, step, steps, *, measured=0):
+        self.events.append(("start", step, steps))
+
+    def update(self, step, *, loss, chi_pos):
+        self.events.append((step, loss > 0, chi_pos is not None))
+
+    def stop(self):
+        self.events.append("stop")
+
+
+def test_progress_is_reported(records, tmp_path):
+    heard = Heard()
+    recorded(tmp_path, records, num_steps=10, reporter=heard)
+    steps = [(i + 1, True, i % 3 == 0) for i in range(10)]
+    assert heard.events == [("start", 0, 10), *steps, "stop"]
+    with pytest.raises(ValueError, match="num_steps: expected an integer"):
+        Recorder(tmp_path / "other", reporter=heard)
+
+
+def test_a_notebook_shows_the_bar_and_then_its_last_state(records, tmp_path, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, picture, raw):
+            shown.append(picture)
+
+    def display(picture, raw, display_id):
+        shown.append(picture)
+        return Handle()
+
+    reporter = lnpjax.runs.NotebookReporter()
+    monkeypatch.setattr(reporter._display, "display", display)
+    recorded(tmp_path, records, num_steps=10, reporter=reporter)
+    reporter.warn("<b> is not a tag")
+    assert "step 10/10" in shown[-1]["text/plain"]
+    assert "<progress value=10 max=10>" in shown[-1]["text/html"]
+    assert "warning: &lt;b&gt; is not a tag" in shown[-1]["text/html"]
+
+
+def test_a_run_is_read_back(records, tmp_path):
+    recorded(tmp_path / "<run>", records)
+    loaded = lnpjax.load_run(tmp_path / "<run>")
+    assert loaded.kinds == ("train", "lnp")
+    frame = loaded.frame("lnp")
+    assert list(frame.index) == [0, 3, 6, 9]
+    np.testing.assert_array_equal(frame["chi_pos"], loaded.columns("lnp")["chi_pos"])
+    np.testing.assert_array_equal(frame["groups/first/chi_pos"] > 0, True)
+    page = loaded._repr_html_()
+    assert "<b>&lt;run&gt;</b>" in page
+    assert "10 of train, 4 of lnp" in page
+    with pytest.raises(ValueError, match="kind: expected one of 'train', 'lnp', got 'nothing'"):
+        loaded.frame("nothing")
+    with pytest.raises(ValueError, match="path: expected a run of `lnpjax train`"):
+        loaded.model()

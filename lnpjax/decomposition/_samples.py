@@ -36,6 +36,13 @@ class SampleComponents:
             B.
         chi_net: ``|J_i|_F^2``, estimated. Their mean is its `chi_net`.
         status: `lnpjax.Status` flags.
+
+    Example:
+        >>> import lnpjax
+        >>> measure = sample_components(lambda w, x: x @ w, lambda f, y: jnp.mean((f - y) ** 2))
+        >>> out = measure(jnp.zeros((2, 1)), (jnp.eye(2), jnp.ones((2, 1))), key=jax.random.key(0))
+        >>> out.loss, lnpjax.describe_status(out.status)
+        (Array([1., 1.], dtype=float32), 'ok')
     """
 
     loss: Float[Array, " batch"]

@@ -10,6 +10,7 @@ from lnpjax.pretraining.config import (
 from lnpjax.pretraining.folders import create_run, load_same_data, open_run, read_model
 from lnpjax.pretraining.loop import Outcome, pretrain
 from lnpjax.pretraining.program import Experiment, cross_entropy
+from lnpjax.pretraining.reading import LoadedRun, load_run
 
 __all__ = [
     # what is set
@@ -28,4 +29,7 @@ __all__ = [
     "open_run",
     "read_model",
     "load_same_data",
+    # for people to look at
+    "load_run",
+    "LoadedRun",
 ]

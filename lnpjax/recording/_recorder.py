@@ -14,6 +14,7 @@ from typing import Any, Self
 import jax
 
 from lnpjax._base.checks import check_count, require
+from lnpjax._base.reporting import Reporter
 from lnpjax.decomposition import LNP
 from lnpjax.recording._rows import RowLog
 from lnpjax.runs import Run, Writer
@@ -38,6 +39,9 @@ class Recorder:
         num_parameters: N; with `tokens_per_step` it puts figures over compute, 6 N D.
         tokens_per_step: what a step trains on, in tokens (or samples, where there are none).
             Figures are over steps without it, and runs cannot be compared.
+        num_steps: of the whole training, for a `reporter`.
+        reporter: shows how far the loop is, such as `lnpjax.runs.NotebookReporter` or
+            `lnpjax.runs.terminal_reporter`'s; with `num_steps`.
         writers: get the same numbers, such as `lnpjax.runs.TensorBoardWriter` or any function of a
             step and its numbers; one that fails gets no more, and is warned of.
 
@@ -65,10 +69,13 @@ class Recorder:
         config: Mapping[str, Any] | None = None,
         num_parameters: int | None = None,
         tokens_per_step: int | None = None,
+        num_steps: int | None = None,
+        reporter: Reporter | None = None,
         writers: Sequence[Writer | WriteFunction] = (),
     ) -> None:
         check_count("num_parameters", num_parameters, optional=True)
         check_count("tokens_per_step", tokens_per_step, optional=True)
+        check_count("num_steps", num_steps, optional=reporter is None)
         known = {} if num_parameters is None else {"num_parameters": num_parameters}
         self.run = Run.create(folder, known | dict(config or {}), exist_ok=True)
         self._log = RowLog(
@@ -79,7 +86,10 @@ class Recorder:
             num_parameters=num_parameters,
         )
         self._pending: deque[tuple[Record, dict[str, Any]]] = deque()
+        self._reporter = reporter
         self._last = max((row["step"] for row in self.run.rows()), default=-1)
+        if reporter is not None and num_steps is not None:
+            reporter.start(self._last + 1, num_steps)
 
     def __call__(self, record: Record, **metrics: Any) -> None:
         """Take over what an instrumented step returned.
@@ -127,6 +137,8 @@ class Recorder:
         try:
             self.flush()
         finally:
+            if self._reporter is not None:
+                self._reporter.stop()
             self._log.close_writers()
             self.run.close()
 
@@ -155,11 +167,16 @@ class Recorder:
         if metrics:
             row = {name: float(metrics.get(name, math.nan)) for name in ("loss", "learning_rate")}
             self._log.write("train", step, **row)
-        for measurement in _parts(record.measurement) if record.measured else ():
+        measured = _parts(record.measurement) if record.measured else []
+        for measurement in measured:
             if isinstance(measurement, LNP):
                 self._log.write_lnp(step, int(record.window), measurement)
             else:
                 self._log.write_distribution(step, measurement)
+        if self._reporter is not None:
+            position = float(measured[0].chi_pos) if measured else None
+            loss = float(metrics.get("loss", math.nan))
+            self._reporter.update(step + 1, loss=loss, chi_pos=position)
 
 
 def _parts(measurement: Any) -> list[LNP | PositionDistribution]:

@@ -2,7 +2,12 @@
 
 from lnpjax._base.reporting import Reporter
 from lnpjax.runs._lines import strict_json
-from lnpjax.runs._reporters import BarReporter, LineReporter, terminal_reporter
+from lnpjax.runs._reporters import (
+    BarReporter,
+    LineReporter,
+    NotebookReporter,
+    terminal_reporter,
+)
 from lnpjax.runs._rows import Kind, Row, columns, differences, flatten, training_flops
 from lnpjax.runs._run import Checkpoint, Run
 from lnpjax.runs._smoothing import exponential_moving_average
@@ -37,6 +42,7 @@ __all__ = [
     "Reporter",
     "LineReporter",
     "BarReporter",
+    "NotebookReporter",
     "terminal_reporter",
     "summary_table",
     # read again

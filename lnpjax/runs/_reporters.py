@@ -5,6 +5,8 @@ Progress is a courtesy: where nobody can see it any more, a run goes on without.
 
 from __future__ import annotations
 
+import html
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -150,6 +152,75 @@ class BarReporter(Reporter):
             call(*arguments, **options)
         except (OSError, ValueError, SystemExit):  # rich wants to exit where a pipe is closed
             self._lost = True
+
+
+class NotebookReporter(Reporter):
+    """Show a progress bar below a notebook's cell, with notes and warnings under it.
+
+    The bar is redrawn at most ten times a second, and is kept where the notebook is saved.
+
+    Raises:
+        ImportError: outside of notebooks, if IPython is not installed.
+
+    Example:
+        >>> isinstance(NotebookReporter(), Reporter)
+        True
+    """
+
+    def __init__(self) -> None:
+        self._display = import_extra("IPython.display", extra="test", purpose="a notebook's bar")
+        self._texts: list[str] = []
+        self._status, self._done, self._steps = "", 0, 0
+        self._chi_pos, self._measured = "-", 0
+        self._drawn = -math.inf
+        self._handle: Any = None
+
+    def note(self, text: str) -> None:
+        """Show a text below the bar."""
+        self._texts.append(text)
+        self._draw()
+
+    def warn(self, text: str) -> None:
+        """Show a warning below the bar."""
+        self.note(f"warning: {text}")
+
+    def start(self, step: int, steps: int, *, measured: int = 0) -> None:
+        """Show the bar."""
+        self._first, self._done, self._steps, self._measured = step, step, steps, measured
+        self._began = time.perf_counter()
+        self._draw()
+
+    def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
+        """Move the bar."""
+        if chi_pos is not None:
+            self._chi_pos = f"{chi_pos:.3g}"
+            self._measured += 1
+        self._done = step
+        seconds = time.perf_counter() - self._began
+        left = seconds / max(step - self._first, 1) * (self._steps - step)
+        self._status = (
+            f"step {step}/{self._steps}  loss {loss:.3f}  chi_pos {self._chi_pos}  "
+            f"measured {self._measured}  {_duration(left)} left"
+        )
+        if time.perf_counter() - self._drawn > 0.1:
+            self._draw()
+
+    def stop(self) -> None:
+        """Leave the bar as it is."""
+        self._draw()
+
+    def _draw(self) -> None:
+        lines = [self._status, *self._texts]
+        bar = f"<progress value={self._done} max={max(self._steps, 1)}></progress> "
+        picture = {
+            "text/plain": "\n".join(lines),
+            "text/html": bar + "<br>".join(map(html.escape, lines)),
+        }
+        if self._handle is None:
+            self._handle = self._display.display(picture, raw=True, display_id=True)
+        else:
+            self._handle.update(picture, raw=True)
+        self._drawn = time.perf_counter()
 
 
 def terminal_reporter() -> Reporter:

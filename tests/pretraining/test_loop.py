@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import lnpjax
 from lnpjax._base.reporting import Reporter
 from lnpjax.data import Dataset
 from lnpjax.lens import nnx_hidden_states
@@ -95,6 +96,18 @@ def assert_same_end(path: Path, other: Path, experiment: Experiment) -> None:
         final_state(path, experiment), final_state(other, experiment), strict=True
     ):
         np.testing.assert_array_equal(left, right)
+
+
+def test_a_finished_run_is_read_back(finished: Path, experiment: Experiment) -> None:
+    loaded = lnpjax.load_run(finished)
+    assert loaded.checkpoint_steps[-1] == STEPS
+    assert len(loaded.frame("train")) == STEPS
+    params = jax.tree.leaves(loaded.params())
+    state = final_state(finished, experiment)
+    for leaf in params:
+        assert any(leaf.shape == other.shape and np.array_equal(leaf, other) for other in state)
+    outputs = loaded.model()(jnp.zeros((1, 8), jnp.int32))
+    assert np.all(np.isfinite(outputs))
 
 
 def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -> None:

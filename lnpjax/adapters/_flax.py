@@ -1,9 +1,4 @@
-"""From a Flax module to the pair ``(apply_fn, params)`` that the measures take.
-
-What a module holds besides parameters, such as the statistics of batch normalisation, is its state.
-It is frozen at its present value, or returned as well and then given to the measures with every
-call: ``measure(params, batch, key=key, state=state)``.
-"""
+"""From a Flax module to a pure function, its parameters and its state."""
 
 from __future__ import annotations
 
