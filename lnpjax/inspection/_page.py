@@ -61,7 +61,7 @@ _PAGE = Template("""<!DOCTYPE html>
   --line: #3a3f47; --warn: #3a2c12; --edge: #e0962c; --link: #74b9ec; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1rem; max-width: 62rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+  color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 0.4rem; border-top: 1px solid var(--line);
   padding-top: 1rem; }
@@ -76,13 +76,14 @@ caption { text-align: left; font-weight: 600; padding: 0.2rem 0; }
 th, td { padding: 0.2rem 0.9rem 0.2rem 0; text-align: right; white-space: nowrap;
   border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
-.about td { text-align: left; white-space: normal; }
+.about th, .about td { text-align: left; white-space: normal; }
+.about td:first-child { overflow-wrap: normal; }
 figure { margin: 1rem 0; }
 figure .wide { background: #ffffff; border: 1px solid var(--line); border-radius: 4px;
   padding: 0.4rem; }
 figure img { display: block; width: 100%; min-width: 40rem; height: auto; }
 pre { white-space: pre-wrap; }
-@media print { body { max-width: none; font-size: 11px; } nav { display: none; }
+@media print { html { font-size: 11px; } body { max-width: none; } nav { display: none; }
   figure, tr, .warning { break-inside: avoid; } h2, caption { break-after: avoid; }
   figure img { min-width: 0; } .wide { overflow: visible; } }
 </style>
