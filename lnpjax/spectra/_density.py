@@ -127,8 +127,11 @@ def spectral_density(
     The spectral measures of random sign vectors average to the density (stochastic Lanczos
     quadrature). Standard errors come from the spread between probes. They do not hold what the
     quadrature leaves out, which falls with `num_matvecs`: there is none in the trace and in the sum
-    of squares, little in the entropy, and most in `SpectralDensity.counts`, since all probes place
-    their nodes alike. Ratios and exponentials of noisy means carry a bias of the order of the
+    of squares, and most in `SpectralDensity.counts`, since all probes place their nodes alike. The
+    entropy, and with it the effective rank, comes down from above as products are added, and slowly
+    where the tail of the spectrum holds much of the trace: that of a trained language model was
+    39 % lower with 16 products than with 8. Measure with half the products too before you rely on
+    it. Ratios and exponentials of noisy means carry a bias of the order of the
     squared relative error.
 
     Args:
