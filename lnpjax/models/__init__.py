@@ -5,6 +5,7 @@ from lnpjax.models.generation import generate_greedy
 from lnpjax.models.gpt import GPT, GPTConfig
 from lnpjax.models.language import split_language_model
 from lnpjax.models.llama import Llama, LlamaConfig, split_llama
+from lnpjax.models.maximal_update import MaximalUpdate, maximal_update
 from lnpjax.models.presets import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, preset
 from lnpjax.models.rotary import RopeScaling
 from lnpjax.models.vision import MLP, ConvNet
@@ -30,6 +31,9 @@ __all__ = [
     "ConvNet",
     "ViT",
     "ViTConfig",
+    # parametrisation
+    "maximal_update",
+    "MaximalUpdate",
     # trained ones
     "load_checkpoint",
     "LoadedModel",
