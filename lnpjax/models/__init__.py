@@ -6,7 +6,14 @@ from lnpjax.models.gpt import GPT, GPTConfig
 from lnpjax.models.language import split_language_model
 from lnpjax.models.llama import Llama, LlamaConfig, split_llama
 from lnpjax.models.maximal_update import MaximalUpdate, maximal_update
-from lnpjax.models.presets import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS, TINY_PRESETS, preset
+from lnpjax.models.presets import (
+    CIFAR5M_PRESETS,
+    MUP_VIT_PRESETS,
+    SIMPLESTORIES_PRESETS,
+    TINY_PRESETS,
+    VIT_PRESETS,
+    preset,
+)
 from lnpjax.models.rotary import RopeScaling
 from lnpjax.models.vision import MLP, ConvNet
 from lnpjax.models.vit import ViT, ViTConfig
@@ -26,6 +33,8 @@ __all__ = [
     "TINY_PRESETS",
     "SIMPLESTORIES_PRESETS",
     "CIFAR5M_PRESETS",
+    "VIT_PRESETS",
+    "MUP_VIT_PRESETS",
     # networks for images
     "MLP",
     "ConvNet",

@@ -1,9 +1,10 @@
-"""The sizes of Llama that *Spectral Reach* trains (Tables 1 and 2), and a tiny one."""
+"""The sizes that *Spectral Reach* trains: Llama (Tables 1, 2), ViT (Tables 3, 4), and a tiny one."""
 
 from __future__ import annotations
 
 from lnpjax._base.checks import require
 from lnpjax.models.llama import LlamaConfig
+from lnpjax.models.vit import ViTConfig
 
 
 def _presets(
@@ -89,3 +90,43 @@ def preset(name: str) -> LlamaConfig:
     """
     require(name in PRESETS, "name", expected=f"one of {', '.join(PRESETS)}", got=repr(name))
     return PRESETS[name]
+
+
+def _vit_presets(rows: dict[str, tuple[int, int, int, int]]) -> dict[str, ViTConfig]:
+    return {
+        name: ViTConfig(
+            image_size=32,
+            patch_size=4,
+            num_channels=3,
+            num_classes=10,
+            num_layers=num_layers,
+            hidden_size=hidden_size,
+            intermediate_size=intermediate_size,
+            num_heads=num_heads,
+        )
+        for name, (num_layers, hidden_size, intermediate_size, num_heads) in rows.items()
+    }
+
+
+VIT_PRESETS = _vit_presets(
+    {
+        "546.2K": (4, 128, 256, 4),
+        "1.8M": (4, 192, 768, 4),
+        "9.4M": (6, 360, 1440, 6),
+    }
+)
+"""*Spectral Reach*, Table 3, by the printed number of parameters."""
+MUP_VIT_PRESETS = _vit_presets(
+    {
+        "459.7K": (4, 96, 384, 3),
+        "809.4K": (4, 128, 512, 4),
+        "1.8M": (4, 192, 768, 6),
+        "3.2M": (4, 256, 1024, 8),
+        "7.1M": (4, 384, 1536, 12),
+    }
+)
+"""*Spectral Reach*, Table 4, by the printed number of parameters.
+
+The first is printed 459.7K and has 459,562; the others agree. All heads are 32 wide, so that under
+muP nothing is to be done about attention (`lnpjax.models.maximal_update`).
+"""
