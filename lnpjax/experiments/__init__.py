@@ -2,7 +2,7 @@
 
 Example:
     >>> sorted(FOLDERS)[:2]
-    ['noise-scaling', 'ntk-data-scaling']
+    ['maximal-update', 'noise-scaling']
     >>> experiment("noise-scaling").paper
     'NTK Lens'
 """
@@ -30,6 +30,7 @@ FOLDERS = {
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",
     "shells-double-descent": "spectral_shells.double_descent",
+    "maximal-update": "spectral_reach.maximal_update",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

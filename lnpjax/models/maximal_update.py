@@ -57,11 +57,20 @@ class MaximalUpdate:
         apply_fn: the network with the multipliers in it.
         params: initial parameters.
         growths: how each of them grows, by path.
+        factors: the multipliers, by path.
     """
 
     apply_fn: ApplyFn
     params: PyTree
     growths: dict[str, Growth]
+    factors: dict[str, float]
+
+    def as_standard(self, params: PyTree) -> PyTree:
+        """Return the parameters with which the network without multipliers computes the same.
+
+        But for the division of outputs where the read-out is tied.
+        """
+        return _scaled(params, self.factors)
 
     def adam(self) -> optax.GradientTransformation:
         """Return what scales the updates of optimizers that normalise gradients (Adam, Lion).
@@ -159,7 +168,7 @@ def maximal_update(
         outputs = apply_fn(_scaled(params, factors), *inputs, **keywords)
         return outputs if divisor == 1 else outputs / divisor
 
-    return MaximalUpdate(network, _scaled(params, scales), growths)
+    return MaximalUpdate(network, _scaled(params, scales), growths, factors)
 
 
 def _growth(name: str, shape: Sequence[int], base: Sequence[int]) -> Growth:

@@ -1,4 +1,4 @@
-"""The sizes that *Spectral Reach* trains: Llama (Tables 1, 2), ViT (Tables 3, 4), and a tiny one."""
+"""The sizes of Llama and ViT that *Spectral Reach* trains (Tables 1 to 4), and a tiny one."""
 
 from __future__ import annotations
 
