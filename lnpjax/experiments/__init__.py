@@ -30,6 +30,9 @@ FOLDERS = {
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",
     "shells-double-descent": "spectral_shells.double_descent",
+    "hutchinson-convergence": "spectral_reach.hutchinson_convergence",
+    "explicit-spectrum": "spectral_reach.explicit_spectrum",
+    "mode-freezing": "spectral_reach.mode_freezing",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 
