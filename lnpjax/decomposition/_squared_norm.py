@@ -19,6 +19,7 @@ from lnpjax.decomposition._estimators import (
     check_estimator,
     check_estimator_key,
     exact_leaves,
+    probed_as_one,
 )
 from lnpjax.jacobian import ApplyFn
 from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
@@ -214,7 +215,10 @@ def estimate_squared_norm(
         draws, rows = shards.total(draws), jnp.ones(1, bool)
         per_sample = jnp.full(mask.shape[0] * shards.count, jnp.nan, draws.dtype)
     exact = exact_leaves(estimator, linearization, draws.shape[2])
-    noise = probe_noise(draws, members, rows, exact)
+    drawn = draws
+    if probed_as_one(estimator):  # what a probe makes of all samples is a single draw
+        drawn, rows = jnp.sum(draws, axis=0, keepdims=True), jnp.ones(1, bool)
+    noise = probe_noise(drawn, members, rows, exact)
     parts = numerics.sum_groups(jnp.sum(jnp.mean(draws, axis=1), axis=0), members)
     value, covariance = jnp.sum(parts), noise.covariance
     every = jnp.eye(len(members) + 1, len(members), dtype=draws.dtype).at[-1].set(1)

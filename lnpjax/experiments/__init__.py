@@ -1,8 +1,8 @@
 """The experiments of the papers as code, by the name that `lnpjax reproduce` takes.
 
 Example:
-    >>> sorted(FOLDERS)[:2]
-    ['maximal-update', 'noise-scaling']
+    >>> FOLDERS["noise-scaling"]
+    'ntk_lens.noise_scaling'
     >>> experiment("noise-scaling").paper
     'NTK Lens'
 """
@@ -31,6 +31,9 @@ FOLDERS = {
     "shells-scale-free": "spectral_shells.scale_free",
     "shells-double-descent": "spectral_shells.double_descent",
     "maximal-update": "spectral_reach.maximal_update",
+    "hutchinson-convergence": "spectral_reach.hutchinson_convergence",
+    "explicit-spectrum": "spectral_reach.explicit_spectrum",
+    "mode-freezing": "spectral_reach.mode_freezing",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

@@ -8,7 +8,7 @@ from lnpjax.spectra._eigenvalues import (
     participation_ratio,
     von_neumann_entropy,
 )
-from lnpjax.spectra._lanczos import SpectralMeasure, spectral_measure
+from lnpjax.spectra._lanczos import RitzModes, SpectralMeasure, ritz_modes, spectral_measure
 from lnpjax.spectra._position import PositionDistribution, PositionMeasure, position_distribution
 from lnpjax.spectra._power_law import PowerLaw, power_law
 from lnpjax.spectra._summary import (
@@ -46,6 +46,8 @@ __all__ = [
     # without the kernel
     "spectral_measure",
     "SpectralMeasure",
+    "ritz_modes",
+    "RitzModes",
     "spectral_density",
     "SpectralDensity",
     # where learning lies

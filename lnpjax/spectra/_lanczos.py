@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -170,22 +171,8 @@ def measure_at(
         >>> [round(float(value), 3) for value in (*measure.nodes, measure.mean)]
         [2.0, 1.0, 1.5]
     """
-    size = int(np.prod(jnp.shape(vector)))
-    require(
-        is_integer(num_matvecs) and 1 <= num_matvecs <= size,
-        "num_matvecs",
-        expected=f"an integer from 1 to {size}, the number of outputs",
-        got=num_matvecs,
-    )
-    dtype = numerics.accumulation_dtype()
-
-    def flat_matvec(flat: Float[Array, " N"]) -> Float[Array, " N"]:
-        return jnp.ravel(matvec(flat.reshape(jnp.shape(vector)))).astype(dtype)
-
-    start = jnp.ravel(vector).astype(dtype)
-    # Nodes and weights do not depend on the length of the start, but its square may overflow.
-    unit = unit_of(start)
-    start = start / unit
+    _check_num_matvecs(num_matvecs, vector)
+    start, flat_matvec, unit = _flattened(matvec, vector)
     with jax.default_matmul_precision("highest"):
         vectors, diagonal, links = _krylov_basis(flat_matvec, start, num_matvecs)
     measure = _quadrature(vectors, diagonal, links, jnp.sum(start**2))
@@ -195,6 +182,91 @@ def measure_at(
         total=total,
         status=measure.status | flag(~jnp.isfinite(total), Status.NON_FINITE),
     )
+
+
+class RitzModes(NamedTuple):
+    """Approximate eigenmodes of the kernel, as seen from a vector; made by `ritz_modes`.
+
+    Attributes:
+        values: stand for eigenvalues lambda_k, descending; zero for modes that do not exist.
+        vectors: q_k, orthonormal, each in the shape of the outputs; zero for modes that do not
+            exist.
+    """
+
+    values: Float[Array, " mode"]
+    vectors: Float[Array, "mode batch ..."]
+
+    def part(
+        self, vector: Float[Array, "batch ..."], chosen: Bool[Array, " mode"]
+    ) -> Float[Array, "batch ..."]:
+        """Return the part of a vector along chosen modes: booleans, or weights of these parts."""
+        along = jnp.tensordot(self.vectors, vector, vector.ndim)
+        return jnp.tensordot(chosen * along, self.vectors, 1).astype(vector.dtype)
+
+
+@entry_point
+def ritz_modes(
+    matvec: Callable[[Array], Array], vector: Float[Array, ...], *, num_matvecs: int
+) -> RitzModes:
+    """Compute the Ritz vectors of a symmetric operator in the Krylov space of a vector.
+
+    Those whose values converge, which are the outermost, are eigenvectors; the others stand for
+    many each. The vector itself is a sum of them, so that at the loss gradient they say how all of
+    a step is spread over the spectrum, as `lnpjax.eigenmodes` does where there is a kernel.
+
+    Args:
+        matvec: the operator, on arrays in the shape of `vector`, such as
+            ``linearize(...).ntk_vp``.
+        vector: the start, such as the loss gradient in the outputs.
+        num_matvecs: k, how many products.
+
+    Returns:
+        The `RitzModes`, k of them.
+
+    Raises:
+        ValueError: if `num_matvecs` is less than 1 or more than the entries of `vector`.
+
+    Cost: 4/3 gradients for each product, and memory for ``2 k`` vectors.
+
+    Example:
+        >>> modes = ritz_modes(lambda v: jnp.array([2.0, 1.0]) * v, jnp.ones(2), num_matvecs=2)
+        >>> modes.values.round(3), modes.part(jnp.ones(2), jnp.array([True, False])).round(3)
+        (Array([2., 1.], dtype=float32), Array([1., 0.], dtype=float32))
+    """
+    _check_num_matvecs(num_matvecs, vector)
+    start, flat_matvec, _ = _flattened(matvec, vector)
+    with jax.default_matmul_precision("highest"):
+        basis, diagonal, links = _krylov_basis(flat_matvec, start, num_matvecs)
+        ritz = _ritz_pairs(diagonal, links)
+        vectors = ritz.vectors.T @ jnp.where(ritz.alive[:, None], basis, 0)
+    values = jnp.where(ritz.exists, ritz.values, 0)
+    vectors = jnp.where(ritz.exists[:, None], vectors, 0)
+    return RitzModes(values, vectors.reshape(num_matvecs, *jnp.shape(vector)))
+
+
+def _check_num_matvecs(num_matvecs: int, vector: Float[Array, ...]) -> None:
+    size = int(np.prod(jnp.shape(vector)))
+    require(
+        is_integer(num_matvecs) and 1 <= num_matvecs <= size,
+        "num_matvecs",
+        expected=f"an integer from 1 to {size}, the number of outputs",
+        got=num_matvecs,
+    )
+
+
+def _flattened(
+    matvec: Callable[[Array], Array], vector: Float[Array, ...]
+) -> tuple[Float[Array, " N"], Callable[[Array], Array], Float[Array, ""]]:
+    """Return the start in a unit of its own, the operator on flat vectors, and that unit."""
+    dtype = numerics.accumulation_dtype()
+
+    def flat_matvec(flat: Float[Array, " N"]) -> Float[Array, " N"]:
+        return jnp.ravel(matvec(flat.reshape(jnp.shape(vector)))).astype(dtype)
+
+    start = jnp.ravel(vector).astype(dtype)
+    # Nodes and weights do not depend on the length of the start, but its square may overflow.
+    unit = unit_of(start)
+    return start / unit, flat_matvec, unit
 
 
 def _krylov_basis(
@@ -227,13 +299,18 @@ def _krylov_basis(
     return jax.lax.fori_loop(0, num_matvecs, extend, carry)[:3]
 
 
-def _quadrature(
-    vectors: Float[Array, "k N"],
-    diagonal: Float[Array, " k"],
-    links: Float[Array, " k"],
-    total: Float[Array, ""],
-) -> SpectralMeasure:
-    """Return nodes and weights of the tridiagonal matrix, up to where the Krylov space ends.
+class _Ritz(NamedTuple):
+    """Eigenpairs of the tridiagonal matrix up to where the Krylov space ends, descending."""
+
+    values: Float[Array, " k"]
+    vectors: Float[Array, "k k"]
+    exists: Bool[Array, " k"]
+    alive: Bool[Array, " k"]
+    scale: Float[Array, ""]
+
+
+def _ritz_pairs(diagonal: Float[Array, " k"], links: Float[Array, " k"]) -> _Ritz:
+    """Diagonalise the tridiagonal matrix.
 
     Links are the lengths by which the iteration has divided. Behind one that is zero up to rounding
     come noise or NaN: that part is cut off, which is exact.
@@ -242,16 +319,26 @@ def _quadrature(
     scale = jnp.max(jnp.where(jnp.isfinite(diagonal), jnp.abs(diagonal), 0))
     strong = links > 10 * num_matvecs * eps * scale  # false for NaN
     alive = jnp.cumprod(jnp.append(True, strong[:-1])).astype(bool)
-    num_nodes = jnp.sum(alive, dtype=jnp.int32)
 
     inner = jnp.where(alive[1:], links[:-1], 0)
     matrix = jnp.diag(jnp.where(alive, diagonal, 0)) + jnp.diag(inner, 1) + jnp.diag(inner, -1)
     ascending, ritz = jnp.linalg.eigh(matrix)
     # The cut-off part keeps eigenvalues of zero: they sort last, and have no weight.
     order = jnp.argsort(jnp.where(ritz[0] ** 2 > 0, -ascending, jnp.inf))
-    nodes, ritz = ascending[order], ritz[:, order]
-    exists = jnp.arange(num_matvecs) < num_nodes
-    rounding = eps * scale
+    exists = jnp.arange(num_matvecs) < jnp.sum(alive)
+    return _Ritz(ascending[order], ritz[:, order], exists, alive, scale)
+
+
+def _quadrature(
+    vectors: Float[Array, "k N"],
+    diagonal: Float[Array, " k"],
+    links: Float[Array, " k"],
+    total: Float[Array, ""],
+) -> SpectralMeasure:
+    """Return nodes and weights of the tridiagonal matrix, up to where the Krylov space ends."""
+    nodes, ritz, exists, alive, scale = _ritz_pairs(diagonal, links)
+    num_nodes = jnp.sum(alive, dtype=jnp.int32)
+    rounding = jnp.finfo(diagonal.dtype).eps * scale
     weights = jnp.where(exists, ritz[0] ** 2, 0)
     last_link = jnp.nan_to_num(links[num_nodes - 1])
     bounds = jnp.where(exists, jnp.abs(last_link * ritz[num_nodes - 1]), 0)

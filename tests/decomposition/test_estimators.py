@@ -104,6 +104,29 @@ def test_global_hutchinson_is_unbiased_with_a_truthful_error(x64, name):
     check_negative_controls(name, GlobalHutchinson(2), kernels, expected)
 
 
+@pytest.mark.parametrize("name", ["mlp", "scan_over_layers"])
+def test_shared_probes_are_unbiased_with_a_truthful_error(x64, name):
+    """One vector of signs for all samples sees the sum of their kernels."""
+    kernels = oracles.sample_kernels(oracles.dense_blocks(name))
+    summed = kernels.sum(axis=1, keepdims=True)
+    shared, alone = (oracles.rademacher_covariance(kernel, 2) for kernel in (summed, kernels))
+    assert shared.sum() > 1.5 * alone.sum()
+    check_estimates(name, Hutchinson(2, shared=True), summed, shared)
+    check_negative_controls(name, Hutchinson(2, shared=True), summed, shared)
+    with pytest.raises(AssertionError):  # the error of independent probes is not theirs
+        check_estimates(name, Hutchinson(2, shared=True), summed, alone)
+
+
+def test_one_shared_probe_says_nothing_about_its_error(x64):
+    case = zoo.build("mlp")
+    settings = {"estimator": Hutchinson(1, shared=True), "key": jax.random.key(0)}
+    norm = lnpjax.squared_jacobian_norm(case.apply_fn, case.params, case.batch_a[0], **settings)
+    assert np.isnan(norm.sem)
+    assert np.isfinite(norm.value)
+    with pytest.raises(ValueError, match="shared: expected True or False, got 1"):
+        Hutchinson(2, shared=1)
+
+
 def test_oracles_agree(x64):
     """The variances used here are those of the shared oracle."""
     case, blocks = zoo.build("mlp"), oracles.dense_blocks("mlp")

@@ -12,6 +12,7 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, Status, eigenmodes, entk, spectral_measure
+from lnpjax.spectra import ritz_modes
 from lnpjax.spectra._lanczos import cumulative, measure_at, quantiles
 
 
@@ -214,3 +215,40 @@ def test_vmap_over_start_vectors(x64):
     for i in range(2):
         alone = measure_of(case, vectors[i], 3)
         np.testing.assert_allclose(together.nodes[i], alone.nodes, rtol=1e-9)
+
+
+def symmetric(size, seed=0):
+    rng = np.random.default_rng(seed)
+    vectors, _ = np.linalg.qr(rng.standard_normal((size, size)))
+    values = 4.0 ** -np.arange(size)
+    return (vectors * values) @ vectors.T, values, vectors, rng.standard_normal(size)
+
+
+def test_ritz_vectors_are_eigenvectors_once_there_are_enough(x64):
+    matrix, values, vectors, start = symmetric(6)
+    modes = ritz_modes(lambda v: matrix @ v, jnp.asarray(start), num_matvecs=6)
+    np.testing.assert_allclose(modes.values, values, rtol=1e-8)
+    overlaps = np.abs(np.asarray(modes.vectors) @ vectors)
+    np.testing.assert_allclose(overlaps, np.eye(6), atol=1e-6)
+
+
+def test_few_ritz_vectors_hold_all_of_the_start_and_its_first_moment(x64):
+    matrix, _, _, start = symmetric(9)
+    start = jnp.asarray(start.reshape(3, 3))
+    modes = ritz_modes(lambda v: (matrix @ v.ravel()).reshape(3, 3), start, num_matvecs=3)
+    whole = modes.part(start, jnp.ones(3))
+    np.testing.assert_allclose(whole, start, rtol=1e-10)
+    along = jnp.tensordot(modes.vectors, start, 2)
+    moment = start.ravel() @ matrix @ start.ravel()
+    np.testing.assert_allclose(jnp.sum(along**2 * modes.values), moment, rtol=1e-8)
+    # Left to themselves, the first vectors alone are not the whole.
+    first = modes.part(start, jnp.arange(3) < 1)
+    assert float(jnp.linalg.norm(first - start)) > 0.1 * float(jnp.linalg.norm(start))
+
+
+def test_ritz_vectors_that_do_not_exist_are_zero(x64):
+    modes = ritz_modes(lambda v: 2 * v, jnp.ones(4), num_matvecs=3)
+    np.testing.assert_allclose(modes.values, [2, 0, 0])
+    np.testing.assert_allclose(modes.vectors[1:], 0)
+    with pytest.raises(ValueError, match="num_matvecs: expected an integer from 1 to 4"):
+        ritz_modes(lambda v: v, jnp.ones(4), num_matvecs=5)
