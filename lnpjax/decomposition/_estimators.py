@@ -8,6 +8,7 @@ batch as one vector and needs only a plain backward pass.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Any, ClassVar, Protocol, TypeAlias
 
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import check_count, check_key, require
+from lnpjax.decomposition._chosen import ChosenSamples, choose, chosen_rows
 from lnpjax.jacobian import ApplyFn, Linearization, SplitModel, linearize
 from lnpjax.jacobian._contract import by_row
 from lnpjax.jacobian._linearize import (
@@ -29,7 +31,9 @@ from lnpjax.jacobian._probes import for_each_probe, rademacher, sample_keys
 from lnpjax.jacobian._pullbacks import Norms
 from lnpjax.jacobian._split import SplitLinearization, linearize_split
 
-PerSample: TypeAlias = SampleLinearization | MicrobatchedLinearization | SplitLinearization
+PerSample: TypeAlias = (
+    SampleLinearization | MicrobatchedLinearization | SplitLinearization | ChosenSamples
+)
 
 
 class Estimator(Protocol):
@@ -199,8 +203,12 @@ class Hutchinson(_PerSampleEstimator):
             standard error, and one gives none. Of a `lnpjax.SplitModel`, signs of hidden states
             are shared, which have less noise than those of outputs. Devices that hold parts of a
             batch share theirs within each part.
+        samples: how many samples of the batch are probed, chosen anew by every key; `None` for all.
+            Unbiased, too; the standard error is then that of the choice as well, and always from
+            the spread between samples. Devices that hold parts of a batch choose as many of each.
 
-    Cost: 2/3 gradient per probe, plus one forward pass for all.
+    Cost: 2/3 gradient per probe, plus one forward pass for all; with `samples`, the part of it that
+    they are of the batch, and a forward pass.
 
     Example:
         >>> Hutchinson(num_probes=0)
@@ -212,6 +220,7 @@ class Hutchinson(_PerSampleEstimator):
     num_probes: int = 1
     microbatch_size: int | None = None
     shared: bool = False
+    samples: int | None = None
     stochastic: ClassVar[bool] = True
     closed_forms: ClassVar[bool] = True
 
@@ -220,6 +229,22 @@ class Hutchinson(_PerSampleEstimator):
         require(
             isinstance(self.shared, bool), "shared", expected="True or False", got=repr(self.shared)
         )
+        require(
+            not (self.shared and self.samples),
+            "samples",
+            expected="None where probes are shared",
+            got=self.samples,
+        )
+
+    def linearize(
+        self, apply_fn: ApplyFn, params: PyTree, inputs: PyTree, *, wrt: parameters.Subset = None
+    ) -> PerSample:
+        """Linearise every sample on its own, or those alone that are chosen."""
+        one_by_one = functools.partial(super().linearize, apply_fn, params, wrt=wrt)
+        whole = one_by_one(inputs)
+        if self.samples is None or self.samples >= len(whole.outputs):
+            return whole
+        return ChosenSamples(whole, inputs, one_by_one, self.samples)
 
     def draw(
         self,
@@ -229,7 +254,17 @@ class Hutchinson(_PerSampleEstimator):
         mask: Bool[Array, " batch"],
         weights: PyTree | None = None,
     ) -> Float[Array, "rows probes leaf"]:
-        """Draw signs for every sample, or the same for all; see `Estimator.draw`."""
+        """Draw signs for every sample, or the same for all; see `Estimator.draw`.
+
+        Samples that are not chosen have rows of zeros.
+        """
+        if isinstance(linearization, ChosenSamples):
+            choice, probes = jax.random.split(required_key(self, key))
+            rows = choose(choice, mask, linearization.count)
+            few = jnp.ones(len(rows), bool)
+            drawn = self.draw(linearization.of(rows), key=probes, mask=few, weights=weights)
+            zeros = jnp.zeros((len(mask), *drawn.shape[1:]), drawn.dtype)
+            return zeros.at[rows].set(drawn)
         del mask
         shape, dtype = linearization.probed.shape, linearization.probed.dtype
         key = required_key(self, key)
@@ -299,12 +334,23 @@ def probed_as_one(estimator: Estimator) -> bool:
     return shared or not estimator.per_sample
 
 
+def probed_rows(
+    linearization: Any, key: Key[Array, ""] | None, mask: Bool[Array, " batch"]
+) -> Bool[Array, " batch"]:
+    """Return which samples have rows among the draws made with this key."""
+    if key is None or not isinstance(linearization, ChosenSamples):
+        return mask
+    return chosen_rows(jax.random.split(key)[0], mask, linearization.count)
+
+
 def exact_leaves(estimator: Estimator, linearization: Any, num_leaves: int) -> range | list[int]:
     """Return which parameter leaves the draws of an estimator hold without error.
 
     All of them, for an estimator that does not draw, and where a single sign is drawn, whose square
     is 1. Otherwise those of which the linearisation knows a closed form.
     """
+    if isinstance(linearization, ChosenSamples):
+        return []
     shape = linearization.outputs.shape
     num_signs = math.prod(shape[1:] if estimator.per_sample else shape)
     if not estimator.stochastic or num_signs == 1:

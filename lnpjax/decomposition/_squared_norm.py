@@ -13,6 +13,7 @@ from lnpjax._base.entry_points import entry_point
 from lnpjax._base.intervals import Interval, scale_interval
 from lnpjax._base.printing import result
 from lnpjax._base.shards import AxisName, Shards, shards_over
+from lnpjax.decomposition._chosen import ChosenSamples
 from lnpjax.decomposition._estimators import (
     Estimator,
     Hutchinson,
@@ -20,6 +21,7 @@ from lnpjax.decomposition._estimators import (
     check_estimator_key,
     exact_leaves,
     probed_as_one,
+    probed_rows,
 )
 from lnpjax.jacobian import ApplyFn
 from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
@@ -44,7 +46,8 @@ class Estimate:
             all).
         df: how well `sem` is known, as the effective degrees of freedom of its square
             (`lnpjax.jacobian._probe_noise.degrees_of_freedom`); inf where there is no error.
-        per_sample: ``|J_i|_F^2`` for each sample; zero where masked, NaN for `GlobalHutchinson`.
+        per_sample: ``|J_i|_F^2`` for each sample; zero where masked, NaN where it was not probed,
+            and for `GlobalHutchinson`.
         groups: `value` split over parameter groups; the parts add up to it.
         groups_sem: the standard errors of the parts.
         groups_df: the degrees of freedom of these.
@@ -208,9 +211,14 @@ def estimate_squared_norm(
     """
     draws = estimator.draw(linearization, key=key, mask=mask, weights=preconditioner)
     if estimator.per_sample:
-        draws = shards.rows(jnp.where(mask[:, None, None], draws, 0))
-        rows = shards.rows(mask)
+        own = probed_rows(linearization, key, mask)
+        draws = shards.rows(jnp.where(own[:, None, None], draws, 0))
+        rows, valid = shards.rows(own), shards.rows(mask)
         per_sample = jnp.mean(jnp.sum(draws, axis=2), axis=1)
+        if isinstance(linearization, ChosenSamples):
+            per_sample = jnp.where(rows | ~valid, per_sample, jnp.nan)
+            # Each stands for as many; what is chosen differs by more than what is drawn of it.
+            draws = jnp.mean(draws, axis=1, keepdims=True) * (jnp.sum(valid) / jnp.sum(rows))
     else:
         draws, rows = shards.total(draws), jnp.ones(1, bool)
         per_sample = jnp.full(mask.shape[0] * shards.count, jnp.nan, draws.dtype)
