@@ -30,6 +30,8 @@ FOLDERS = {
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",
     "shells-double-descent": "spectral_shells.double_descent",
+    "scaling-laws": "spectral_reach.scaling_laws",
+    "isocompute": "spectral_reach.isocompute",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

@@ -1,0 +1,1 @@
+"""The experiments of Spectral Reach on networks, and what they share."""
