@@ -41,19 +41,24 @@ class Reproduce:
     Args:
         experiment: Which one, by the name in `lnpjax.experiments.FOLDERS`.
         preset: smoke ends in seconds and shows that it works; cpu in minutes on two cores, smaller
-            than the paper; paper has the paper's sizes.
+            than the paper; long, where there is one, in a night; paper has the paper's sizes.
         data: A folder with folders mnist, fashion_mnist and cifar10 (the files as distributed) for
             the experiments that learn images. None: scikit-learn's digits, which need no download.
         out: A folder for the results. None: reproductions/EXPERIMENT-PRESET.
         judge: A folder of finished results, whose claims are judged and whose figures are drawn
             again from its rows, without any computation.
+        only: Compute the units whose names match this pattern (such as 'stories-*'), and judge
+            nothing, so that several processes share the work, each with its own --out. None: all.
+        merge: Folders that runs with --only left, whose units are taken over into --out.
     """
 
     experiment: Annotated[str, _positional(), _listed()] = ""
-    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    preset: Literal["smoke", "cpu", "long", "paper"] = "cpu"
     data: str | None = None
     out: str | None = None
     judge: str | None = None
+    only: str | None = None
+    merge: tuple[str, ...] = ()
 
     def __call__(self) -> int:
         """Run the command.
@@ -76,7 +81,18 @@ class Reproduce:
             done = judge_again(experiment, preset, self.judge)
         else:
             out = f"reproductions/{name}-{preset}" if self.out is None else self.out
-            done = reproduce(experiment, preset, out, data=self.data, progress=terminal_progress())
+            done = reproduce(
+                experiment,
+                preset,
+                out,
+                data=self.data,
+                progress=terminal_progress(),
+                only=self.only,
+                merge=self.merge,
+            )
+        if self.judge is None and self.only is not None:
+            print(f"units {shown(done.folder)}")
+            return 0
         console().print(claims_table(done.title, done.judged))
         print(f"results {shown(done.folder)}")
         return 0

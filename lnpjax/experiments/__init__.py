@@ -34,6 +34,8 @@ FOLDERS = {
     "hutchinson-convergence": "spectral_reach.hutchinson_convergence",
     "explicit-spectrum": "spectral_reach.explicit_spectrum",
     "mode-freezing": "spectral_reach.mode_freezing",
+    "scaling-laws": "spectral_reach.scaling_laws",
+    "isocompute": "spectral_reach.isocompute",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

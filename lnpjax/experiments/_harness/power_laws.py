@@ -89,16 +89,53 @@ def limited_exponent(
     means = draws_of_log_means(values, seed=seed)
     # Means far better known than the law is true must not decide alone.
     errors = np.exp(means.rows[0]) * np.maximum(means.errors, 1e-3)
-    squares = _best_limited(scales, np.exp(means.rows[:1]), errors)[1]
+    squares = _best_limited(scales, np.exp(means.rows[:1]), errors)[2]
     stretch = max(1.0, float(squares[0] / (len(scales) - 3)) ** 0.5)
     means = draws_of_log_means(values, stretch=stretch, seed=seed)
     return means.estimate(_best_limited(scales, np.exp(means.rows), errors)[0])
 
 
+class LimitedPowerLaw(NamedTuple):
+    """``limit + amplitude * scale^-exponent``; made by `limited_power_law`."""
+
+    limit: Float[np.ndarray, "*draws"]
+    exponent: Float[np.ndarray, "*draws"]
+
+
+def limited_power_law(
+    scales: Scales, means: Float[np.ndarray, "*draws scales"], errors: Scales
+) -> LimitedPowerLaw:
+    """Fit ``mean = limit + amplitude * scale^-exponent``, as `limited_exponent` does.
+
+    Args:
+        scales: such as steps of training, four or more.
+        means: at these, of one draw or several.
+        errors: of the means, up to a common factor.
+
+    Returns:
+        The limit, which is not negative, and the exponent; NaN where a mean is not a number.
+
+    Example:
+        >>> scales = 2.0 ** np.arange(8)
+        >>> law = limited_power_law(scales, 0.4 + scales**-0.5, np.ones(8))
+        >>> print(f"{law.limit:.2f} {law.exponent:.2f}")
+        0.40 0.50
+    """
+    require(len(scales) >= 4, "scales", expected="four or more", got=len(scales))
+    rows = np.reshape(means, (-1, len(scales)))
+    known = np.all(np.isfinite(rows), axis=1)
+    exponents, limits, _ = _best_limited(scales, np.where(known[:, None], rows, 0), errors)
+    shape = np.shape(means)[:-1]
+    return LimitedPowerLaw(
+        np.where(known, limits, np.nan).reshape(shape)[()],
+        np.where(known, exponents, np.nan).reshape(shape)[()],
+    )
+
+
 def _best_limited(
     scales: Scales, means: Float[np.ndarray, "draws scales"], errors: Scales
-) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
-    """The best exponent of each draw, and its weighted sum of squares."""
+) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+    """The best exponent of each draw, its limit, and its weighted sum of squares."""
     y = means / errors
     powers = scales ** -EXPONENTS[:, None] / errors  # (exponents, scales)
     ones = np.broadcast_to(1 / errors, powers.shape)
@@ -110,8 +147,9 @@ def _best_limited(
     alone = powers / np.linalg.norm(powers, axis=1, keepdims=True)
     explained = np.where(limits >= 0, explained, (y @ alone.T) ** 2)
     best = np.argmax(explained, axis=1)
-    rest = np.sum(y**2, axis=1) - explained[np.arange(len(y)), best]
-    return EXPONENTS[best], rest
+    draws = np.arange(len(y))
+    rest = np.sum(y**2, axis=1) - explained[draws, best]
+    return EXPONENTS[best], np.maximum(limits[draws, best], 0), rest
 
 
 class Crossover(NamedTuple):

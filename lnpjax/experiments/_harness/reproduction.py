@@ -35,7 +35,8 @@ class Reproduction(Generic[Config]):
         title: what it is, with the figures of the paper that it makes.
         paper: the paper's title.
         figures: which of its figures are made.
-        presets: a config per size: "smoke" (seconds, for tests), "cpu" (minutes), "paper".
+        presets: a config per size: "smoke" (seconds, for tests), "cpu" (minutes), "paper", and
+            in some "long" (a night).
         num_units: how many units its sweep has, with the folder of data, if the user named one.
         measure: computes what is missing of the sweep; is also given the folder of data that the
             user named, or None. Whatever its results depend on is in the config.
@@ -69,6 +70,8 @@ def reproduce(
     *,
     data: str | os.PathLike[str] | None = None,
     progress: SweepProgress | None = None,
+    only: str | None = None,
+    merge: Sequence[str | os.PathLike[str]] = (),
 ) -> Reproduced:
     """Run an experiment, or what is left of it, and write what it found.
 
@@ -81,12 +84,18 @@ def reproduce(
         out: the folder; one that holds a part of the same sweep is continued.
         data: a folder of data, for experiments that need one.
         progress: is told of every unit; silent by default.
+        only: compute the units whose names match this pattern, and judge nothing: several
+            processes, each with a folder of its own, so share the work. None for all.
+        merge: folders of the same preset, as runs with `only` left them, whose units are taken
+            over before the rest is computed.
 
     Returns:
-        The folder and the claims.
+        The folder and the claims; no claims with `only`.
 
     Raises:
-        ValueError: if there is no such preset, or the folder holds another sweep.
+        FileNotFoundError: if a folder of `merge` holds no sweep.
+        ValueError: if there is no such preset, the folder or one of `merge` holds another sweep, or
+            no unit matches `only`.
         RuntimeError: if another process is writing to the folder.
         OSError: if a file of the folder is a link.
         ImportError: matplotlib is not installed (the extra "run").
@@ -94,13 +103,20 @@ def reproduce(
     config = _config_of(experiment, preset)
     progress = SweepProgress() if progress is None else progress
     with writing_alone(out):
-        sweep = Sweep(out, config, progress=progress)
+        sweep = Sweep(out, config, progress=progress, only=only)
+        for part in merge:
+            sweep.take_over(part)
         folder = None if data is None else Path(data)
         progress.start(experiment.num_units(config, folder))
         try:
             experiment.measure(config, sweep, folder)
         finally:
             progress.stop()
+        if only is not None:
+            names = sweep.asked_for
+            expected = f"a pattern that matches one of {', '.join(names)}"
+            require(any(map(sweep.wants, names)), "only", expected=expected, got=repr(only))
+            return Reproduced(sweep.folder, _title(experiment, preset), [])
         sweep.write_results()
         return _concluded(experiment, preset, config, sweep)
 
@@ -182,13 +198,17 @@ def _config_of(experiment: Reproduction[Any], preset: str) -> Any:
     return experiment.presets[preset]
 
 
+def _title(experiment: Reproduction[Any], preset: str) -> str:
+    return f"{experiment.title}, preset {preset}"
+
+
 def _concluded(experiment: Reproduction[Any], preset: str, config: Any, sweep: Sweep) -> Reproduced:
     """Draw the figures, judge the claims, and write both."""
     figures = sweep.folder / "figures"
     figures.mkdir(exist_ok=True)
     experiment.draw(config, sweep, figures)
     entries = judged(experiment, preset, config, sweep)
-    title = f"{experiment.title}, preset {preset}"
+    title = _title(experiment, preset)
     about = {"experiment": experiment.name, "preset": preset, "title": title}
     values = strict_json(about | claims_json(entries), "claims", indent=1)
     write_atomically(sweep.folder / "claims.json", values + "\n")

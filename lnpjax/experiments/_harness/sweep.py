@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import gzip
 import hashlib
 import io
@@ -159,6 +160,8 @@ class Sweep:
         folder: where; made if it does not exist.
         config: a dataclass of JSON values, tuples, and such dataclasses.
         progress: is told of every unit; silent by default.
+        only: compute units whose names match this pattern (as of file names: "stories-*"), and of
+            the others hand out what is on disk, or nothing; None for all.
 
     Raises:
         ValueError: if the folder holds a sweep with another config; the message names the field.
@@ -185,10 +188,12 @@ class Sweep:
         config: Any,
         *,
         progress: SweepProgress | None = None,
+        only: str | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.progress = SweepProgress() if progress is None else progress
         self.num_computed = 0
+        self._config, self._only = config, only
         self._results: dict[str, UnitResult] = {}
         file = self.folder / "config.json"
         given = config_to_json(config)
@@ -214,12 +219,15 @@ class Sweep:
         fit = bool(name) and all(letter.isalnum() or letter in "._-" for letter in name)
         require(fit, "name", expected='letters, digits, ".", "_" and "-"', got=repr(name))
         require(name not in self._results, "name", expected="a new name per unit", got=repr(name))
-        result = self._read(name)
-        if result is None:
+        result = self.finished(name)
+        if result is None and not self.wants(name):
+            result = UnitResult([])
+            self.progress.done(name)
+        elif result is None:
             self.progress.begin(name)
             began = time.perf_counter()
             self._write(name, compute())
-            result = self._read(name)
+            result = self.finished(name)
             assert result is not None
             self.num_computed += 1
             self.progress.done(name, seconds=time.perf_counter() - began)
@@ -227,6 +235,49 @@ class Sweep:
             self.progress.done(name)
         self._results[name] = result
         return result
+
+    def wants(self, name: str) -> bool:
+        """Whether a unit is one of those that are computed here."""
+        return self._only is None or fnmatch.fnmatchcase(name, self._only)
+
+    @property
+    def asked_for(self) -> list[str]:
+        """The names of the units asked for so far."""
+        return list(self._results)
+
+    def take_over(self, folder: str | os.PathLike[str]) -> int:
+        """Copy the finished units of another folder that are missing here.
+
+        So that processes, or machines, may share the work of a sweep, each with a folder of its
+        own.
+
+        Args:
+            folder: of a sweep with the same config.
+
+        Returns:
+            How many were copied.
+
+        Raises:
+            FileNotFoundError: if there is no sweep in that folder.
+            ValueError: if it is one with another config; the message names the field.
+        """
+        source = Path(folder)
+        require(
+            (source / "config.json").exists(),
+            "folder",
+            expected="a folder with config.json and units/, as a sweep leaves it",
+            got=str(source),
+            error=FileNotFoundError,
+        )
+        other = Sweep(source, self._config)
+        names = sorted(file.stem for file in (source / UNITS_FOLDER).glob("*.sha256"))
+        copied = 0
+        for name in names:
+            result = None if self.finished(name) is not None else other.finished(name)
+            if result is not None:
+                self._write(name, result)
+                copied += 1
+        return copied
 
     def rows(self, **where: Any) -> list[dict[str, Any]]:
         """The rows of the units asked for so far, each with its unit's name under "unit".
@@ -282,8 +333,8 @@ class Sweep:
                 arrays.setdefault(unit, {})[name] = array
         self._results = {unit: UnitResult(rows.get(unit, []), arrays[unit]) for unit in arrays}
 
-    def _read(self, name: str) -> UnitResult | None:
-        """The result of a unit, if it is there as it was written."""
+    def finished(self, name: str) -> UnitResult | None:
+        """The result of a unit if it is on disk, as it was written; else None."""
         rows, arrays, sums = self._files(name)
         if not sums.exists():
             return None

@@ -224,6 +224,34 @@ def test_an_older_or_another_config_is_judged_as_it_is(tmp_path):
         judge_again(_experiment(), "cpu", tmp_path)
 
 
+def test_processes_share_the_units_of_a_sweep(tmp_path):
+    """Parts that match a pattern are computed in folders of their own, and then put together."""
+    parts = {"a": "size-[13]", "b": "size-2"}
+    for part, only in parts.items():
+        progress = Counting()
+        done = reproduce(_experiment(), "smoke", tmp_path / part, only=only, progress=progress)
+        assert not done.judged
+        assert not (done.folder / "claims.md").exists()
+        assert progress.computed == (["size-2"] if part == "b" else ["size-1", "size-3"])
+    progress = Counting()
+    whole = tmp_path / "whole"
+    merge = [tmp_path / part for part in parts]
+    done = reproduce(_experiment(), "smoke", whole, merge=merge, progress=progress)
+    assert progress.computed == []
+    assert [row["value"] for row in map(json.loads, (whole / "results.jsonl").open())] == [1, 4, 9]
+    assert len(done.judged) == 2
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"^only: expected a pattern that matches one of size-1"):
+        reproduce(_experiment(), "smoke", tmp_path / "a", only="size-9")
+    with pytest.raises(FileNotFoundError, match=r"^folder: expected a folder with config\.json"):
+        reproduce(_experiment(), "smoke", tmp_path / "a", merge=[tmp_path / "none"])
+    reproduce(_experiment(), "cpu", tmp_path / "b")
+    with pytest.raises(ValueError, match=r"^config: sizes"):
+        reproduce(_experiment(), "smoke", tmp_path / "a", merge=[tmp_path / "b"])
+
+
 def test_summaries_are_the_titles():
     for name, summary in experiments.summaries().items():
         assert experiments.experiment(name).title == summary

@@ -1,0 +1,38 @@
+"""What the claims of the experiments of Spectral Reach share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lnpjax.experiments._harness.claims import Need
+from lnpjax.experiments.spectral_reach.runs import Runs
+
+LEAST_SEEDS = 3
+MOST_PASSES = 4.0
+"""Over the data: up to four are about as good as new data (Muennighoff et al., 2023)."""
+
+
+def trained_well(sizes: Sequence[Runs]) -> list[Need]:
+    """Return what every claim needs of the runs.
+
+    Args:
+        sizes: all of them, of all data.
+    """
+    edges = [size.name for size in sizes if size.at_edge]
+    broken = [size.name for size in sizes if not size.finite]
+    passes = max(size.passes for size in sizes)
+    seeds = min(size.num_seeds for size in sizes)
+    return [
+        Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
+        Need(
+            "best learning rates that are not the lowest or highest of the grid",
+            not edges,
+            f"at the edge: {', '.join(edges)}" if edges else "",
+        ),
+        Need("losses that are numbers", not broken, ", ".join(broken)),
+        Need(
+            f"training data seen at most {MOST_PASSES:g} times",
+            passes <= MOST_PASSES,
+            f"{passes:.1f} times",
+        ),
+    ]

@@ -1,0 +1,164 @@
+"""The sizes of the experiment on scaling laws (Spectral Reach, sections 4 and B.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from lnpjax._base.checks import require
+from lnpjax.experiments.spectral_reach.options import Recipe, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScalingConfig:
+    """One size of the experiment.
+
+    Attributes:
+        tasks: what is learned, by which sizes. Without a folder of data, the last one's sizes learn
+            digits.
+        recipe: how they are trained and measured.
+
+    Raises:
+        ValueError: on construction, naming the field that cannot be.
+    """
+
+    tasks: tuple[Task, ...]
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+
+    def __post_init__(self) -> None:
+        require(len(self.tasks) >= 1, "tasks", expected="one or more", got=self.tasks)
+        for task in self.tasks:
+            self.recipe.check_divides("steps", task.steps)
+
+
+STORIES = ((2, 8, 32, 2), (2, 16, 64, 2), (3, 32, 96, 2), (3, 64, 192, 2), (4, 96, 256, 2))
+"""67.6K, 139K, 302K, 684K and 1.23M parameters with 4096 tokens; the last is in Table 1."""
+PIXELS = ((2, 24, 64, 2), (2, 40, 128, 2), (2, 64, 192, 2), (3, 96, 256, 2), (4, 128, 512, 2))
+"""26.2K, 64.2K, 140K, 382K and 1.12M parameters with 256 levels; the last two are in Table 2."""
+TABLE_1 = (
+    (4, 96, 256, 2),
+    (4, 128, 512, 2),
+    (5, 192, 512, 3),
+    (6, 256, 768, 4),
+    (7, 380, 1024, 5),
+    (8, 512, 1536, 8),
+    (18, 512, 1536, 8),
+    (18, 768, 2048, 12),
+)
+"""As `lnpjax.models.presets` has them, with a width of 380 where 5 heads do not divide 384."""
+TABLE_2 = (
+    (3, 32, 256, 2),
+    (3, 64, 256, 2),
+    (3, 96, 256, 2),
+    (4, 128, 512, 2),
+    (5, 192, 512, 3),
+    (6, 256, 768, 4),
+    (7, 380, 1024, 5),
+)
+
+PRESETS = {
+    "smoke": ScalingConfig(
+        tasks=(
+            Task(
+                source="digits",
+                sizes=((1, 4, 8, 2), (1, 8, 16, 2), (1, 16, 32, 2)),
+                batch_size=4,
+                steps=40,
+                num_validation=8,
+                num_test=8,
+            ),
+        ),
+        recipe=Recipe(
+            rates=(2e-3, 8e-3, 3.2e-2),
+            pilot_steps=10,
+            num_seeds=2,
+            warmup_steps=3,
+            chunk_steps=10,
+            windows_per_decade=5,
+            window_width=3,
+        ),
+    ),
+    "cpu": ScalingConfig(
+        tasks=(
+            Task(
+                source="stories",
+                sizes=STORIES,
+                context_length=64,
+                batch_size=8,
+                steps=1500,
+                num_validation=160,
+                num_test=160,
+            ),
+            Task(
+                source="fashion",
+                sizes=PIXELS,
+                context_length=97,
+                pooled=2,
+                batch_size=16,
+                steps=1500,
+                num_validation=160,
+                num_test=160,
+            ),
+        ),
+        recipe=Recipe(
+            rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), pilot_steps=150, num_seeds=3
+        ),
+    ),
+    "long": ScalingConfig(
+        tasks=(
+            Task(
+                source="stories",
+                sizes=(*STORIES, (5, 128, 512, 2)),
+                context_length=64,
+                batch_size=16,
+                steps=1900,
+                num_validation=320,
+                num_test=160,
+            ),
+            Task(
+                source="fashion",
+                sizes=(*PIXELS, (5, 192, 512, 3)),
+                pooled=2,
+                batch_size=32,
+                steps=2400,
+                num_validation=640,
+                num_test=320,
+            ),
+        ),
+        recipe=Recipe(
+            rates=(7.5e-4, 1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2, 9.6e-2),
+            pilot_steps=300,
+            num_seeds=4,
+        ),
+    ),
+    "paper": ScalingConfig(
+        tasks=(
+            Task(
+                source="simplestories",
+                sizes=TABLE_1,
+                context_length=512,
+                batch_size=32,
+                steps=66_100,
+                num_validation=160,
+                num_test=640,
+            ),
+            Task(
+                source="cifar5m",
+                sizes=TABLE_2,
+                batch_size=128,
+                steps=42_200,
+                num_validation=4096,
+                num_test=4096,
+            ),
+        ),
+        recipe=Recipe(
+            rates=(7.5e-5, 1.5e-4, 3e-4, 6e-4, 1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2, 8e-2),
+            pilot_steps=2000,
+            num_seeds=3,
+            warmup_steps=100,
+            chunk_steps=100,
+            windows_per_decade=5,
+            window_width=50,
+            window_growth=0.0,
+        ),
+    ),
+}

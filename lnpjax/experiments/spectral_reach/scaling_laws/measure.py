@@ -1,0 +1,42 @@
+"""Train language models of several sizes and measure them (Spectral Reach, sections 4, B.2).
+
+What differs from the paper in the presets `cpu` and `long`: the sizes; fewer and smaller batches;
+TinyStories, the first 2 MiB, under the tokenizer of SimpleStories, in sequences of 64 tokens; in
+place of CIFAR-5M Fashion-MNIST, of which four pixels are averaged into one (and, in `cpu`, the
+upper half is learned). With 4096 tokens
+nothing has fewer parameters than 67K here: the embedding and the read-out alone have 65,536 at a
+width of 8. The learning rate of a size is the one of a grid whose short run has the lowest
+validation loss. Batches B are drawn from validation samples and test losses taken on others. One
+probe for each sequence stands for the paper's ten for the whole batch. The last window ends with
+the run; late ones are longer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_reach import runs
+from lnpjax.experiments.spectral_reach.scaling_laws.config import ScalingConfig
+
+
+def measure(config: ScalingConfig, sweep: Sweep, data: Path | None) -> None:
+    """Train and measure what the sweep does not hold yet.
+
+    Args:
+        config: the size.
+        sweep: where results are kept.
+        data: the folder of data, or None for digits.
+    """
+    runs.measure_runs(config.tasks, config.recipe, sweep, data)
+
+
+def num_units(config: ScalingConfig, data: Path | None = None) -> int:
+    """How many units `measure` asks for.
+
+    Example:
+        >>> from lnpjax.experiments.spectral_reach.scaling_laws.config import PRESETS
+        >>> num_units(PRESETS["smoke"])
+        6
+    """
+    return runs.num_units(config.tasks, data)
