@@ -20,7 +20,8 @@ from lnpjax.data import Batches, Dataset, validation_batch, validation_batches
 from lnpjax.decomposition import lnp
 from lnpjax.jacobian import Batch
 from lnpjax.models import Llama, split_llama
-from lnpjax.pretraining.config import PretrainConfig, require_divisible
+from lnpjax.pretraining.config import PretrainConfig
+from lnpjax.pretraining.config._checks import require_divisible
 from lnpjax.pretraining.lens import Lens, LensSpectra
 from lnpjax.sharding import batch_sharding, gather_over_data, parameter_shardings, place, replicated
 from lnpjax.spectra import PositionDistribution, position_distribution, tail_window
