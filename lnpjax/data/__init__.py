@@ -15,11 +15,13 @@ from lnpjax.data.datasets import (
     ArrayDataset,
     Batch,
     Dataset,
+    DatasetWithTest,
     TokenDataset,
-    encode_documents,
     fingerprint,
 )
+from lnpjax.data.encoding import encode_documents
 from lnpjax.data.hub import hub_documents
+from lnpjax.data.image_parts import ImageParts, read_image_parts
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
 from lnpjax.data.random_access import Source, SourceDataset
@@ -34,6 +36,8 @@ __all__ = [
     "Batches",
     "ByteTokenizer",
     "Dataset",
+    "DatasetWithTest",
+    "ImageParts",
     "JsonTokenizer",
     "Source",
     "SourceDataset",
@@ -50,6 +54,7 @@ __all__ = [
     "next_pixel_sequences",
     "pad_batch",
     "read_documents",
+    "read_image_parts",
     "read_tokens",
     "split_documents",
     "standard_library_documents",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -13,17 +14,20 @@ from lnpjax.data.datasets import (
     NUM_VALIDATION,
     ArrayDataset,
     TokenDataset,
-    encode_documents,
 )
+from lnpjax.data.encoding import encode_documents
 from lnpjax.data.files import TEXT_EXTENSIONS, TOKEN_EXTENSIONS, extension, holds_tokens
 from lnpjax.data.hub import HUB_DATASETS, PREFIX, hub_documents
+from lnpjax.data.image_parts import PixelSequences, holds_image_parts, read_image_parts
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences, read_images
+from lnpjax.data.random_access import SourceDataset
 from lnpjax.data.sources import (
     DOCUMENT_SEPARATOR,
     STANDARD_LIBRARY_BYTES,
     read_documents,
     standard_library_documents,
 )
+from lnpjax.data.splits import size_of_test
 from lnpjax.data.token_files import TokenFiles, read_tokens
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
@@ -75,19 +79,22 @@ def load_dataset(
     vocab_size: int | None = None,
     context_length: int | None = None,
     num_validation: int = NUM_VALIDATION,
+    num_test: int | None = None,
+    held_out: float | None = None,
     max_bytes: int | None = None,
     text_field: str | None = None,
     separator: str = DOCUMENT_SEPARATOR,
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> TokenDataset | ArrayDataset:
+) -> TokenDataset | ArrayDataset | SourceDataset:
     """Load the data set of a name or path.
 
     Args:
         data: `"stdlib"` (the interpreter's own sources), `"digits"` (scikit-learn's digits,
             next-pixel prediction), `"simplestories"`, ``hf:owner/name`` (see `hub_documents`), or a
             path: what `read_documents` or `read_tokens` reads, or an `.npz` file of uint8 images
-            (next-pixel prediction). A folder with text and token files is one of text.
+            (next-pixel prediction), or what `read_image_parts` reads, such as the folder of
+            CIFAR-5M's six files. A folder with text and token files is one of text.
         tokenizer: for text: None or `"bytes"`, else the path of a Hugging Face `tokenizers` JSON
             file. For token files: None, or that of the tokenizer that wrote them.
         vocab_size: for token files: how many tokens there are, which the files do not say; None for
@@ -95,6 +102,9 @@ def load_dataset(
         context_length: positions per sequence; None for 128 with text, and for one whole image
             with images.
         num_validation: samples in the fixed validation set.
+        num_test: samples in the fixed test set; None for none, or for what `held_out` leaves.
+        held_out: the share of all samples that is not trained on, rounded down: the test set has
+            those that the validation set leaves. None for only the samples that were counted.
         max_bytes: read at most that much text, or of token files; None for all of it, except 4 MiB
             of `"stdlib"`.
         text_field: the field or column that holds the text (see `read_documents`).
@@ -103,7 +113,8 @@ def load_dataset(
         progress: called while text is encoded with the documents and tokens so far.
 
     Returns:
-        A `TokenDataset` for text and tokens, an `ArrayDataset` for images.
+        A `TokenDataset` for text and tokens, an `ArrayDataset` for images, a `SourceDataset` for
+        images that stay on the disk.
 
     Raises:
         FileNotFoundError: if `data` is neither a known name nor a path, or the tokenizer file is
@@ -129,8 +140,9 @@ def load_dataset(
     for argument in _WITHOUT_EFFECT[kind]:
         value = given[argument]
         require(value is None, argument, expected=f"None for {kind} ({data})", got=repr(value))
+    sizes = _Sizes(num_validation, num_test, held_out)
     if kind == "images":
-        return _load_images(data, context_length=context_length, num_validation=num_validation)
+        return _load_images(data, context_length, sizes)
     ids: np.ndarray | TokenFiles
     if kind == "tokens":
         size = vocab_size or (tokenizer and load_tokenizer(tokenizer).vocab_size) or None
@@ -144,13 +156,26 @@ def load_dataset(
         expected = "at least one document that is not empty"
         require(len(ids) > 0, "data", expected=expected, got=f"none in {data}")
     assert size is not None
+    length = DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
     return TokenDataset(
         ids=ids,
         vocab_size=size,
-        context_length=DEFAULT_CONTEXT_LENGTH if context_length is None else context_length,
+        context_length=length,
         num_validation=num_validation,
         name=Path(data).name if is_path(data) else data,
+        num_test=sizes.num_test_of(len(ids) // (length + 1)),
     )
+
+
+class _Sizes(NamedTuple):
+    """What is held out of samples that have not been counted yet."""
+
+    num_validation: int
+    num_test: int | None
+    held_out: float | None
+
+    def num_test_of(self, num_samples: int) -> int:
+        return size_of_test(num_samples, self.num_validation, self.num_test, self.held_out)
 
 
 _WITHOUT_EFFECT = {
@@ -176,7 +201,7 @@ def _kind_of(data: str) -> _Kind:
     if holds_tokens(data):
         return "tokens"
     is_file = Path(data).is_file()
-    is_images = is_file and Path(data).suffix == ".npz"
+    is_images = (is_file and Path(data).suffix == ".npz") or holds_image_parts(data)
     require(
         not is_file or is_images or extension(data) is not None,
         "data",
@@ -200,15 +225,22 @@ def _open_documents(
     return read_documents(data, text_field=text_field, separator=separator, longest=longest)
 
 
-def _load_images(data: str, *, context_length: int | None, num_validation: int) -> ArrayDataset:
+def _load_images(
+    data: str, context_length: int | None, sizes: _Sizes
+) -> ArrayDataset | SourceDataset:
+    name, num_validation = Path(data).name, sizes.num_validation
+    dataset: ArrayDataset | SourceDataset
     if data == "digits":
         dataset = digits(num_validation=num_validation)
+        dataset = replace(dataset, num_test=sizes.num_test_of(len(dataset.targets)))
+    elif holds_image_parts(data):
+        source = PixelSequences(read_image_parts(data, gray=True)[0])
+        num_test = sizes.num_test_of(len(source))
+        dataset = SourceDataset(source, 256, num_validation, name, num_test)
     else:
-        dataset = next_pixel_dataset(
-            next_pixel_sequences(read_images(data)),
-            num_validation=num_validation,
-            name=Path(data).name,
-        )
+        sequences = next_pixel_sequences(read_images(data))
+        dataset = next_pixel_dataset(sequences, num_validation=num_validation, name=name)
+        dataset = replace(dataset, num_test=sizes.num_test_of(len(sequences)))
     require(
         context_length in (None, dataset.context_length),
         "context_length",
