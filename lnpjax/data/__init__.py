@@ -10,7 +10,13 @@ Example:
     (4, 32)
 """
 
-from lnpjax.data.batches import Batches, pad_batch, validation_batch, validation_batches
+from lnpjax.data.batches import (
+    Batches,
+    batches_of_test,
+    pad_batch,
+    validation_batch,
+    validation_batches,
+)
 from lnpjax.data.datasets import (
     ArrayDataset,
     Batch,
@@ -19,6 +25,7 @@ from lnpjax.data.datasets import (
     TokenDataset,
     fingerprint,
 )
+from lnpjax.data.documents import PADDING, DocumentSequences
 from lnpjax.data.encoding import encode_documents
 from lnpjax.data.hub import hub_documents
 from lnpjax.data.image_parts import ImageParts, read_image_parts
@@ -31,12 +38,14 @@ from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 __all__ = [
     "KNOWN_DATA",
+    "PADDING",
     "ArrayDataset",
     "Batch",
     "Batches",
     "ByteTokenizer",
     "Dataset",
     "DatasetWithTest",
+    "DocumentSequences",
     "ImageParts",
     "JsonTokenizer",
     "Source",
@@ -44,6 +53,7 @@ __all__ = [
     "TokenDataset",
     "TokenFiles",
     "Tokenizer",
+    "batches_of_test",
     "digits",
     "encode_documents",
     "fingerprint",

@@ -15,6 +15,7 @@ from lnpjax.data.datasets import (
     ArrayDataset,
     TokenDataset,
 )
+from lnpjax.data.documents import DocumentSequences
 from lnpjax.data.encoding import encode_documents
 from lnpjax.data.files import TEXT_EXTENSIONS, TOKEN_EXTENSIONS, extension, holds_tokens
 from lnpjax.data.hub import HUB_DATASETS, PREFIX, hub_documents
@@ -81,6 +82,7 @@ def load_dataset(
     num_validation: int = NUM_VALIDATION,
     num_test: int | None = None,
     held_out: float | None = None,
+    sequences: Literal["packed", "documents"] = "packed",
     max_bytes: int | None = None,
     text_field: str | None = None,
     separator: str = DOCUMENT_SEPARATOR,
@@ -105,6 +107,9 @@ def load_dataset(
         num_test: samples in the fixed test set; None for none, or for what `held_out` leaves.
         held_out: the share of all samples that is not trained on, rounded down: the test set has
             those that the validation set leaves. None for only the samples that were counted.
+        sequences: how text is cut: `"packed"`, one stream of all documents, into sequences that
+            follow one another; `"documents"`, one sequence for each document, cut or padded (see
+            `DocumentSequences`). For token files, this needs the tokenizer that wrote them.
         max_bytes: read at most that much text, or of token files; None for all of it, except 4 MiB
             of `"stdlib"`.
         text_field: the field or column that holds the text (see `read_documents`).
@@ -114,7 +119,7 @@ def load_dataset(
 
     Returns:
         A `TokenDataset` for text and tokens, an `ArrayDataset` for images, a `SourceDataset` for
-        images that stay on the disk.
+        images that stay on the disk and for documents.
 
     Raises:
         FileNotFoundError: if `data` is neither a known name nor a path, or the tokenizer file is
@@ -137,18 +142,28 @@ def load_dataset(
     kind = _kind_of(data)
     given = {"tokenizer": tokenizer, "vocab_size": vocab_size}
     given |= {"max_bytes": max_bytes, "text_field": text_field}
+    require(
+        sequences in ("packed", "documents"),
+        "sequences",
+        expected="'packed' or 'documents'",
+        got=repr(sequences),
+    )
+    given["sequences"] = sequences
     for argument in _WITHOUT_EFFECT[kind]:
         value = given[argument]
-        require(value is None, argument, expected=f"None for {kind} ({data})", got=repr(value))
+        usual = "packed" if argument == "sequences" else None
+        expected = f"{usual} for {kind} ({data})"
+        require(value in (None, usual), argument, expected=expected, got=repr(value))
     sizes = _Sizes(num_validation, num_test, held_out)
     if kind == "images":
         return _load_images(data, context_length, sizes)
     ids: np.ndarray | TokenFiles
+    encoder = load_tokenizer(tokenizer) if kind == "text" or tokenizer else None
     if kind == "tokens":
-        size = vocab_size or (tokenizer and load_tokenizer(tokenizer).vocab_size) or None
+        size = encoder.vocab_size if encoder and not vocab_size else vocab_size
         ids = read_tokens(data, vocab_size=size, max_bytes=max_bytes)
     else:
-        encoder = load_tokenizer(tokenizer)
+        assert encoder is not None
         size = encoder.vocab_size
         budget = STANDARD_LIBRARY_BYTES if data == "stdlib" and max_bytes is None else max_bytes
         documents = _open_documents(data, text_field, separator, cache_dir, budget)
@@ -157,14 +172,17 @@ def load_dataset(
         require(len(ids) > 0, "data", expected=expected, got=f"none in {data}")
     assert size is not None
     length = DEFAULT_CONTEXT_LENGTH if context_length is None else context_length
-    return TokenDataset(
-        ids=ids,
-        vocab_size=size,
-        context_length=length,
-        num_validation=num_validation,
-        name=Path(data).name if is_path(data) else data,
-        num_test=sizes.num_test_of(len(ids) // (length + 1)),
-    )
+    name = Path(data).name if is_path(data) else data
+    if sequences == "documents":
+        end = None if encoder is None else encoder.end_of_text
+        expected = "a tokenizer that marks the end of a text, for one document in each sequence"
+        require(end is not None, "tokenizer", expected=expected, got=repr(tokenizer))
+        assert end is not None
+        source = DocumentSequences(ids, end, length)
+        num_test = sizes.num_test_of(len(source))
+        return SourceDataset(source, size, num_validation, name, num_test, padded=True)
+    num_test = sizes.num_test_of(len(ids) // (length + 1))
+    return TokenDataset(ids, size, length, num_validation, name=name, num_test=num_test)
 
 
 class _Sizes(NamedTuple):
@@ -179,7 +197,7 @@ class _Sizes(NamedTuple):
 
 
 _WITHOUT_EFFECT = {
-    "images": ("tokenizer", "vocab_size", "max_bytes", "text_field"),
+    "images": ("tokenizer", "vocab_size", "max_bytes", "text_field", "sequences"),
     "tokens": ("text_field",),
     "text": ("vocab_size",),
 }

@@ -19,6 +19,7 @@ from lnpjax.data.datasets import (
     require_range,
     settings_of_test,
 )
+from lnpjax.data.documents import PADDING
 from lnpjax.data.splits import Split, check_split, split_rows, spread_evenly
 
 HASHED_SAMPLES = 1024
@@ -55,6 +56,7 @@ class SourceDataset:
         num_validation: samples in the validation set.
         name: what the data is called in logs.
         num_test: samples in the test set.
+        padded: whether targets may be `lnpjax.data.PADDING`, which count for nothing.
 
     Raises:
         TypeError: if the source has no length or no index, as iterators have not.
@@ -75,6 +77,7 @@ class SourceDataset:
     num_validation: int = NUM_VALIDATION
     name: str = "source"
     num_test: int = 0
+    padded: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -138,7 +141,8 @@ class SourceDataset:
                 f"source: expected samples of the same shapes, got {shapes} ({error})"
             ) from error
         require_integers("targets", targets)
-        require_range("targets", targets, self.vocab_size)
+        counted = targets[targets != PADDING] if self.padded else targets
+        require_range("targets", counted, self.vocab_size)
         if inputs.dtype.kind in "iu":
             inputs = inputs.astype(np.int32)
         return inputs, targets.astype(np.int32)

@@ -107,23 +107,21 @@ def size_of_test(
     Args:
         num_samples: how many there are in all.
         num_validation: how many validate.
-        num_test: how many test; None for none, or for what `held_out` leaves.
+        num_test: how many test; None for what `held_out` leaves, or none without it.
         held_out: the share of all samples that is not trained on, rounded down; None for none.
 
     Returns:
         How many test.
 
     Raises:
-        ValueError: if both are given, the share is not in (0, 1), or it is too small for the
-            validation set.
+        ValueError: if the share is not in (0, 1), or too small for the validation set.
 
     Example:
         >>> 4096 + size_of_test(6 * 1_000_448, 4096, None, 0.1)
         600268
     """
-    if held_out is None:
+    if held_out is None or num_test is not None:
         return num_test or 0
-    require(num_test is None, "num_test", expected="None where held_out is given", got=num_test)
     inside = math.isfinite(held_out) and 0 < held_out < 1
     require(inside, "held_out", expected="a share of the samples, in (0, 1)", got=held_out)
     count = int(Fraction(str(held_out)) * num_samples)  # 0.29 * 100 is below 29

@@ -5,11 +5,13 @@ from lnpjax.pretraining.config import (
     MeasurementOptions,
     ModelOptions,
     PretrainConfig,
+    StartOptions,
     TrainingOptions,
 )
 from lnpjax.pretraining.folders import create_run, load_same_data, open_run, read_model
 from lnpjax.pretraining.loop import Outcome, pretrain
-from lnpjax.pretraining.program import Experiment, cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
+from lnpjax.pretraining.program import Experiment
 
 __all__ = [
     # what is set
@@ -18,6 +20,7 @@ __all__ = [
     "DataOptions",
     "TrainingOptions",
     "MeasurementOptions",
+    "StartOptions",
     # what runs
     "Experiment",
     "cross_entropy",

@@ -213,7 +213,6 @@ def test_a_tenth_of_cifar_5m_is_what_the_paper_holds_out():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((100, 4, 5, 0.1), "num_test: expected None where held_out is given, got 5"),
         ((100, 4, None, 1.0), r"held_out: expected a share of the samples, in \(0, 1\), got 1.0"),
         ((100, 11, None, 0.1), "held_out: expected a share with at least the 11 samples of num_va"),
     ],
@@ -221,4 +220,5 @@ def test_a_tenth_of_cifar_5m_is_what_the_paper_holds_out():
 def test_shares_that_do_not_fit_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         size_of_test(*arguments)
+    assert size_of_test(100, 4, 3, 0.29) == 3
     assert size_of_test(100, 4, None, 0.29) == 25  # 0.29 * 100 is below 29 in floating point

@@ -15,6 +15,7 @@ from lnpjax.pretraining.config.run import (
     MOST_PARAMETERS,
     PretrainConfig,
 )
+from lnpjax.pretraining.config.start import StartOptions
 from lnpjax.pretraining.config.training import (
     LARGEST_SEED,
     LEARNING_RATES,
@@ -29,6 +30,7 @@ __all__ = [
     "DataOptions",
     "TrainingOptions",
     "MeasurementOptions",
+    "StartOptions",
     # what they are checked against, and default to
     "ADDED_LATER",
     "LARGEST_SEED",

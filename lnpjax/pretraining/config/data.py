@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal, Self
 
 from lnpjax.data import Dataset, load_dataset
 
@@ -25,15 +26,22 @@ class DataOptions:
             - hf:owner/name, or hf:owner/name/CONFIGURATION: text on the Hugging Face hub.
             - .txt, .jsonl, .csv (.gz and .zst too), .parquet, .arrow, or a folder of them: text.
             - .bin, or a folder of them: token ids of nanoGPT or FineWeb, read from the disk.
-            - an .npz file of uint8 images: next pixel.
+            - an .npz file of uint8 images, or the folder of CIFAR-5M's six files: next pixel.
         tokenizer: Path of a Hugging Face tokenizers JSON file. None: the tokens are the bytes, 256
             of them.
         vocab_size: How many tokens there are, for files of token ids without --tokenizer
             (GPT-2's: 50257).
         context_length: Tokens per sequence. None: 64 for stdlib, 128 for other text, one whole
             image for images.
-        num_validation: Sequences held out: batch B of each measurement is drawn from them, and the
-            validation loss is the mean over all of them.
+        sequences: How text is cut: packed (one stream of all documents, cut every context_length +
+            1 tokens) or documents (one to a sequence, cut or padded; padding counts for nothing,
+            and every document for the same).
+        num_validation: Sequences held out for validation: batch B of each measurement is drawn from
+            them, and the validation loss is the mean over all of them.
+        num_test: Sequences held out for the test loss, on which nothing depends. None: those that
+            held_out leaves, or as many as num_validation.
+        held_out: Share of all sequences that is not trained on, rounded down; those that
+            num_validation leaves are the test set.
         max_bytes: Read at most this many bytes of text or of token ids. None: all of it (4 MiB of
             stdlib).
         text_field: Field or column that holds the text. None: text or story.
@@ -43,15 +51,29 @@ class DataOptions:
     tokenizer: str | None = None
     vocab_size: int | None = None
     context_length: int | None = None
+    sequences: Literal["packed", "documents"] = "packed"
     num_validation: int = 160
+    num_test: int | None = None
+    held_out: float | None = None
     max_bytes: int | None = None
     text_field: str | None = None
+
+    def with_test(self) -> Self:
+        """Return these options with a test set: if none is asked for, as large as the validation's.
+
+        Example:
+            >>> DataOptions(num_validation=40).with_test().num_test
+            40
+        """
+        given = self.num_test is not None or self.held_out is not None
+        return self if given else dataclasses.replace(self, num_test=self.num_validation)
 
     def load(self) -> Dataset:
         """Load the data set.
 
         Returns:
-            The data set, whose samples have one target per position.
+            The data set, whose samples have one target per position; without a test set, if
+            neither num_test nor held_out asks for one.
 
         Raises:
             ValueError: if a file is not what it should be, there is too little data, or an option
@@ -72,6 +94,9 @@ class DataOptions:
             vocab_size=self.vocab_size,
             context_length=context_length,
             num_validation=self.num_validation,
+            num_test=self.num_test,
+            held_out=self.held_out,
+            sequences=self.sequences,
             max_bytes=self.max_bytes,
             text_field=self.text_field,
         )
