@@ -9,6 +9,7 @@ from lnpjax.models.presets import PRESETS
 from lnpjax.pretraining.config.data import STDLIB_CONTEXT_LENGTH, DataOptions
 from lnpjax.pretraining.config.measurement import MOST_WINDOWS_PER_DECADE, MeasurementOptions
 from lnpjax.pretraining.config.model import SIZES, ModelOptions
+from lnpjax.pretraining.config.recipes import RECIPES, RecipeName, recipe_of
 from lnpjax.pretraining.config.run import (
     ADDED_LATER,
     MOST_LAYERS,
@@ -40,6 +41,9 @@ __all__ = [
     "MOST_STEPS",
     "MOST_WINDOWS_PER_DECADE",
     "PRESETS",
+    "RECIPES",
+    "RecipeName",
     "SIZES",
     "STDLIB_CONTEXT_LENGTH",
+    "recipe_of",
 ]
