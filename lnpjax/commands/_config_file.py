@@ -55,7 +55,8 @@ def options_before(kind: type[Command], file: Path | None, recipe: str | None) -
     name: Any = values.get("recipe") if recipe is None else recipe
     if name is not None:
         expected = f"one of {', '.join(RECIPES)}"
-        require(name in RECIPES, "recipe", expected=expected, got=repr(name))
+        known = isinstance(name, str) and name in RECIPES
+        require(known, "recipe", expected=expected, got=repr(name))
         sections = RECIPES[name]
         for section, options in sections.items():
             given = values.get(section, {})

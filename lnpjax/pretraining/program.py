@@ -378,8 +378,8 @@ class Compiled:
         self, params: PyTree, batches: Iterable[tuple[Batch, np.ndarray]], count: int
     ) -> float:
         evaluate = self._functions["evaluate"]
-        sums = [evaluate(params, *self._place(padded)) for padded in batches]
-        return math.fsum(float(total) for total in sums) / count
+        # One after the other: of a large test set, all batches at once would not fit the device.
+        return math.fsum(float(evaluate(params, *self._place(one))) for one in batches) / count
 
 
 def _take_gradient(metrics: dict[str, Any]) -> tuple[PyTree, Metrics]:

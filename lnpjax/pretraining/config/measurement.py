@@ -34,8 +34,8 @@ class MeasurementOptions:
             per sequence; precise), global (one probe for the whole batch; least memory, most noise)
             or exact (one backward pass per output; only for tiny models).
         num_probes: Random probes, for hutchinson and global; global has a standard error from two
-            on. The paper has ten that all sequences of a batch share; ours are independent, and one
-            of them is more precise than its ten, for a tenth of the cost.
+            on. The paper has ten that all sequences of a batch share; ours are independent, so that
+            errors average out over the batch: at 32 sequences, one is as precise as its ten.
         microbatch_size: Sequences whose Jacobians are in memory at once. None: all. The numbers are
             the same to rounding, with one exception: hutchinson needs no probes for the embedding
             and the read-out if all sequences are in memory, but needs them in microbatches. The

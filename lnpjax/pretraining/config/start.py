@@ -108,13 +108,8 @@ class StartOptions:
 
 
 def is_within(path: str, groups: tuple[str, ...]) -> bool:
-    """Return whether a parameter belongs to one of some parts.
-
-    Example:
-        >>> is_within("layers/1/norm", ("head", "layers/1")), is_within("layers/10", ("layers/1",))
-        (True, False)
-    """
-    return any(path == group or path.startswith(f"{group}/") for group in groups)
+    """Return whether a parameter belongs to one of some parts."""
+    return any(parameters.is_under(path, group) for group in groups)
 
 
 def _shapes(model: LlamaConfig) -> dict[str, tuple[int, ...]]:
