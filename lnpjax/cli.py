@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Sequence
 from importlib import metadata
 from io import TextIOWrapper
+from pathlib import Path
 from typing import Annotated, Any
 
 import jax
 
 from lnpjax._base.checks import import_extra
 from lnpjax._version import __version__
-from lnpjax.commands._config_file import named_file, options_of_file
+from lnpjax.commands._config_file import named, options_before
 from lnpjax.commands._exit import Exit, explain
 from lnpjax.commands.compare import Compare
 from lnpjax.commands.export import Export
@@ -27,6 +28,7 @@ from lnpjax.commands.reproduce import Reproduce
 from lnpjax.commands.spectrum import Spectrum
 from lnpjax.commands.train import Train
 from lnpjax.commands.validate import Validate
+from lnpjax.pretraining.config import RECIPES
 
 DEBUG = "--debug"
 
@@ -81,8 +83,9 @@ def _command(arguments: list[str]) -> int:
         return Exit.DONE
     tyro: Any = import_extra("tyro", extra="run", purpose="the command line")
     train: Any = Train
-    if arguments[:1] == ["train"] and (file := named_file(arguments)) is not None:
-        default = options_of_file(Train, file)
+    file, recipe = (named(arguments, option) for option in ("--config", "--recipe"))
+    if arguments[:1] == ["train"] and (file is not None or recipe in RECIPES):
+        default = options_before(Train, None if file is None else Path(file), recipe)
         train = Annotated[Train, tyro.conf.subcommand("train", default=default)]
     command = tyro.cli(
         train | Plot | Compare | Report | Inspect | Spectrum | Validate | Reproduce | Export,

@@ -81,7 +81,13 @@ def by_depth(depth: int) -> Callable[[str], str]:
     return lambda path: "/".join(path.split("/")[:depth])
 
 
-def _under(path: str, prefix: str) -> bool:
+def is_under(path: str, prefix: str) -> bool:
+    """Return whether a path begins with a prefix, whole names of it.
+
+    Example:
+        >>> is_under("layers/1/norm", "layers/1"), is_under("layers/10/norm", "layers/1")
+        (True, False)
+    """
     return path == prefix or path.startswith(prefix + "/")
 
 
@@ -101,12 +107,12 @@ def _selected(params: PyTree, wrt: Subset) -> list[bool]:
     if isinstance(wrt, Sequence) and wrt and all(isinstance(prefix, str) for prefix in wrt):
         for prefix in wrt:
             require(
-                any(_under(name, prefix) for name in names),
+                any(is_under(name, prefix) for name in names),
                 "wrt",
                 expected=f"path prefixes of the parameters ({_listed(names)})",
                 got=repr(prefix),
             )
-        return [any(_under(name, prefix) for prefix in wrt) for name in names]
+        return [any(is_under(name, prefix) for prefix in wrt) for name in names]
     try:
         mask = jax.tree.leaves(jax.tree.broadcast(wrt, params))
     except ValueError as error:
@@ -393,21 +399,21 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
     """
     names = paths(params)
     if groups is None:
-        label = by_depth(2 if all(_under(name, "params") for name in names) else 1)
+        label = by_depth(2 if all(is_under(name, "params") for name in names) else 1)
     elif callable(groups):
         label = groups
     else:
         prefixes = (groups,) if isinstance(groups, str) else tuple(groups)
         for prefix in prefixes:
             require(
-                any(_under(name, prefix) for name in names),
+                any(is_under(name, prefix) for name in names),
                 "groups",
                 expected=f"path prefixes of the trainable parameters ({_listed(names)})",
                 got=f"the unknown group {prefix!r}",
             )
 
         def label(path: str) -> str:
-            return next((prefix for prefix in prefixes if _under(path, prefix)), REST)
+            return next((prefix for prefix in prefixes if is_under(path, prefix)), REST)
 
         _check_prefixes(names, prefixes)
 
@@ -420,7 +426,7 @@ def group_leaves(params: PyTree, groups: Grouping) -> dict[str, tuple[int, ...]]
 
 def _check_prefixes(names: list[str], prefixes: Sequence[str]) -> None:
     """Refuse groups by prefix that would silently swallow others."""
-    rest = [name for name in names if not any(_under(name, prefix) for prefix in prefixes)]
+    rest = [name for name in names if not any(is_under(name, prefix) for prefix in prefixes)]
     require(
         REST not in prefixes or not rest,
         "groups",
@@ -428,7 +434,7 @@ def _check_prefixes(names: list[str], prefixes: Sequence[str]) -> None:
         "the name of the group of all others",
         got=f"none for {_listed(rest)}",
     )
-    first = [next((p for p in prefixes if _under(name, p)), None) for name in names]
+    first = [next((p for p in prefixes if is_under(name, p)), None) for name in names]
     empty = [prefix for prefix in prefixes if prefix not in first]
     require(
         not empty,

@@ -238,7 +238,10 @@ CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "
         ({"preset": "7B"}, "preset: expected one of 115K, 102.6K"),
         ({"batch_size": 5000}, "batch_size: expected at most the"),
         ({"num_heads": 3}, "num_heads: expected a divisor of hidden_size=8"),
-        ({"num_validation": 5000}, "data: expected more than num_validation = 5000 sequences"),
+        (
+            {"num_validation": 5000},
+            "data: expected more than num_validation = 5000 + ",
+        ),
         ({"microbatch_size": 0}, "microbatch_size: expected an integer >= 1, got 0"),
         ({"wandb": "project"}, "--wandb needs the package 'wandb': pip install 'lnpjax[wandb]'"),
         ({"out": "taken"}, "path: expected a new or empty folder"),

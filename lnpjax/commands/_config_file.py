@@ -1,4 +1,4 @@
-"""`--config FILE`: the options of `lnpjax train` from a file, under those of the command line."""
+"""`--config FILE`, `--recipe NAME`: options of `lnpjax train`, under those of the command line."""
 
 from __future__ import annotations
 
@@ -13,26 +13,57 @@ from lnpjax._base.configs import decode, nearest, read_settings
 from lnpjax.models import LlamaConfig
 from lnpjax.models.presets import PRESETS
 from lnpjax.pretraining import ModelOptions, PretrainConfig
-from lnpjax.pretraining.config import SIZES
+from lnpjax.pretraining.config import RECIPES, SIZES
 from lnpjax.pretraining.folders import DESCRIPTIVE
 
 Command = TypeVar("Command")
 
 
-def named_file(arguments: Sequence[str]) -> Path | None:
-    """Return the file that follows ``--config`` in a command line.
+def named(arguments: Sequence[str], option: str) -> str | None:
+    """Return what follows an option in a command line.
 
     Example:
-        >>> named_file(["--steps", "5", "--config=mine.yaml"]).name
+        >>> named(["--steps", "5", "--config=mine.yaml"], "--config")
         'mine.yaml'
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config")
+    parser.add_argument(option, dest="value")
     try:
-        name = parser.parse_known_args(list(arguments))[0].config
+        return parser.parse_known_args(list(arguments))[0].value
     except argparse.ArgumentError:  # nothing follows, which the command itself refuses
         return None
-    return None if name is None else Path(name)
+
+
+def options_before(kind: type[Command], file: Path | None, recipe: str | None) -> Command:
+    """Return a command as a file and a recipe set it, before its command line; the file wins.
+
+    Args:
+        kind: the command, whose fields are sections of options.
+        file: as for `options_of_file`, or None. It may name the recipe.
+        recipe: its name, or None.
+
+    Returns:
+        The command; what neither says is as by default.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is damaged, names an unknown option, a value is of another type, or there
+            is no such recipe.
+    """
+    values = {} if file is None else _values_of_file(kind, file)
+    source = "--recipe" if file is None else str(file)
+    name: Any = values.get("recipe") if recipe is None else recipe
+    if name is not None:
+        expected = f"one of {', '.join(RECIPES)}"
+        known = isinstance(name, str) and name in RECIPES
+        require(known, "recipe", expected=expected, got=repr(name))
+        sections = RECIPES[name]
+        for section, options in sections.items():
+            given = values.get(section, {})
+            whole = isinstance(given, Mapping)  # else it is refused below
+            values[section] = {**options, **given} if whole else given
+        values["recipe"] = name
+    return decode(kind, values, source=source)
 
 
 def options_of_file(kind: type[Command], file: Path) -> Command:
@@ -50,10 +81,15 @@ def options_of_file(kind: type[Command], file: Path) -> Command:
         FileNotFoundError: if there is no such file.
         ValueError: if it is damaged, names an unknown option, or a value is of another type.
     """
+    return options_before(kind, file, None)
+
+
+def _values_of_file(kind: type, file: Path) -> dict[str, Any]:
+    """Return the options of a file in their sections."""
     values = read_settings(file)
     if "lnpjax_version" in values:
-        return decode(kind, _options_of_run(values, str(file)), source=str(file))
-    return decode(kind, _in_sections(kind, values, str(file)), source=str(file))
+        return _options_of_run(values, str(file))
+    return _in_sections(kind, values, str(file))
 
 
 def _in_sections(kind: type, values: Mapping[Any, Any], source: str) -> dict[str, Any]:
@@ -64,7 +100,7 @@ def _in_sections(kind: type, values: Mapping[Any, Any], source: str) -> dict[str
         if section.default_factory is not dataclasses.MISSING
         for option in dataclasses.fields(section.default_factory)  # type: ignore[arg-type]
     }
-    sections = set(section_of.values())
+    sections = {*section_of.values(), "recipe"}
     nested: dict[str, Any] = {}
     for key, value in values.items():
         name = _option_name(key)

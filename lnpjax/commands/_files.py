@@ -17,12 +17,13 @@ from lnpjax.runs._rows import CONFIG_FILE, METRICS_FILE, SHARED, STEP
 NEEDED = {
     "train": ("loss",),
     "validation": ("loss",),
+    "test": ("loss",),
     "lnp": ("window", "chi_loss", "chi_net", "chi_pos"),
 }
 """Numbers without which rows of a kind cannot be shown."""
 COUNTS = tuple(field.name for field in SHARED)
 """What every row counts; tokens and FLOPs, unless all rows of a run leave them open."""
-SECTIONS = ("model", "data", "training", "measurement")
+SECTIONS = ("model", "data", "training", "measurement", "start")
 
 
 def open_to_read(folder: str | os.PathLike[str], *, curves: bool = True) -> Run:

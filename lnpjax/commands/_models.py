@@ -179,6 +179,9 @@ def _of_run(folder: str, choice: DataChoice, step: int | None, every: bool) -> N
         for option in ("tokenizer", "context_length"):
             given, name = getattr(choice, option), f"--{option.replace('_', '-')}"
             require(given is None, name, expected="--data with it", got=given)
+        whole = config.data.sequences == "packed"
+        expected = "text with it, since the run's own sequences are padded"
+        require(whole, "--data", expected=expected, got="none")
         _, _, dataset = open_run(path)
         batches = _drawn(dataset, choice, seed=config.training.data_seed)
         data = _about_dataset(dataset, "what the run was trained on")

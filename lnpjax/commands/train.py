@@ -22,6 +22,7 @@ from lnpjax.commands._exit import Exit
 from lnpjax.commands._files import open_to_read
 from lnpjax.commands._show import console, courtesy, shown
 from lnpjax.data import KNOWN_DATA
+from lnpjax.data.datasets import num_test
 from lnpjax.plotting import plot_run
 from lnpjax.pretraining import (
     DataOptions,
@@ -30,11 +31,13 @@ from lnpjax.pretraining import (
     ModelOptions,
     Outcome,
     PretrainConfig,
+    StartOptions,
     TrainingOptions,
     create_run,
     load_same_data,
     pretrain,
 )
+from lnpjax.pretraining.config import LEARNING_RATES, RECIPES, RecipeName, recipe_of
 from lnpjax.pretraining.processes import Group, ProcessOptions, SharedRun, StopTogether, joined
 from lnpjax.runs import (
     Run,
@@ -98,13 +101,21 @@ class Train:
     Args:
         config: Take options from this JSON or YAML file, by name or in their sections; options on
             the command line override it. The config.json of a run makes the same run again.
+        recipe: Take the settings of Spectral Reach together: steps, batch, sequences, what is held
+            out, windows of 50 steps. Other options and --config override it; --preset names the
+            size. Only the probes are ours (see --num-probes).
+            - stories: SimpleStories, one story to a sequence of 512 tokens, cut or padded; its
+              vocabulary of 4096 needs its --tokenizer.
+            - pixels: CIFAR-5M's grey pixels, from the folder cifar5m, unless --data names another.
     """
 
     config: str | None = None
+    recipe: RecipeName | None = None
     model: ModelOptions = dataclasses.field(default_factory=ModelOptions)
     data: DataOptions = dataclasses.field(default_factory=DataOptions)
     training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
     measurement: MeasurementOptions = dataclasses.field(default_factory=MeasurementOptions)
+    start: StartOptions = dataclasses.field(default_factory=StartOptions)
     output: OutputOptions = dataclasses.field(default_factory=OutputOptions)
     processes: ProcessOptions = dataclasses.field(default_factory=ProcessOptions)
 
@@ -122,6 +133,7 @@ class Train:
             stack.enter_context(contextlib.closing(run))
             reporter = terminal_reporter() if group.is_first else Reporter()
             _announce(run, experiment, reporter)
+            self._warn_of_learning_rate(reporter)
             writers = group.together(lambda: list(self._writers(own)))
             for writer in writers:
                 stack.enter_context(contextlib.closing(writer))
@@ -152,6 +164,7 @@ class Train:
         """Refuse what can be refused before the data are read, which can take long."""
         self.training.check()
         self.measurement.check()
+        self.start.check()
         self.processes.check()
         if self.output.tensorboard or self.output.tensorboard_all:
             import_extra("tensorboardX", extra="tensorboard", purpose="--tensorboard")
@@ -164,7 +177,8 @@ class Train:
             return
         allowed = dataclasses.replace(self.output, out=None)
         given = _changed_fields(self, Train(output=allowed, processes=self.processes))
-        given = ["config"] if self.config is not None else given
+        sources = [name for name in ("config", "recipe") if getattr(self, name) is not None]
+        given = sources or given
         require(
             not given,
             "--resume",
@@ -173,18 +187,33 @@ class Train:
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
+    def _warn_of_learning_rate(self, reporter: Reporter) -> None:
+        """Say where a learning rate of the paper meets batches that it was not chosen for."""
+        preset, name = self.model.preset, recipe_of(self.model.preset)
+        if name is None or self.training.learning_rate is not None or self.output.resume:
+            return
+        size, ours = RECIPES[name]["training"]["batch_size"], self.training.batch_size
+        if ours != size:
+            reporter.warn(
+                f"the learning rate of {preset}, {LEARNING_RATES[preset]:g}, is the paper's for "
+                f"batches of {size}, not of {ours}: --recipe {name} sets both, and --learning-rate "
+                "another"
+            )
+
     def _start(self, group: Group) -> tuple[Run | None, Experiment]:
         """Start a run; the first process has its folder."""
 
         def load() -> Experiment:
             mesh = _mesh(self.training.mesh, group)  # before the data, which can take long
-            dataset = self.data.load()
+            data = self.data.with_test()
+            dataset = data.load()
             config = PretrainConfig.resolve(
                 dataset,
                 model=self.model,
-                data=self.data,
+                data=data,
                 training=self.training,
                 measurement=self.measurement,
+                start=self.start,
             )
             return Experiment(config, dataset, mesh=mesh)
 
@@ -299,8 +328,8 @@ def _announce(run: Run | SharedRun, experiment: Experiment, reporter: Reporter) 
     reporter.note(
         f"{experiment.config.model.num_parameters:,} parameters on {dataset.name}: "
         f"{training.steps:,} steps of {training.batch_size} x {dataset.context_length} tokens"
-        f"{mesh} ({dataset.num_train:,} sequences to train on, {dataset.num_validation:,} held "
-        f"out, vocabulary {dataset.vocab_size:,})\n"
+        f"{mesh} ({dataset.num_train:,} sequences to train on, {dataset.num_validation:,} to "
+        f"validate, {num_test(dataset):,} to test, vocabulary {dataset.vocab_size:,})\n"
         f"measuring {len(experiment.windows.steps):,} steps in "
         f"{len(experiment.windows.starts)} windows; run folder {shown(run.path)}"
     )

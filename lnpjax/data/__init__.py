@@ -10,16 +10,25 @@ Example:
     (4, 32)
 """
 
-from lnpjax.data.batches import Batches, pad_batch, validation_batch, validation_batches
+from lnpjax.data.batches import (
+    Batches,
+    batches_of_test,
+    pad_batch,
+    validation_batch,
+    validation_batches,
+)
 from lnpjax.data.datasets import (
     ArrayDataset,
     Batch,
     Dataset,
+    DatasetWithTest,
     TokenDataset,
-    encode_documents,
     fingerprint,
 )
+from lnpjax.data.documents import PADDING, DocumentSequences
+from lnpjax.data.encoding import encode_documents
 from lnpjax.data.hub import hub_documents
+from lnpjax.data.image_parts import ImageParts, read_image_parts
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
 from lnpjax.data.random_access import Source, SourceDataset
@@ -29,17 +38,22 @@ from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
 
 __all__ = [
     "KNOWN_DATA",
+    "PADDING",
     "ArrayDataset",
     "Batch",
     "Batches",
     "ByteTokenizer",
     "Dataset",
+    "DatasetWithTest",
+    "DocumentSequences",
+    "ImageParts",
     "JsonTokenizer",
     "Source",
     "SourceDataset",
     "TokenDataset",
     "TokenFiles",
     "Tokenizer",
+    "batches_of_test",
     "digits",
     "encode_documents",
     "fingerprint",
@@ -50,6 +64,7 @@ __all__ = [
     "next_pixel_sequences",
     "pad_batch",
     "read_documents",
+    "read_image_parts",
     "read_tokens",
     "split_documents",
     "standard_library_documents",

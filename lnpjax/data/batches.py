@@ -6,14 +6,14 @@ ones before.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Int
 
 from lnpjax._base.checks import check_count, require
-from lnpjax.data.datasets import Batch, Dataset
+from lnpjax.data.datasets import Batch, Dataset, DatasetWithTest
 
 _TRAIN, _VALIDATION = 0, 1
 
@@ -50,12 +50,14 @@ class Batches:
     An epoch is one random permutation of the training set, drawn from the seed and the number of
     the epoch, cut into `steps_per_epoch` batches. No sample appears twice in an epoch; the
     `num_train % batch_size` samples at the end of the permutation are left out, and others in the
-    next epoch.
+    next epoch. With `fill_last`, they make one batch more, filled with the first of the epoch.
 
     Args:
         dataset: where samples come from.
         batch_size: samples per batch, at most `dataset.num_train`.
         seed: integer >= 0; decides nothing except the order.
+        fill_last: whether an epoch has a last batch that is filled, or leaves out what would not
+            fill one.
 
     Raises:
         ValueError: if `batch_size` is not in [1, num_train] or `seed` is negative.
@@ -74,6 +76,7 @@ class Batches:
     dataset: Dataset
     batch_size: int
     seed: int = 0
+    fill_last: bool = False
     # The order of the last epoch, since sorting takes long and all steps of an epoch share it.
     _order: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False)
 
@@ -90,7 +93,8 @@ class Batches:
     @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass over the training set."""
-        return self.dataset.num_train // self.batch_size
+        whole, rest = divmod(self.dataset.num_train, self.batch_size)
+        return whole + (self.fill_last and rest > 0)
 
     def batch(self, step: int) -> Batch:
         """Return the batch of a step.
@@ -120,7 +124,8 @@ class Batches:
             self._order.clear()
             self._order[epoch] = order
         start = position * self.batch_size
-        return order[start : start + self.batch_size]
+        batch = order[start : start + self.batch_size]
+        return np.append(batch, order[: self.batch_size - len(batch)])
 
 
 def validation_batch(dataset: Dataset, step: int, *, size: int, seed: int = 0) -> Batch:
@@ -214,9 +219,36 @@ def validation_batches(
         >>> [int(mask.sum()) for _, mask in validation_batches(data, 2)]
         [2, 2, 1]
     """
+    return _one_pass(dataset.validation, dataset.num_validation, size)
+
+
+def batches_of_test(
+    dataset: DatasetWithTest, size: int
+) -> Iterator[tuple[Batch, Bool[np.ndarray, " size"]]]:
+    """Go once through the whole test set; see `validation_batches`.
+
+    Args:
+        dataset: where samples come from.
+        size: samples per batch.
+
+    Returns:
+        An iterator of `(batch, mask)`.
+
+    Raises:
+        ValueError: if `size` is below 1.
+
+    Example:
+        >>> from lnpjax.data.datasets import ArrayDataset
+        >>> data = ArrayDataset(np.zeros((9, 2)), np.arange(9), 9, num_validation=5, num_test=3)
+        >>> [int(mask.sum()) for _, mask in batches_of_test(data, 2)]
+        [2, 1]
+    """
+    return _one_pass(dataset.test, dataset.num_test, size)
+
+
+def _one_pass(
+    samples: Callable[[Int[np.ndarray, " batch"]], Batch], count: int, size: int
+) -> Iterator[tuple[Batch, Bool[np.ndarray, " size"]]]:
     check_count("size", size)
-    rows = np.arange(dataset.num_validation)
-    return (
-        pad_batch(dataset.validation(rows[start : start + size]), size)
-        for start in range(0, dataset.num_validation, size)
-    )
+    rows = np.arange(count)
+    return (pad_batch(samples(rows[start : start + size]), size) for start in range(0, count, size))

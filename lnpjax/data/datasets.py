@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
 from lnpjax._base.checks import check_count, require
-from lnpjax.data.sources import take_bytes
+from lnpjax.data.splits import Split, check_split, split_rows
 from lnpjax.data.token_files import TokenFiles
-from lnpjax.data.tokenizers import Tokenizer
 
 Batch = tuple[np.ndarray, np.ndarray]
 """`(inputs, targets)`: two arrays whose first axis is the sample."""
 NUM_VALIDATION = 160
 """Size of the fixed validation set of *Spectral Reach* (B.2.1), the default everywhere."""
-_DOCUMENTS_PER_BATCH = 1024
 HASHED_ELEMENTS = 2**20
 
 
 class Dataset(Protocol):
-    """What batches are drawn from: two disjoint sets of samples, addressed by index.
+    """What batches are drawn from: disjoint sets of samples, addressed by index.
+
+    One may also have a test set (see `DatasetWithTest`).
 
     Attributes:
         name: what the data is called in logs.
@@ -75,39 +73,30 @@ class Dataset(Protocol):
         """Return the validation samples at `indices`, each in [0, num_validation)."""
 
 
-def spread_evenly(num_items: int, num_picked: int) -> Int[np.ndarray, " num_picked"]:
-    """Choose items that are spread evenly over all: the middle of each of `num_picked` equal parts.
+class DatasetWithTest(Dataset, Protocol):
+    """A data set that also has a test set, disjoint from the other two; it may be empty.
 
-    The validation set is chosen this way, not from the end: corpora are ordered (by file, by
-    source), so their end is unlike the rest, while batch B has to come from the distribution of
-    batch A. The cost is that a validation sequence may come from a document whose other parts are
-    trained on.
-
-    Args:
-        num_items: how many there are.
-        num_picked: how many to pick, at most `num_items`.
-
-    Returns:
-        Strictly increasing indices, `(num_picked,)`.
+    Attributes:
+        num_test: samples in the test set.
 
     Example:
-        >>> spread_evenly(10, 2)
-        array([2, 7])
+        >>> from lnpjax.data import load_dataset
+        >>> dataset: DatasetWithTest = load_dataset("digits", num_validation=97, num_test=200)
+        >>> dataset.num_train, dataset.num_validation, dataset.num_test
+        (1500, 97, 200)
     """
-    return (2 * np.arange(num_picked) + 1) * num_items // (2 * num_picked)
+
+    @property
+    def num_test(self) -> int:
+        """Samples in the test set."""
+
+    def test(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Return the test samples at `indices`, each in [0, num_test)."""
 
 
-def split_rows(
-    num_rows: int, num_validation: int
-) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
-    """Return the rows to train on, and those of the validation set, which is spread over all.
-
-    Example:
-        >>> split_rows(5, 2)
-        (array([0, 2, 4]), array([1, 3]))
-    """
-    validation = spread_evenly(num_rows, num_validation)
-    return np.delete(np.arange(num_rows), validation), validation
+def num_test(dataset: Dataset) -> int:
+    """Return how many samples the test set of a data set has, 0 where it has no such set."""
+    return getattr(dataset, "num_test", 0)
 
 
 def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."] | TokenFiles, **settings: object) -> str:
@@ -138,50 +127,9 @@ def fingerprint(*arrays: Shaped[np.ndarray, "rows ..."] | TokenFiles, **settings
     return digest.hexdigest()[:16]
 
 
-def encode_documents(
-    documents: Iterable[str],
-    tokenizer: Tokenizer,
-    *,
-    max_bytes: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
-) -> Int[np.ndarray, " tokens"]:
-    """Encode documents into one stream of ids, each followed by the tokenizer's `end_of_text`.
-
-    Args:
-        documents: the documents, consumed in batches.
-        tokenizer: the tokenizer.
-        max_bytes: a budget of UTF-8 bytes (see `take_bytes`).
-        progress: called after every batch with the documents and the tokens so far.
-
-    Returns:
-        The ids `(tokens,)` in the smallest unsigned integer type that holds the vocabulary.
-
-    Raises:
-        ValueError: if `max_bytes` is below 1.
-
-    Example:
-        >>> from lnpjax.data.tokenizers import ByteTokenizer
-        >>> encode_documents(["hi", "yo"], ByteTokenizer())
-        array([104, 105,   0, 121, 111,   0], dtype=uint8)
-    """
-    dtype = np.min_scalar_type(tokenizer.vocab_size - 1)
-    mark = np.array([] if tokenizer.end_of_text is None else [tokenizer.end_of_text], dtype)
-    encoded = [np.empty(0, dtype)]
-    num_documents = num_tokens = 0
-    for texts in _batched(take_bytes(documents, max_bytes), _DOCUMENTS_PER_BATCH):
-        pieces = [part for ids in tokenizer.encode_batch(texts) for part in (ids, mark)]
-        encoded.append(np.concatenate(pieces).astype(dtype))
-        num_documents += len(texts)
-        num_tokens += len(encoded[-1])
-        if progress is not None:
-            progress(num_documents, num_tokens)
-    return np.concatenate(encoded)
-
-
-def _batched(items: Iterable[str], size: int) -> Iterator[list[str]]:
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def settings_of_test(num_test: int) -> dict[str, int]:
+    """Return what a test set adds to a fingerprint: nothing where there is none, as ever."""
+    return {"num_test": num_test} if num_test else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,8 +138,8 @@ class TokenDataset:
 
     A sequence is `context_length + 1` consecutive ids; its inputs are all except the last and its
     targets all except the first. Sequences start every `stride` ids; by default they do not
-    overlap, and what is left at the end is not used. The validation set is spread evenly over the
-    stream (see `spread_evenly`); training sequences that share an id with it are left out.
+    overlap, and what is left at the end is not used. What is held out is spread evenly over the
+    stream (see `split_rows`); training sequences that share an id with it are left out.
 
     Args:
         ids: integer ids, `(tokens,)`, each in `[0, vocab_size)`; those of `read_tokens` stay on the
@@ -201,6 +149,7 @@ class TokenDataset:
         num_validation: sequences in the validation set.
         stride: ids between the starts of two sequences; None for `context_length + 1`.
         name: what the data is called in logs.
+        num_test: sequences in the test set.
 
     Raises:
         ValueError: for ids that are not a vector of integers in range, sizes below 1, or too few
@@ -221,21 +170,24 @@ class TokenDataset:
     num_validation: int = NUM_VALIDATION
     stride: int | None = None
     name: str = "tokens"
+    num_test: int = 0
 
     def __post_init__(self) -> None:
         require_integers("ids", self.ids, ndim=1)
         for name in ("vocab_size", "context_length", "num_validation"):
             check_count(name, getattr(self, name))
+        check_count("num_test", self.num_test, least=0)
         check_count("stride", self.stride, optional=True)
         require_range("ids", self.ids, self.vocab_size)
         num_sequences = len(self._starts)
+        test = f" + num_test = {self.num_test}" if self.num_test else ""
         require(
-            num_sequences > self.num_validation and self.num_train > 0,
+            num_sequences > self.num_validation + self.num_test and self.num_train > 0,
             "data",
             expected=(
-                f"more than num_validation = {self.num_validation} sequences of context_length + 1 "
-                f"= {self.context_length + 1} tokens (give more text, a shorter context_length or "
-                "a smaller num_validation)"
+                f"more than num_validation = {self.num_validation}{test} sequences of "
+                f"context_length + 1 = {self.context_length + 1} tokens (give more text, a shorter "
+                "context_length or a smaller num_validation)"
             ),
             got=f"{len(self.ids)} tokens, {num_sequences} sequences, in {self.name}",
         )
@@ -246,21 +198,18 @@ class TokenDataset:
         return np.arange(0, len(self.ids) - length + 1, self.stride or length)
 
     @cached_property
-    def _validation_starts(self) -> Int[np.ndarray, " num_validation"]:
-        return self._starts[spread_evenly(len(self._starts), self.num_validation)]
-
-    @cached_property
-    def _train_starts(self) -> Int[np.ndarray, " num_train"]:
-        taken = self._validation_starts
+    def _split(self) -> Split:
+        split = split_rows(len(self._starts), self.num_validation, self.num_test)
+        taken = self._starts[np.sort(np.concatenate([split.validation, split.test]))]
         after = np.searchsorted(taken, self._starts)
         neighbours = np.stack([taken[after - 1], taken[np.minimum(after, len(taken) - 1)]])
         gaps = np.abs(neighbours - self._starts).min(axis=0)
-        return self._starts[gaps > self.context_length]
+        return replace(split, train=np.flatnonzero(gaps > self.context_length))
 
     @property
     def num_train(self) -> int:
         """Sequences in the training set."""
-        return len(self._train_starts)
+        return len(self._split.train)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -270,18 +219,23 @@ class TokenDataset:
             context_length=self.context_length,
             num_validation=self.num_validation,
             stride=self.stride or self.context_length + 1,
+            **settings_of_test(self.num_test),
         )
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return training sequences: inputs and targets, int32 `(batch, context_length)` each."""
-        return self._cut(self._train_starts[indices])
+        return self._cut(self._split.train[indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return validation sequences: inputs and targets, int32 `(batch, context_length)` each."""
-        return self._cut(self._validation_starts[indices])
+        return self._cut(self._split.validation[indices])
 
-    def _cut(self, starts: Int[np.ndarray, " batch"]) -> Batch:
-        positions = starts[:, None] + np.arange(self.context_length + 1)
+    def test(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Return test sequences: inputs and targets, int32 `(batch, context_length)` each."""
+        return self._cut(self._split.test[indices])
+
+    def _cut(self, rows: Int[np.ndarray, " batch"]) -> Batch:
+        positions = self._starts[rows][:, None] + np.arange(self.context_length + 1)
         sequences = self.ids[positions].astype(np.int32)
         return sequences[:, :-1], sequences[:, 1:]
 
@@ -290,8 +244,8 @@ class TokenDataset:
 class ArrayDataset:
     """Samples that are rows of two arrays: classification, or sequences of known length.
 
-    The validation set is spread evenly over the rows (see `spread_evenly`); the others are the
-    training set.
+    What is held out is spread evenly over the rows (see `split_rows`); the others are the training
+    set.
 
     Args:
         inputs: `(samples, ...)`. Integers come out of a batch as int32, floats as they are.
@@ -300,6 +254,7 @@ class ArrayDataset:
         vocab_size: how many values a target can take.
         num_validation: samples in the validation set.
         name: what the data is called in logs.
+        num_test: samples in the test set.
 
     Raises:
         ValueError: for arrays of different lengths, targets that are not integers in range, or too
@@ -318,6 +273,7 @@ class ArrayDataset:
     vocab_size: int
     num_validation: int = NUM_VALIDATION
     name: str = "arrays"
+    num_test: int = 0
 
     def __post_init__(self) -> None:
         require_integers("targets", self.targets)
@@ -329,24 +285,18 @@ class ArrayDataset:
             expected=f"an array with one row for each of the {len(self.targets)} targets",
             got=_described(self.inputs),
         )
-        for name in ("vocab_size", "num_validation"):
-            check_count(name, getattr(self, name))
-        require(
-            len(self.targets) > self.num_validation,
-            "data",
-            expected=f"more than num_validation = {self.num_validation} samples",
-            got=f"{len(self.targets)} in {self.name}",
-        )
+        check_count("vocab_size", self.vocab_size)
+        check_split(len(self.targets), self.num_validation, self.num_test, self.name)
         require_range("targets", self.targets, self.vocab_size)
 
     @cached_property
-    def _split(self) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
-        return split_rows(len(self.targets), self.num_validation)
+    def _split(self) -> Split:
+        return split_rows(len(self.targets), self.num_validation, self.num_test)
 
     @property
     def num_train(self) -> int:
         """Samples in the training set."""
-        return len(self.targets) - self.num_validation
+        return len(self.targets) - self.num_validation - self.num_test
 
     @property
     def context_length(self) -> int | None:
@@ -356,15 +306,22 @@ class ArrayDataset:
     @cached_property
     def fingerprint(self) -> str:
         """Identifies the arrays and their split."""
-        return fingerprint(self.inputs, self.targets, num_validation=self.num_validation)
+        settings = settings_of_test(self.num_test)
+        return fingerprint(
+            self.inputs, self.targets, num_validation=self.num_validation, **settings
+        )
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._rows(self._split[0][indices])
+        return self._rows(self._split.train[indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._rows(self._split[1][indices])
+        return self._rows(self._split.validation[indices])
+
+    def test(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Return test samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        return self._rows(self._split.test[indices])
 
     def _rows(self, rows: Int[np.ndarray, " batch"]) -> Batch:
         inputs = self.inputs[rows]

@@ -1,4 +1,4 @@
-"""Labelled images for classification: digits without a download, and four sets as distributed."""
+"""Labelled images for classification: digits without a download, and five sets as distributed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from jaxtyping import Float, Int, UInt8
 
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import load_arrays
+from lnpjax.data.image_parts import NUM_PARTS, ImageParts, holds_image_parts, read_image_parts
 from lnpjax.data.images import DIGITS_WHITE, read_digits
+from lnpjax.data.splits import size_of_test, split_rows
 
 TEST_SHARE = 0.2
 """Of a set that comes without a test set, the share that is kept for testing."""
+CIFAR5M_TEST_SHARE = 0.1
+"""*Spectral Reach*, B.2.3, holds out 600,268 images of 6,002,688."""
 _CIFAR_SHAPE = (3, 32, 32)
 _NUM_CIFAR_FILES = 5
 MOST_BYTES = 4 * 2**30  # of one idx file; the largest published one has 47 million
@@ -36,7 +40,7 @@ class LabelledImages:
         white: the gray level that counts as 1.
     """
 
-    images: UInt8[np.ndarray, "n height width channels"]
+    images: UInt8[np.ndarray, "n height width channels"] | ImageParts
     labels: Int[np.ndarray, " n"]
     white: int = 255
 
@@ -72,7 +76,23 @@ class LabelledImages:
         keep = np.isin(self.labels, classes)
         numbers = {label: number for number, label in enumerate(classes)}
         labels = np.array([numbers[label] for label in self.labels[keep].tolist()], np.int32)
-        return LabelledImages(self.images[keep], labels, self.white)
+        return LabelledImages(_chosen(self.images, np.flatnonzero(keep)), labels, self.white)
+
+    def subset(self, rows: Int[np.ndarray, " k"]) -> LabelledImages:
+        """Return some of the images as a set of their own; those on the disk stay there.
+
+        Example:
+            >>> data = LabelledImages(np.zeros((3, 1, 1, 1), np.uint8), np.array([7, 5, 6]))
+            >>> data.subset(np.array([2, 0])).labels.tolist()
+            [6, 7]
+        """
+        return LabelledImages(_chosen(self.images, rows), self.labels[rows], self.white)
+
+
+def _chosen(
+    images: np.ndarray | ImageParts, rows: Int[np.ndarray, " k"]
+) -> np.ndarray | ImageParts:
+    return images.select(rows) if isinstance(images, ImageParts) else images[rows]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +125,9 @@ def load_image_classes(name: str, folder: str | Path | None = None) -> ImageClas
       and ``y``.
     - ``cifar10``: from ``cifar10`` or ``cifar-10-batches-bin``, in its binary version
       (``data_batch_1.bin`` to ``data_batch_5.bin``, ``test_batch.bin``).
+    - ``cifar5m``: from the folder of that name, ``part0.npz`` to ``part5.npz`` as distributed.
+      Images stay on the disk, unless the files are compressed. A tenth of all, spread evenly and
+      rounded down, is kept for testing: 600,268 of 6,002,688.
     - ``natural_patches``: from the folder of that name, one ``.npz`` file with patches ``x`` of
       photographs, of the size of CIFAR-10's images, and the number ``y`` of each one's photograph,
       which is its class.
@@ -146,7 +169,8 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
 
     Args:
         source: ``digits`` (scikit-learn's); an ``.npz`` file with arrays ``x`` (uint8 images) and
-            ``y`` (labels); or a folder with a folder of pictures for each class, all of one size.
+            ``y`` (labels); what `read_image_parts` reads, whose images stay on the disk; or a
+            folder with a folder of pictures for each class, all of one size.
             Classes are numbered in the order of the folders' names, or by these where all of them
             are numbers.
 
@@ -165,6 +189,8 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
         images, labels = read_digits()
         return LabelledImages(images[..., None], labels, white=DIGITS_WHITE)
     place = Path(source)
+    if place.exists() and holds_image_parts(place):
+        return LabelledImages(*read_image_parts(place))
     if place.is_dir():
         return _pictures(place)
     expected = "digits, an .npz file with arrays x and y, or a folder with one folder per class"
@@ -242,17 +268,25 @@ def _cifar(name: str, folder: Path) -> ImageClasses:
     )
 
 
+def _cifar5m(name: str, folder: Path) -> ImageClasses:
+    images = LabelledImages(*read_image_parts(_place(name, folder), num_parts=NUM_PARTS))
+    split = split_rows(len(images), 0, size_of_test(len(images), 0, None, CIFAR5M_TEST_SHARE))
+    return ImageClasses(name, images.subset(split.train), images.subset(split.test))
+
+
 _READERS: dict[str, Callable[[str, Path], ImageClasses]] = {
     "digits": _digits,
     "mnist": _mnist,
     "fashion_mnist": _mnist,
     "cifar10": _cifar,
+    "cifar5m": _cifar5m,
     "natural_patches": _patches,
 }
 _FOLDERS = {
     "mnist": ("mnist",),
     "fashion_mnist": ("fashion_mnist",),
     "cifar10": ("cifar10", "cifar-10-batches-bin"),
+    "cifar5m": ("cifar5m",),
     "natural_patches": ("natural_patches",),
 }
 _IDX_FILES = "train-images-idx3-ubyte, train-labels-idx1-ubyte and the two of t10k (or .gz)"
@@ -260,6 +294,7 @@ _FILES = {
     "mnist": _IDX_FILES,
     "fashion_mnist": _IDX_FILES,
     "cifar10": "data_batch_1.bin to data_batch_5.bin and test_batch.bin",
+    "cifar5m": "part0.npz to part5.npz",
     "natural_patches": "one .npz file with arrays x and y",
 }
 
@@ -279,11 +314,7 @@ def _place(name: str, folder: Path) -> Path:
 def _divided(name: str, images: LabelledImages) -> ImageClasses:
     rows = np.random.default_rng(0).permutation(len(images))
     num_test = round(TEST_SHARE * len(images))
-
-    def part(rows: np.ndarray) -> LabelledImages:
-        return LabelledImages(images.images[rows], images.labels[rows], images.white)
-
-    return ImageClasses(name, part(rows[num_test:]), part(rows[:num_test]))
+    return ImageClasses(name, images.subset(rows[num_test:]), images.subset(rows[:num_test]))
 
 
 def _idx_names(split: str) -> str:

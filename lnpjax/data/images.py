@@ -54,11 +54,16 @@ def next_pixel_sequences(
     require(2 <= levels <= 256, "levels", expected="an integer in [2, 256]", got=levels)
     sequences = np.empty((len(images), images.shape[1] * images.shape[2]), np.uint8)
     for start in range(0, len(images), IMAGES_PER_CHUNK):
-        chunk = images[start : start + IMAGES_PER_CHUNK].astype(np.int32)
-        if chunk.ndim == 4:
-            chunk = (chunk @ _LUMA + 500) // 1000 if chunk.shape[3] == 3 else chunk[..., 0]
+        chunk = gray_images(images[start : start + IMAGES_PER_CHUNK]).astype(np.int32)
         sequences[start : start + len(chunk)] = (chunk * levels // 256).reshape(len(chunk), -1)
     return sequences
+
+
+def gray_images(images: UInt8[np.ndarray, "n h w *c"]) -> UInt8[np.ndarray, "n h w"]:
+    """Reduce colour to luma, as `next_pixel_sequences` says; leave grey levels as they are."""
+    if images.ndim == 3 or images.shape[3] == 1:
+        return images.reshape(images.shape[:3])
+    return ((images.astype(np.int32) @ _LUMA + 500) // 1000).astype(np.uint8)
 
 
 def next_pixel_dataset(

@@ -17,9 +17,10 @@ from lnpjax.data.datasets import (
     fingerprint,
     require_integers,
     require_range,
-    split_rows,
-    spread_evenly,
+    settings_of_test,
 )
+from lnpjax.data.documents import PADDING
+from lnpjax.data.splits import Split, check_split, split_rows, spread_evenly
 
 HASHED_SAMPLES = 1024
 
@@ -45,15 +46,17 @@ class SourceDataset:
     """The samples of a source as a data set: read when a batch asks for them.
 
     A sample is a vector of ids, whose inputs are all except the last and whose targets all except
-    the first; or a pair `(inputs, targets)`; or a mapping with these two names. The validation set
-    is spread evenly over the source (see `spread_evenly`); the order of batches is that of
-    `Batches`, so leave shuffling and batching to it.
+    the first; or a pair `(inputs, targets)`; or a mapping with these two names. What is held out
+    is spread evenly over the source (see `split_rows`); the order of batches is that of `Batches`,
+    so leave shuffling and batching to it.
 
     Args:
         source: the samples, all of the same shapes.
         vocab_size: how many values a target can take.
         num_validation: samples in the validation set.
         name: what the data is called in logs.
+        num_test: samples in the test set.
+        padded: whether targets may be `lnpjax.data.PADDING`, which count for nothing.
 
     Raises:
         TypeError: if the source has no length or no index, as iterators have not.
@@ -73,6 +76,8 @@ class SourceDataset:
     vocab_size: int
     num_validation: int = NUM_VALIDATION
     name: str = "source"
+    num_test: int = 0
+    padded: bool = False
 
     def __post_init__(self) -> None:
         require(
@@ -82,24 +87,18 @@ class SourceDataset:
             got=type(self.source).__name__,
             error=TypeError,
         )
-        for name in ("vocab_size", "num_validation"):
-            check_count(name, getattr(self, name))
-        require(
-            len(self.source) > self.num_validation,
-            "data",
-            expected=f"more than num_validation = {self.num_validation} samples",
-            got=f"{len(self.source)} in {self.name}",
-        )
+        check_count("vocab_size", self.vocab_size)
+        check_split(len(self.source), self.num_validation, self.num_test, self.name)
         self._samples(np.array([0]))
 
     @cached_property
-    def _rows(self) -> tuple[Int[np.ndarray, " train"], Int[np.ndarray, " validation"]]:
-        return split_rows(len(self.source), self.num_validation)
+    def _split(self) -> Split:
+        return split_rows(len(self.source), self.num_validation, self.num_test)
 
     @property
     def num_train(self) -> int:
         """Samples in the training set."""
-        return len(self.source) - self.num_validation
+        return len(self.source) - self.num_validation - self.num_test
 
     @cached_property
     def context_length(self) -> int | None:
@@ -109,18 +108,28 @@ class SourceDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies up to 1024 samples that are spread evenly, and how many there are."""
+        """Identifies up to 1024 samples that are spread evenly, and how many there are.
+
+        A source with an attribute `fingerprint` identifies itself, besides.
+        """
         count = len(self.source)
         inputs, targets = self._samples(spread_evenly(count, min(count, HASHED_SAMPLES)))
-        return fingerprint(inputs, targets, count=count, num_validation=self.num_validation)
+        settings = {"count": count, "num_validation": self.num_validation}
+        settings |= settings_of_test(self.num_test)
+        own = getattr(self.source, "fingerprint", None)
+        return fingerprint(inputs, targets, **settings, **({} if own is None else {"source": own}))
 
     def train(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return training samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._samples(self._rows[0][indices])
+        return self._samples(self._split.train[indices])
 
     def validation(self, indices: Int[np.ndarray, " batch"]) -> Batch:
         """Return validation samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
-        return self._samples(self._rows[1][indices])
+        return self._samples(self._split.validation[indices])
+
+    def test(self, indices: Int[np.ndarray, " batch"]) -> Batch:
+        """Return test samples: inputs `(batch, ...)` and targets, int32 `(batch, ...)`."""
+        return self._samples(self._split.test[indices])
 
     def _samples(self, rows: Int[np.ndarray, " batch"]) -> Batch:
         pairs = [_as_pair(self.source[int(row)], int(row)) for row in rows]
@@ -132,7 +141,8 @@ class SourceDataset:
                 f"source: expected samples of the same shapes, got {shapes} ({error})"
             ) from error
         require_integers("targets", targets)
-        require_range("targets", targets, self.vocab_size)
+        counted = targets[targets != PADDING] if self.padded else targets
+        require_range("targets", counted, self.vocab_size)
         if inputs.dtype.kind in "iu":
             inputs = inputs.astype(np.int32)
         return inputs, targets.astype(np.int32)

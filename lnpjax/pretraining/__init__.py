@@ -5,11 +5,13 @@ from lnpjax.pretraining.config import (
     MeasurementOptions,
     ModelOptions,
     PretrainConfig,
+    StartOptions,
     TrainingOptions,
 )
 from lnpjax.pretraining.folders import create_run, load_same_data, open_run, read_model
 from lnpjax.pretraining.loop import Outcome, pretrain
-from lnpjax.pretraining.program import Experiment, cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
+from lnpjax.pretraining.program import Experiment
 from lnpjax.pretraining.reading import LoadedRun, load_run
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "DataOptions",
     "TrainingOptions",
     "MeasurementOptions",
+    "StartOptions",
     # what runs
     "Experiment",
     "cross_entropy",

@@ -18,7 +18,7 @@ from lnpjax.runs import Run
 from lnpjax.runs._rows import CONFIG_FILE
 
 DESCRIPTIVE = {
-    "run": ("lnpjax_version", "run_id", "num_parameters", "checkpoints_kept"),
+    "run": ("lnpjax_version", "run_id", "num_parameters", "checkpoints_kept", "checkpoints_at"),
     "data": ("name", "num_train", "fingerprint"),
 }
 """What `config.json` and its section "data" say besides the configuration."""
@@ -61,6 +61,7 @@ def create_run(config: PretrainConfig, dataset: Dataset, path: str | os.PathLike
             "run_id": uuid.uuid4().hex[:8],  # names the run to services that outlive this process
             "num_parameters": config.model.num_parameters,
             "checkpoints_kept": config.training.checkpoints_kept,
+            "checkpoints_at": list(config.training.pinned_steps()),
             **description,
         },
     )

@@ -64,7 +64,7 @@ def pretrain(
 
     Rows go to `metrics.jsonl` in the order of the steps. A row of step s counts the tokens seen up
     to and including that step. "train" and "lnp" rows hold for the parameters before its update,
-    "validation" rows for those after it.
+    "validation" and "test" rows for those after it.
 
     Args:
         experiment: what is run.
@@ -133,7 +133,7 @@ def pretrain(
     reporter.start(first, training.steps, measured=len(run.rows("lnp")))
     try:
         start = Checkpoint(first, state, extra)
-        status, done = _train(experiment, run, recorder, start, should_stop)
+        status, done = _train(experiment, run, recorder, reporter, start, should_stop)
     except NonFiniteLossError as error:
         status, done = "diverged", error.step
         reporter.warn(str(error))
@@ -155,24 +155,31 @@ def _train(
     experiment: Experiment,
     run: Run | SharedRun,
     recorder: Recorder,
+    reporter: Reporter,
     start: Checkpoint,
     should_stop: Callable[[], bool],
 ) -> tuple[Ending, int]:
     """Make the steps that are left, and return how that ended and the number of steps done."""
     training, compiled = experiment.config.training, experiment.compiled
     done, state, extra = start
-    saved_at = done
+    saved_at, pinned = done, frozenset(training.pinned_steps())
     status: Ending = "finished"
     for step in range(done, training.steps):
         if should_stop():
             status = "stopped"
             break
+        if step == experiment.batches.steps_per_epoch:
+            reporter.note(f"step {step:,} begins the second epoch: its samples were seen before")
         state = _step(experiment, recorder, state, step)
         done, last = step + 1, step + 1 == training.steps
         if last or step == 0 or done % training.validate_every == 0:
             recorder.flush()
             recorder.write("validation", step, loss=compiled.validation_loss(state.params))
-        if last or done % training.checkpoint_every == 0:
+        if last or (training.test_every and done % training.test_every == 0):
+            recorder.flush()
+            if (loss := compiled.test_loss(state.params)) is not None:
+                recorder.write("test", step, loss=loss)
+        if last or done % training.checkpoint_every == 0 or done in pinned:
             recorder.flush()
             run.save(done, state, extra)
             saved_at = done
@@ -208,7 +215,7 @@ def _step(
 
 def _check_same_config(saved: dict[str, Any], given: dict[str, Any], run: Run | SharedRun) -> None:
     for name, was, now in differences(saved.get("config", {}), given["config"]):
-        if was == "absent" and name in ADDED_LATER:
+        if was == "absent" and name in ADDED_LATER and now == ADDED_LATER[name]:
             continue
         expected = f"that of the run's last checkpoint, where {name} is {was!r}"
         require(False, str(run.path / CONFIG_FILE), expected=expected, got=repr(now))

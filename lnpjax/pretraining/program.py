@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,13 +16,27 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from lnpjax._base.checks import checked_ids, require
-from lnpjax.data import Batches, Dataset, validation_batch, validation_batches
+from lnpjax import parameters
+from lnpjax._base.checks import require
+from lnpjax.data import (
+    Batches,
+    Dataset,
+    DatasetWithTest,
+    batches_of_test,
+    validation_batch,
+    validation_batches,
+)
+from lnpjax.data.datasets import num_test
 from lnpjax.decomposition import lnp
 from lnpjax.jacobian import Batch
 from lnpjax.models import Llama, split_llama
-from lnpjax.pretraining.config import PretrainConfig, require_divisible
+from lnpjax.pretraining.config import PretrainConfig
+from lnpjax.pretraining.config._checks import require_divisible
+from lnpjax.pretraining.config.start import is_within
+from lnpjax.pretraining.folders import read_model
 from lnpjax.pretraining.lens import Lens, LensSpectra
+from lnpjax.pretraining.loss import cross_entropy, sequence_losses
+from lnpjax.pretraining.optimisation import learning_rate_of, make_optimizer
 from lnpjax.sharding import batch_sharding, gather_over_data, parameter_shardings, place, replicated
 from lnpjax.spectra import PositionDistribution, position_distribution, tail_window
 from lnpjax.training import InstrumentedStep, Record, instrument
@@ -35,36 +50,6 @@ class PretrainState(NamedTuple):
     params: PyTree
     opt_state: PyTree
     step: Int[Array, ""]
-
-
-def cross_entropy(
-    logits: Float[Array, "batch time vocab"], targets: Int[Array, "batch time"]
-) -> Float[Array, ""]:
-    """Compute the mean cross-entropy in nats per token, in float32 whatever the logits' dtype.
-
-    Args:
-        logits: `(batch, time, vocab)`.
-        targets: token ids, `(batch, time)`.
-
-    Returns:
-        A scalar. NaN where, under `jit`, a target is not a token.
-
-    Raises:
-        ValueError: where values are known, if a target is not a token.
-
-    Example:
-        >>> cross_entropy(jnp.zeros((1, 2, 4)), jnp.array([[0, 3]])).round(4)
-        Array(1.3863, dtype=float32)
-    """
-    return jnp.mean(_token_losses(logits, targets))
-
-
-def _token_losses(
-    logits: Float[Array, "batch time vocab"], targets: Int[Array, "batch time"]
-) -> Float[Array, "batch time"]:
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    ids = checked_ids("targets", targets, logits.shape[-1])
-    return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 
 class Experiment:
@@ -106,16 +91,19 @@ class Experiment:
             }
             for name, number in samples.items():
                 require_divisible(name, number, mesh.shape["data"])
-        self.batches = Batches(dataset, training.batch_size, seed=training.data_seed)
+        self.batches = Batches(
+            dataset, training.batch_size, training.data_seed, training.fill_last_batch
+        )
         self.windows = config.measurement.windows(training.steps)
         self._init_key, self._probe_key = jax.random.split(jax.random.key(training.seed))
         # Only the structure of the model is made here; its arrays come with `initial_state`.
         model = nnx.eval_shape(self.model)
         self.apply_fn, _ = split_llama(model)
         self.lens = Lens(model, self.apply_fn, cross_entropy, microbatch_size=training.batch_size)
-        self._optimizer = optax.adamw(
-            self.learning_rate, b1=0.9, b2=0.95, weight_decay=training.weight_decay
-        )
+        self.learning_rate = learning_rate_of(training)
+        self._optimizer = make_optimizer(training)
+        self._trained_parts = config.start.groups("wrt")
+        wrt = self._trained_parts or None
         self.instrumented: InstrumentedStep = instrument(
             self.train_step,
             lnp(
@@ -123,6 +111,7 @@ class Experiment:
                 cross_entropy,
                 estimator=config.measurement.make_estimator(),
                 normalization=config.measurement.normalization_of_lnp(),
+                wrt=wrt,
             ),
             self.windows,
             params_of=lambda state: self._gathered(state.params),
@@ -140,8 +129,18 @@ class Experiment:
         return self.config.training.batch_size * (self.dataset.context_length or 1)
 
     def initial_state(self) -> PretrainState:
-        """Compute the state before the first step."""
-        return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
+        """Compute the state before the first step, or read its parameters from another run.
+
+        Raises:
+            ValueError: if that run is damaged, or its checkpoint gone.
+            FileNotFoundError: if it is not there.
+        """
+        start = self.config.start
+        if start.init_from is None:
+            return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
+        model, _, _ = read_model(start.init_from, step=start.init_step)
+        read = split_llama(model)[1]
+        return jax.jit(self._initial_state, out_shardings=self.state_shardings)(read)
 
     def abstract_state(self) -> PretrainState:
         """Return the shapes and dtypes of a state, and on a mesh its shardings."""
@@ -163,30 +162,47 @@ class Experiment:
             return None
         return parameter_shardings(jax.eval_shape(self._initial_state), self.mesh)
 
-    def _initial_state(self) -> PretrainState:
+    def _initial_state(self, read: PyTree | None = None) -> PretrainState:
+        """Return the state of random parameters, or of those read, except for the fresh parts."""
         params = nnx.state(self.model(), nnx.Param)
-        return PretrainState(params, self._optimizer.init(params), jnp.zeros((), jnp.int32))
+        if read is not None:
+            fresh = functools.partial(is_within, groups=self.config.start.groups("fresh"))
+            drawn, _ = parameters.split_paths(params, fresh)
+            _, kept = parameters.split_paths(read, fresh)
+            params = parameters.combine(drawn, kept)
+        trained, _ = self._parts(params)
+        return PretrainState(params, self._optimizer.init(trained), jnp.zeros((), jnp.int32))
+
+    def _parts(self, params: PyTree) -> tuple[PyTree, PyTree | None]:
+        """Split parameters into those that are trained and the others; None where there are none.
+
+        The trained ones then are what was given, so that checkpoints look as they always have.
+        """
+        if not self._trained_parts:
+            return params, None
+        return parameters.partition(params, self._trained_parts)
+
+    def _whole(self, trained: PyTree, fixed: PyTree | None) -> PyTree:
+        return trained if fixed is None else parameters.combine(trained, fixed)
 
     def model(self) -> Llama:
         """Make the model with its initial parameters."""
         return Llama(self.config.model, rngs=nnx.Rngs(self._init_key))
-
-    def learning_rate(self, step: Int[Array, ""]) -> Float[Array, ""]:
-        """Return the learning rate of a step: a linear warm-up to its value, then constant."""
-        training = self.config.training
-        rise = (step + 1) / max(1, training.warmup_steps)
-        return jnp.float32(training.learning_rate) * jnp.minimum(1.0, rise)
 
     def train_step(
         self, state: PretrainState, batch: Batch
     ) -> tuple[PretrainState, dict[str, Any]]:
         """Make one update; the gradient is among the metrics, for the measurement."""
         inputs, targets = batch
-        loss, gradient = jax.value_and_grad(
-            lambda params: cross_entropy(self.apply_fn(self._gathered(params), inputs), targets)
-        )(state.params)
-        updates, opt_state = self._optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        trained, fixed = self._parts(state.params)
+
+        def loss_of(trained: PyTree) -> Float[Array, ""]:
+            params = self._gathered(self._whole(trained, fixed))
+            return cross_entropy(self.apply_fn(params, inputs), targets)
+
+        loss, gradient = jax.value_and_grad(loss_of)(trained)
+        updates, opt_state = self._optimizer.update(gradient, state.opt_state, trained)
+        params = self._whole(optax.apply_updates(trained, updates), fixed)
         metrics = {
             "loss": loss,
             "learning_rate": self.learning_rate(state.step),
@@ -214,6 +230,7 @@ class Experiment:
             cross_entropy,
             num_matvecs=self.config.measurement.distribution,
             estimator=self.config.measurement.make_estimator(),
+            wrt=self._trained_parts or None,
         )
         return measure(self._gathered(params), batch, key=jax.random.fold_in(self._probe_key, step))
 
@@ -231,8 +248,8 @@ class Experiment:
     ) -> Float[Array, ""]:
         """Sum the mean loss per token of the samples in the mask."""
         inputs, targets = batch
-        losses = _token_losses(self.apply_fn(self._gathered(params), inputs), targets)
-        return jnp.sum(jnp.where(mask, jnp.mean(losses, axis=1), 0))
+        losses = sequence_losses(self.apply_fn(self._gathered(params), inputs), targets)
+        return jnp.sum(jnp.where(mask, losses, 0))
 
     def validation_batch(self, step: int) -> Batch:
         """Draw batch B of a step."""
@@ -291,8 +308,7 @@ class Compiled:
         batch_a = self._place(experiment.batches.batch(0))
         batch_b = self._place(experiment.validation_batch(0))
         size = experiment.config.training.batch_size
-        self._validation_batches = functools.partial(validation_batches, experiment.dataset, size)
-        self._num_validation = experiment.dataset.num_validation
+        self._dataset, self._batch_size = experiment.dataset, size
         mask = self._place(np.ones(size, bool))
         params, measurement = state.params, experiment.config.measurement
         lowered = {
@@ -347,9 +363,23 @@ class Compiled:
 
     def validation_loss(self, params: PyTree) -> float:
         """Compute the mean loss per token over the whole validation set, in nats."""
+        dataset = self._dataset
+        batches = validation_batches(dataset, self._batch_size)
+        return self._mean_loss(params, batches, dataset.num_validation)
+
+    def test_loss(self, params: PyTree) -> float | None:
+        """Compute the mean loss per token over the whole test set, in nats; None without one."""
+        if not (count := num_test(self._dataset)):
+            return None
+        tested = cast(DatasetWithTest, self._dataset)
+        return self._mean_loss(params, batches_of_test(tested, self._batch_size), count)
+
+    def _mean_loss(
+        self, params: PyTree, batches: Iterable[tuple[Batch, np.ndarray]], count: int
+    ) -> float:
         evaluate = self._functions["evaluate"]
-        sums = [evaluate(params, *self._place(padded)) for padded in self._validation_batches()]
-        return math.fsum(float(total) for total in sums) / self._num_validation
+        # One after the other: of a large test set, all batches at once would not fit the device.
+        return math.fsum(float(evaluate(params, *self._place(one))) for one in batches) / count
 
 
 def _take_gradient(metrics: dict[str, Any]) -> tuple[PyTree, Metrics]:

@@ -205,6 +205,10 @@ ROWS = {
         "The loss on the whole validation set, at the parameters after the step's update.",
         (_LOSS,),
     ),
+    "test": RowKind(
+        "The loss on the whole test set, at the parameters after the step's update.",
+        (_LOSS,),
+    ),
     "spectra": RowKind(
         "Spectra over a pool of held-out sequences, before the update of the step; `loss` is the "
         "validation loss at the same parameters. Of activations by layer, in the order of depth; "
@@ -222,6 +226,7 @@ ROWS = {
 PLOTTED = {
     "train": ("loss", "learning_rate"),
     "validation": ("loss",),
+    "test": ("loss",),
     "lnp": ("chi_loss", "chi_net", "chi_pos", "chi_net_sem", "chi_pos_sem"),
 }
 """The numbers of a run that people plot, of all rows; of groups, chi_pos."""

@@ -274,8 +274,8 @@ class Run:
     def save(self, step: int, state: PyTree, extra: Mapping[str, Any] | None = None) -> None:
         """Save a checkpoint that accounts for every row so far; it is on disk when this returns.
 
-        It is read back before it counts. The last two checkpoints are kept; one of the same step is
-        replaced.
+        It is read back before it counts. The last two checkpoints are kept, and those of the steps
+        that the config lists as "checkpoints_at"; one of the same step is replaced.
 
         Args:
             step: the number of steps done; not below the last checkpoint's.
@@ -507,8 +507,10 @@ class Run:
 
     def _discard_old_checkpoints(self) -> None:
         kept = self.config.get("checkpoints_kept", CHECKPOINTS_KEPT)
+        pinned = set(self.config.get("checkpoints_at") or ())
         for step in self.checkpoint_steps()[:-kept]:
-            discard(self._checkpoint_folder(step))
+            if step not in pinned:
+                discard(self._checkpoint_folder(step))
 
     def _checkpoint_folder(self, step: int) -> Path:
         return self.path / CHECKPOINTS_FOLDER / f"{step:010d}"

@@ -67,6 +67,10 @@ def summary_cells(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str]
     if validation:
         losses = validation["loss"]
         cells.append(_cells("validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1])))
+    if test := columns(rows, "test"):
+        cells.append(
+            _cells("test loss", _WindowMean(test["loss"][0]), _WindowMean(test["loss"][-1]))
+        )
     if not lnp:
         return cells, []
     first, last = lnp["window"] == lnp["window"][0], lnp["window"] == lnp["window"][-1]

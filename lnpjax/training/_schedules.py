@@ -234,7 +234,12 @@ def step_number(step: Any) -> Any:
 
 
 def log_windows(
-    max_steps: int, *, per_decade: int = 5, width: int = 50, growth: float = 0.0
+    max_steps: int,
+    *,
+    per_decade: int = 5,
+    width: int = 50,
+    growth: float = 0.0,
+    last: bool = False,
 ) -> Windows:
     """Make windows that start at logarithmically spaced steps.
 
@@ -249,6 +254,8 @@ def log_windows(
         width: steps in a window.
         growth: windows that start late are longer: this many times their first step, if that is
             more than `width`.
+        last: whether to add a window that ends at the last step. Without it, up to a factor of
+            ``10 ** (1 / per_decade)`` of the steps follows the last window, 37 % of them.
 
     Returns:
         The `Windows`.
@@ -265,6 +272,8 @@ def log_windows(
         (True, False)
         >>> log_windows(1_000, per_decade=1, width=2, growth=0.1)
         Windows(starts=(0, 1, 10, 100), width=(2, 2, 2, 10))
+        >>> log_windows(1_000, per_decade=1, width=2, last=True).starts
+        (0, 1, 10, 100, 998)
     """
     for argument, value in (("max_steps", max_steps), ("per_decade", per_decade), ("width", width)):
         check_count(argument, value)
@@ -282,4 +291,7 @@ def log_windows(
     candidates = {0, *(int(point * (1 + 1e-12)) for point in points)}
     widths = {start: max(width, int(growth * start)) for start in sorted(candidates)}
     fitting = {start: length for start, length in widths.items() if start + length <= max_steps}
+    if last and max_steps not in (start + length for start, length in fitting.items()):
+        length = max(width, int(growth * max_steps / (1 + growth)))
+        fitting[max_steps - length] = length  # later than the others, which end before
     return Windows(tuple(fitting), tuple(fitting.values()) if growth else width)

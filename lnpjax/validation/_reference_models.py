@@ -152,6 +152,9 @@ def run_checkpoint(
     space = space or OutputSpace()
     space.check()
     run, config, dataset = open_run(folder)
+    expected = "one whose sequences are not padded, since every output is looked at"
+    packed = config.data.sequences == "packed"
+    require(packed, "run", expected=expected, got=f"sequences={config.data.sequences!r}")
     experiment = Experiment(config, dataset)
     checkpoint = run.read_checkpoint(experiment.abstract_state(), step=step)
     if checkpoint is None:

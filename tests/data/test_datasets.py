@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
 from lnpjax.data.datasets import (
     ArrayDataset,
     TokenDataset,
-    encode_documents,
     fingerprint,
-    spread_evenly,
 )
+from lnpjax.data.encoding import encode_documents
+from lnpjax.data.splits import size_of_test, split_rows, spread_evenly
 from lnpjax.data.tokenizers import ByteTokenizer
 
 
@@ -175,3 +177,48 @@ ARRAY_ERRORS = [
 def test_bad_arrays_are_refused(inputs, targets, message):
     with pytest.raises(ValueError, match=message):
         ArrayDataset(inputs, targets, vocab_size=9, num_validation=2)
+
+
+def test_three_sets_share_out_every_token_once_and_two_are_as_they_were():
+    dataset, without = counting_tokens(num_test=20), counting_tokens()
+    train, validation = all_sequences(dataset)
+    inputs, targets = dataset.test(np.arange(dataset.num_test))
+    test = np.concatenate([inputs, targets[:, -1:]], axis=1)
+    assert [len(train), len(validation), len(test)] == [73, 7, 20]
+    everything = np.concatenate([train, validation, test], axis=None)
+    np.testing.assert_array_equal(np.sort(everything), np.arange(1000))
+    assert dataset.fingerprint != without.fingerprint
+    old = fingerprint(np.arange(1000), context_length=9, num_validation=7, stride=10)
+    assert without.fingerprint == old
+
+
+@pytest.mark.parametrize("sizes", [(1000, 7, 0), (1000, 7, 93), (10, 3, 6), (9, 0, 2)])
+def test_a_split_is_disjoint_whole_and_spread(sizes):
+    split = split_rows(*sizes)
+    assert (len(split.validation), len(split.test)) == sizes[1:]
+    parts = np.concatenate([split.train, split.validation, split.test])
+    np.testing.assert_array_equal(np.sort(parts), np.arange(sizes[0]))
+    for part in (split.validation, split.test):
+        if len(part) > 1:
+            assert np.diff(part).max() <= 3 * sizes[0] / len(part)
+
+
+def test_a_tenth_of_cifar_5m_is_what_the_paper_holds_out():
+    """*Spectral Reach*, B.2.2 and B.2.3: 600,268 held out, 42,207 steps of 128 in one epoch."""
+    num_images = 6 * 1_000_448
+    assert size_of_test(num_images, 0, None, 0.1) == 600_268
+    assert math.ceil((num_images - 600_268) / 128) == 42_207
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((100, 4, None, 1.0), r"held_out: expected a share of the samples, in \(0, 1\), got 1.0"),
+        ((100, 11, None, 0.1), "held_out: expected a share with at least the 11 samples of num_va"),
+    ],
+)
+def test_shares_that_do_not_fit_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        size_of_test(*arguments)
+    assert size_of_test(100, 4, 3, 0.29) == 3
+    assert size_of_test(100, 4, None, 0.29) == 25  # 0.29 * 100 is below 29 in floating point

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lnpjax.data.datasets import encode_documents
+from lnpjax.data.encoding import encode_documents
 from lnpjax.data.tokenizers import ByteTokenizer, JsonTokenizer
 
 tokenizers = pytest.importorskip("tokenizers")

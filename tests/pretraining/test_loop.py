@@ -43,7 +43,7 @@ from lnpjax.runs._rows import (
 
 STEPS = 23
 MODEL = ModelOptions(hidden_size=8, intermediate_size=8, num_layers=1, num_heads=2)
-DATA = DataOptions(max_bytes=8_000, context_length=8, num_validation=6)
+DATA = DataOptions(max_bytes=8_000, context_length=8, num_validation=6, num_test=5)
 TRAINING = TrainingOptions(
     steps=STEPS, batch_size=4, learning_rate=0.05, warmup_steps=5, validate_every=10,
     checkpoint_every=7,
@@ -118,7 +118,8 @@ def test_rows_are_complete_in_order_and_of_the_documented_form(finished: Path) -
     assert [row["step"] for row in rows if row["kind"] == "lnp"] == windows.steps.tolist()
     assert [row["step"] for row in rows if row["kind"] == "validation"] == [0, 9, 19, STEPS - 1]
     assert [row["step"] for row in rows if row["kind"] == "spectra"] == [*windows.starts, STEPS - 1]
-    order = {"spectra": 0, "train": 1, "lnp": 2, "validation": 3}
+    assert [row["step"] for row in rows if row["kind"] == "test"] == [STEPS - 1]
+    order = {"spectra": 0, "train": 1, "lnp": 2, "validation": 3, "test": 4}
     keys = [(row["step"], order[row["kind"]]) for row in rows]
     assert keys == sorted(keys)
     assert {row["kind"] for row in rows} == set(ROWS) - {"distribution"}  # not asked for

@@ -17,7 +17,7 @@ from lnpjax._base.checks import require
 from lnpjax.data import load_dataset
 from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.models import Llama, LlamaConfig, split_llama
-from lnpjax.pretraining.program import cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
 
 Text = Literal["stdlib", "stories"]
 STORIES = "tinystories"

@@ -23,7 +23,7 @@ from lnpjax.experiments.spectral_reach.options import Recipe
 from lnpjax.jacobian import Batch
 from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.parameters import Subset, combine, partition
-from lnpjax.pretraining.program import cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
 from lnpjax.training import Windows
 
 COMPONENTS = ("chi_loss", "chi_net", "chi_pos")

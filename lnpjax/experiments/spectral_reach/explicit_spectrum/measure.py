@@ -28,7 +28,7 @@ from lnpjax.experiments.spectral_reach.language import Corpus
 from lnpjax.jacobian import ApplyFn, select_outputs
 from lnpjax.kernel import Modes, eigenmodes, entk
 from lnpjax.models import preset
-from lnpjax.pretraining.program import cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
 from lnpjax.runs import Row
 
 STATES = ("start", "end")

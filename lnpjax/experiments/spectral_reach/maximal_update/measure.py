@@ -33,7 +33,7 @@ from lnpjax.experiments.spectral_reach.maximal_update.config import (
 from lnpjax.jacobian import Batch
 from lnpjax.lens import nnx_hidden_states
 from lnpjax.models import MLP, Llama, LlamaConfig, ViT, ViTConfig, maximal_update
-from lnpjax.pretraining.program import cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
 
 LAYERS = ("hidden", "outputs")
 PIXELS = 32

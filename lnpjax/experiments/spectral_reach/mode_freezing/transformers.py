@@ -16,7 +16,7 @@ from lnpjax.experiments.spectral_reach.mode_freezing.config import FreezingConfi
 from lnpjax.experiments.spectral_reach.mode_freezing.dense import Record
 from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.models import LlamaConfig
-from lnpjax.pretraining.program import cross_entropy
+from lnpjax.pretraining.loss import cross_entropy
 from lnpjax.spectra import ritz_modes
 
 TAIL_ARMS = (1, 2)
