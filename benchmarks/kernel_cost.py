@@ -18,8 +18,9 @@ import lnpjax
 from benchmarks import tables, timing
 from lnpjax.jacobian._outputs import restrict
 from lnpjax.kernel._costs import matmul_flops
-from lnpjax.kernel._fill import BatchJacobian, choose_plan
+from lnpjax.kernel._fill import BatchJacobian
 from lnpjax.kernel._neural_tangents import import_neural_tangents
+from lnpjax.kernel._plan import choose_plan
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
 
 

@@ -97,7 +97,7 @@ def operators(params: Any, x: jax.Array, y: jax.Array) -> Results:
     norm = functools.partial(lnpjax.squared_jacobian_norm, network, params, x, axis_name=())
     kernels = {
         method: lnpjax.entk(network, params, x, method=method, chunk_size=3)
-        for method in ("contraction", "products", "batch")
+        for method in ("structured", "contraction", "products", "batch")
     }
     modes = lnpjax.eigenmodes(kernels["contraction"], y)
     return {

@@ -79,6 +79,56 @@ def program_part(
     return core.ClosedJaxpr(part, closed.consts)
 
 
+def run_with(
+    closed: core.ClosedJaxpr,
+    inputs: Sequence[Any],
+    instead: Callable[[int, Any], Callable[[list[Any]], list[Any]] | None],
+) -> list[Any]:
+    """Run a program with other functions in place of some of its operations.
+
+    Args:
+        closed: the program.
+        inputs: what it is given.
+        instead: ``instead(index, equation)`` is asked about every operation, in order: `None` to
+            run it as it is, or what takes its operands and returns its results.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> closed = jax.make_jaxpr(lambda x: jnp.sin(x) + 1)(0.0)
+        >>> run_with(closed, [0.0], lambda index, _: None if index else lambda operands: [2.0])
+        [Array(3., dtype=float32, weak_type=True)]
+    """
+    jaxpr = closed.jaxpr
+    values = dict(zip(jaxpr.invars, inputs, strict=True))
+    constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    needed = read_variables(jaxpr)
+
+    def value_of(operand: Any) -> Any:
+        if isinstance(operand, core.Literal):
+            return operand.val
+        return constants[operand] if operand in constants else values[operand]
+
+    def run(equations: list[int]) -> None:
+        read = {var for i in equations for var in variables(jaxpr.eqns[i].invars)}
+        given = [var for var in values if var in read]
+        returned = [var for i in equations for var in jaxpr.eqns[i].outvars if var in needed]
+        part = core.jaxpr_as_fun(program_part(closed, given, returned, equations))
+        values.update(zip(returned, part(*(values[var] for var in given)), strict=True))
+
+    pending: list[int] = []
+    for index, equation in enumerate(jaxpr.eqns):
+        function = instead(index, equation)
+        if function is None:
+            pending.append(index)
+            continue
+        run(pending)
+        pending = []
+        results = function([value_of(operand) for operand in equation.invars])
+        values.update(zip(equation.outvars, results, strict=True))
+    run(pending)
+    return [value_of(operand) for operand in jaxpr.outvars]
+
+
 def dependents(jaxpr: core.Jaxpr, roots: Iterable[Any]) -> set[Any]:
     """Every variable of a program that depends on one of `roots`, themselves included."""
     reached = set(roots)

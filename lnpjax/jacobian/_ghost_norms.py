@@ -27,15 +27,13 @@ from jaxtyping import Array, Float, Int
 
 from lnpjax._base.jaxprs import (
     consts_and_carry,
-    program_part,
-    read_variables,
+    run_with,
     scan_again,
     scan_operands,
-    variables,
 )
 from lnpjax._base.numerics import accumulation_dtype, accurate_sum
+from lnpjax.jacobian._reads import CALLS, is_lookup, is_product, is_real, looked_up
 
-_CALLS = ("jit", "pjit")
 GRAM_SHARE = 4
 """Gram matrices are used where they have so many times fewer entries than the weight..."""
 GRAM_WORK = 2
@@ -89,9 +87,9 @@ def _only_read(jaxpr: Any, var: Any) -> _Read | None:
     equation, position = reads[0]
     name, options = equation.primitive.name, equation.params
     inner: _Read | None = None
-    if name == "convert_element_type" and _is_real(equation.outvars[0]):
+    if name == "convert_element_type" and is_real(equation.outvars[0]):
         return _only_read(jaxpr, equation.outvars[0])
-    if name in _CALLS:
+    if name in CALLS:
         program = options["jaxpr"].jaxpr
         inner = _only_read(program, program.invars[position])
         return inner and _Read(inner.layers, (id(equation), *inner.place))
@@ -99,29 +97,10 @@ def _only_read(jaxpr: Any, var: Any) -> _Read | None:
         body = options["jaxpr"].jaxpr
         inner = _only_read(body, body.invars[position]) or _Read((), (position,))
         return _Read((options["length"], *inner.layers), (id(equation), *inner.place))
-    real = all(map(_is_real, (var, *equation.outvars))) and var.aval.size > 0
-    product = name == "dot_general" and not any(options["dimension_numbers"][1])
-    lookup = name == "gather" and position == 0 and _takes_rows(equation)
-    if lookup or (product and _is_real(equation.invars[1 - position])):
-        return _Read((), (id(equation),)) if real else None
-    return None
-
-
-def _is_real(var: Any) -> bool:
-    return jnp.issubdtype(var.aval.dtype, jnp.floating)
-
-
-def _takes_rows(equation: Any) -> bool:
-    """Return whether a gather takes whole rows of a table by their index."""
-    table, indices = (operand.aval for operand in equation.invars)
-    numbers = equation.params["dimension_numbers"]
-    row = table.shape[1:]
-    return (
-        numbers.collapsed_slice_dims == (0,)
-        and numbers.start_index_map == (0,)
-        and numbers.offset_dims == tuple(range(indices.ndim - 1, indices.ndim - 1 + len(row)))
-        and equation.params["slice_sizes"] == (1, *row)
-    )
+    real = all(map(is_real, (var, *equation.outvars))) and var.aval.size > 0
+    product = is_product(equation, position) and not any(options["dimension_numbers"][1])
+    lookup = position == 0 and is_lookup(equation)
+    return _Read((), (id(equation),)) if real and (product or lookup) else None
 
 
 def zero_taps(shapes: dict[int, tuple[int, ...]]) -> list[Array]:
@@ -153,42 +132,24 @@ def add_taps(
 
 def _evaluate(closed: Any, inputs: Sequence[Array], taps: dict[Any, Array]) -> list[Array]:
     """Run a program; `taps` holds the taps of its variables."""
-    jaxpr, taps = closed.jaxpr, dict(taps)
-    values = dict(zip(jaxpr.invars, inputs, strict=True))
-    constants = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    needed = read_variables(jaxpr)
+    taps = dict(taps)
 
-    def value_of(operand: Any) -> Any:
-        if isinstance(operand, core.Literal):
-            return operand.val
-        return constants[operand] if operand in constants else values[operand]
-
-    def run(equations: list[int]) -> None:
-        read = {var for i in equations for var in variables(jaxpr.eqns[i].invars)}
-        given = [var for var in values if var in read]
-        returned = [var for i in equations for var in jaxpr.eqns[i].outvars if var in needed]
-        part = core.jaxpr_as_fun(program_part(closed, given, returned, equations))
-        values.update(zip(returned, part(*(values[var] for var in given)), strict=True))
-
-    pending: list[int] = []
-    for index, equation in enumerate(jaxpr.eqns):
+    def instead(index: int, equation: Any) -> Callable[[list[Any]], list[Any]] | None:
+        del index
         marked = {
             position: taps[operand]
             for position, operand in enumerate(equation.invars)
             if not isinstance(operand, core.Literal) and operand in taps
         }
-        if marked and equation.primitive.name == "convert_element_type":
+        if not marked:
+            return None
+        if equation.primitive.name == "convert_element_type":
             taps[equation.outvars[0]] = marked[0]
-        elif marked:
-            run(pending)
-            pending = []
-            read = _READERS.get(equation.primitive.name, _call_with_taps)
-            results = read(equation, [value_of(operand) for operand in equation.invars], marked)
-            values.update(zip(equation.outvars, results, strict=True))
-            continue
-        pending.append(index)
-    run(pending)
-    return [value_of(operand) for operand in jaxpr.outvars]
+            return None
+        read = _READERS.get(equation.primitive.name, _call_with_taps)
+        return lambda operands: read(equation, operands, marked)
+
+    return run_with(closed, inputs, instead)
 
 
 def _call_with_taps(equation: Any, operands: list[Array], taps: dict[int, Array]) -> list[Array]:
@@ -253,14 +214,10 @@ def _lookup_with_tap(equation: Any, operands: list[Array], taps: dict[int, Array
     def rows(table: Array, indices: Array) -> Array:
         return equation.primitive.bind(table, indices, **options)
 
-    last = len(operands[0]) - 1
-
     def gram_norm(indices: Array, cotangent: Array) -> Float[Array, ""]:
-        clipped = options["mode"] == jax.lax.GatherScatterMode.CLIP
-        ids = jnp.clip(indices.reshape(-1), 0, last) if clipped else indices.reshape(-1)
-        inside = ((ids >= 0) & (ids <= last))[:, None]  # others read no row
+        ids, inside = looked_up(equation, indices.reshape(-1, 1))
         cotangents = cotangent.reshape(len(ids), -1).astype(dtype)
-        return shared_rows_norm(jnp.where(inside, cotangents, 0), ids)
+        return shared_rows_norm(jnp.where(inside[:, None], cotangents, 0), ids)
 
     table, indices = operands
     cheap = GRAM_SHARE * indices.size**2 <= table.size

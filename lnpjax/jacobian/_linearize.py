@@ -158,7 +158,7 @@ def linearize(
     """
     check_batch(apply_fn, params, inputs)
     params, inputs, preconditioner = vary_alike((params, inputs, preconditioner))
-    trainable, frozen = _partition(apply_fn, params, inputs, wrt)
+    trainable, frozen = partition_as_taken(apply_fn, params, inputs, wrt)
     preconditioner, _ = fit_preconditioner(preconditioner, trainable)
     outputs, pullback = jax.vjp(
         lambda subset: apply_fn(parameters.combine(subset, frozen), inputs), trainable
@@ -311,7 +311,7 @@ def linearize_samples(
         Array([0., 1., 4.], dtype=float32)
     """
     num_samples = check_batch(apply_fn, params, inputs)
-    trainable, frozen = _partition(apply_fn, params, inputs, wrt)
+    trainable, frozen = partition_as_taken(apply_fn, params, inputs, wrt)
 
     def apply_one(subset: PyTree, sample: PyTree) -> Array:
         batch_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], sample)
@@ -344,7 +344,7 @@ def linearize_samples(
     )
 
 
-def _partition(
+def partition_as_taken(
     apply_fn: ApplyFn, params: PyTree, inputs: PyTree, wrt: parameters.Subset
 ) -> tuple[PyTree, PyTree]:
     """Partition parameters, with floats of eight bits as float32 if the network takes them so."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
@@ -22,16 +23,18 @@ from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.kernel._costs import check_fits
 from lnpjax.kernel._fill import (
     BatchJacobian,
-    Plan,
     batch_products,
-    choose_plan,
     contraction,
+    inner_products,
     products,
 )
+from lnpjax.kernel._plan import Plan, choose_plan
+from lnpjax.kernel._structured import inner_products as factored_inner_products
+from lnpjax.kernel._structured import structured
 from lnpjax.status import Status, describe_status
 
 Backend: TypeAlias = Literal["jax", "neural_tangents"]
-Method: TypeAlias = Literal["auto", "contraction", "products", "batch"]
+Method: TypeAlias = Literal["auto", "structured", "contraction", "products", "batch"]
 
 
 @entry_point
@@ -67,33 +70,38 @@ def entk(
             ``J_1 P J_2^T``; backend "jax" only.
         backend: "jax" is this library's own; "neural_tangents" computes the same with the package
             neural-tangents, for a second opinion (the extra `neural-tangents`).
-        method: how the matrix is filled. "contraction" multiplies rows of J, "products" pushes each
-            row forward through the network; both take each sample's rows from that sample alone.
-            "batch" assumes nothing about samples, at about ``1 + n2 / n1`` times the cost of
-            "products". "auto" takes the one of the first two with fewer operations; "batch" where
-            the network takes no single samples and, outside `jit`, where samples interact. Networks
+        method: how the matrix is filled. "structured" takes inner products of the gradients in
+            weights that are only multiplied from their factors, without making them, where that is
+            cheaper (`lnpjax.kernel._structured`); "contraction" multiplies rows of J, "products"
+            pushes each row forward through the network. These take each sample's rows from that
+            sample alone. "batch" assumes nothing about samples, at about ``1 + n2 / n1`` times the
+            cost of "products". "auto" takes the one of the first three with fewer operations;
+            "batch" where the network takes no single samples and, outside `jit`, where samples
+            interact. With a preconditioner there are no factors: "structured" contracts. Networks
             whose pullback has no transpose (fixed points whose custom VJP is a loop) are contracted
             also where "products" is asked for.
         chunk_size: how many rows of J are made at once; memory grows with it, and contraction keeps
             four times as many. `None` to choose: chunks of 64 MB for products on a CPU (512 MB on
-            an accelerator), of up to 256 MB for contraction. Not for neural-tangents, which holds
-            all of J when it contracts.
+            an accelerator), of up to 256 MB for contraction, and for "structured", which keeps the
+            factors of all rows where they fit into 1 GB (8 GB on an accelerator). Not for
+            neural-tangents, which holds all of J when it contracts.
         max_bytes: refuse a kernel that needs more, before anything is allocated; `None` for what
             the device has free.
 
     Returns:
         ``(n1 m, n2 m)``, in float32 (float64 under x64). Units: outputs squared per parameter
-        squared. "contraction" also adds up in that precision whatever the network computes in; the
-        other methods, and neural-tangents, carry the network's own rounding. NaN where, under
-        `jit`, "contraction" or "products" meet samples that interact.
+        squared. "structured" and "contraction" also add up in that precision whatever the network
+        computes in; the other methods, and neural-tangents, carry the network's own rounding. NaN
+        where, under `jit`, any method but "batch" meets samples that interact.
 
     Raises:
         TypeError, ValueError: for bad input, for a kernel that does not fit (the message names the
-            bytes), and, outside `jit`, for "contraction" or "products" where samples interact.
+            bytes), and, outside `jit`, where samples interact and the method is not "batch".
         ImportError: if neural-tangents is missing or cannot work with this jax.
 
-    Cost: in gradients of one sample: ``n1 m + n2 m`` and the contraction ``n1 n2 m^2`` times the
-    number of parameters; or ``n2 m (1 + n1)``.
+    Cost: in gradients of one sample: ``n1 m + n2 m`` and the contraction, ``2 n1 n2 m^2``
+    operations for each parameter, or for each unit of a layer whose gradients stay factored; or
+    ``n2 m (1 + n1)``.
 
     Example:
         >>> weights, inputs = jnp.ones((2, 2)), jnp.array([[1.0, 0.0], [1.0, 1.0]])
@@ -126,15 +134,24 @@ def entk(
     )
     preconditioner, _ = fit_preconditioner(preconditioner, trainable)
 
-    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
-    _check_memory(left, right, plan, max_bytes)
-    method, valid = _settle(method, left, right)
+    plan_for = functools.partial(
+        choose_plan,
+        left,
+        right,
+        chunk_size=chunk_size,
+        symmetric=symmetric,
+        factored=preconditioner is None,
+    )
     with jax.default_matmul_precision("highest"):
+        plan = plan_for(method=method)
+        _check_memory(left, right, plan, max_bytes)
+        settled, valid = _settle(method, left, right)
         if backend == "neural_tangents":
-            kernel = _by_neural_tangents(left, right, method, symmetric)
+            kernel = _by_neural_tangents(left, right, settled, symmetric)
         else:
-            kernel = _fill(left, right, method, symmetric, preconditioner, chunk_size)
-    if symmetric:  # one half is computed, or both up to rounding
+            plan = plan if settled == method else plan_for(method=settled)
+            kernel = _fill(left, right, plan, symmetric, preconditioner)
+    if symmetric and not plan.stored:  # one half is computed, or both up to rounding
         kernel = jnp.tril(kernel) + jnp.tril(kernel, -1).T
     return jnp.where(valid, kernel, jnp.nan)
 
@@ -223,7 +240,8 @@ def _check_memory(
     left: BatchJacobian, right: BatchJacobian, plan: Plan, max_bytes: int | None
 ) -> None:
     entries = left.num_rows * right.num_rows
-    kernels = 3 * entries * numerics.accumulation_dtype().itemsize  # itself, its mirror, the sum
+    copies = 2 if plan.stored else 3  # itself, its mirror, the sum
+    kernels = copies * entries * numerics.accumulation_dtype().itemsize
     check_fits(
         f"the {left.num_rows} x {right.num_rows} kernel and the rows behind it",
         kernels + plan.working_bytes,
@@ -235,15 +253,28 @@ def _check_memory(
 def _fill(
     left: BatchJacobian,
     right: BatchJacobian,
-    method: str,
+    plan: Plan,
     symmetric: bool,
     preconditioner: PyTree | None,
-    chunk_size: int | None,
 ) -> Float[Array, "n1_m n2_m"]:
-    plan = choose_plan(left, right, method=method, chunk_size=chunk_size, symmetric=symmetric)
+    if plan.sides is not None and plan.stored:
+        return structured(*plan.sides, chunk_size=plan.chunk_size, symmetric=symmetric)
+    if plan.sides is not None:
+        return contraction(
+            *plan.sides,
+            factored_inner_products,
+            weights=None,
+            chunk_size=plan.chunk_size,
+            symmetric=symmetric,
+        )
     if plan.method == "contraction":
         return contraction(
-            left, right, weights=preconditioner, chunk_size=plan.chunk_size, symmetric=symmetric
+            left,
+            right,
+            inner_products,
+            weights=preconditioner,
+            chunk_size=plan.chunk_size,
+            symmetric=symmetric,
         )
     fill = products if plan.method == "products" else batch_products
     return fill(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
@@ -265,7 +296,7 @@ def _by_neural_tangents(
         trainable,
         left.inputs,
         None if symmetric else right.inputs,
-        implementation="contraction" if method == "contraction" else "products",
+        implementation="contraction" if method in ("contraction", "structured") else "products",
         vmap_axes=None if method == "batch" else 0,
     ).astype(numerics.accumulation_dtype())
 

@@ -1,4 +1,4 @@
-"""Two ways to fill an empirical NTK, Theta = J_1 P J_2^T, and which one is cheaper.
+"""Ways to fill an empirical NTK, Theta = J_1 P J_2^T, from whole rows of J.
 
 With N_1 and N_2 rows (samples times outputs), n_1 samples, P parameters and F operations for the
 forward pass of one sample, in matrix-product operations:
@@ -9,7 +9,8 @@ forward pass of one sample, in matrix-product operations:
 
 A dense layer has F = 2 P at one position, and ``2 P T`` at T positions. So contraction wins for
 networks that share weights over many positions and have few outputs, products for many outputs per
-sample. Novak et al. (2022) compare the same two ways in more depth.
+sample. Novak et al. (2022) compare the same two ways in more depth. `lnpjax.kernel._structured` is
+for rows that stay in factors.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +28,10 @@ from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.entry_points import vary_alike
 from lnpjax.jacobian import ApplyFn, Linearization, linearize
-from lnpjax.jacobian._contract import floating_dtypes
 from lnpjax.jacobian._linearize import linearize_samples
-from lnpjax.kernel._costs import largest_intermediate, matmul_flops
 
 Index: TypeAlias = int | Int[Array, ""]
+Tree = TypeVar("Tree")
 STORED_CHUNKS = 4
 """How many chunks of rows of J_1 a contraction keeps while it makes those of J_2 one by one."""
 MAX_UNROLLED = 8
@@ -99,9 +99,14 @@ class BatchJacobian:
     wrt: parameters.Subset
 
     @functools.cached_property
+    def outputs(self) -> jax.ShapeDtypeStruct:
+        """Shape and precision of the outputs."""
+        return jax.eval_shape(self.apply_fn, self.params, self.inputs)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """``(B, m)``."""
-        return jax.eval_shape(self.apply_fn, self.params, self.inputs).shape
+        return self.outputs.shape
 
     @property
     def num_rows(self) -> int:
@@ -109,7 +114,16 @@ class BatchJacobian:
         return self.shape[0] * self.shape[1]
 
     def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
-        """Make a chunk of rows of J, each from its own sample, once the number `after` is known.
+        """Make a chunk of rows of J, each from its own sample, once the number `after` is known."""
+        inputs, basis = self.chunk(chunking, index, after=after)
+        linearization = linearize_samples(self.apply_fn, self.params, inputs, wrt=self.wrt)
+        rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
+        return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
+
+    def chunk(
+        self, chunking: Chunking, index: Index, *, after: Array | None = None
+    ) -> tuple[PyTree, Float[Array, "outputs m"]]:
+        """Return the samples of a chunk, and cotangents of its outputs, once `after` is known.
 
         Without that order XLA would make all chunks first and hold them all.
         """
@@ -119,14 +133,12 @@ class BatchJacobian:
         if after is not None:  # changes nothing, but XLA cannot know
             samples = jnp.minimum(samples, chunking.num_samples + jnp.isnan(after))
         inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[samples], self.inputs)
-        linearization = linearize_samples(self.apply_fn, self.params, inputs, wrt=self.wrt)
         basis = jax.nn.one_hot(
             piece * chunking.outputs + jnp.arange(chunking.outputs),
             chunking.num_outputs,
-            dtype=linearization.outputs.dtype,
+            dtype=self.outputs.dtype,
         )
-        rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
-        return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
+        return inputs, basis
 
     def takes(self, inputs: PyTree) -> bool:
         """Return whether the network can be called with such inputs."""
@@ -154,9 +166,21 @@ class BatchJacobian:
         return linearize(self.apply_fn, self.params, self.inputs, wrt=self.wrt)
 
 
+class Rows(Protocol):
+    """The rows of a Jacobian, whole or in factors."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """``(B, m)``."""
+
+    def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
+        """Make a chunk of rows, once the number `after` is known."""
+
+
 def contraction(
-    left: BatchJacobian,
-    right: BatchJacobian,
+    left: Rows,
+    right: Rows,
+    inner_products: Callable[[PyTree, PyTree], Float[Array, "rows columns"]],
     *,
     weights: PyTree | None,
     chunk_size: int,
@@ -172,10 +196,10 @@ def contraction(
         for offset in range(stored):
             index = _at_most(first + offset, rows.num_chunks - 1)
             parts.append(_weighted(left.rows(rows, index, after=after), weights))
-            after = jax.tree.leaves(parts[-1])[0].ravel()[0]
+            after = _a_number(parts[-1])
 
         def contract(others: PyTree) -> Float[Array, "block chunk"]:
-            return jnp.concatenate([_inner_products(part, others) for part in parts])
+            return jnp.concatenate([inner_products(part, others) for part in parts])
 
         def block(index: Index, after: Array | None) -> Float[Array, "block chunk"]:
             kept = _known(first) and _known(index) and 0 <= index - first < stored
@@ -191,19 +215,19 @@ def contraction(
                 return block(index, after) if needed else blank
             return jax.lax.cond(needed, lambda i: block(i, None), lambda _: blank, index)
 
-        blocks = _map_chunks(
+        blocks = map_chunks(
             block_below_diagonal if symmetric else block, range(columns.num_chunks), after
         )
         return jnp.moveaxis(blocks, 0, 1).reshape(stored * rows.rows, -1)
 
-    kernel = _map_chunks(block_row, range(0, rows.num_chunks, stored))
+    kernel = map_chunks(block_row, range(0, rows.num_chunks, stored))
     kernel = rows.trim(kernel.reshape(-1, kernel.shape[-1]))
     return columns.trim(kernel.T).T
 
 
-def _map_chunks(
-    function: Callable[[Index, Array | None], Array], indices: range, after: Array | None = None
-) -> Array:
+def map_chunks(
+    function: Callable[[Index, Array | None], Tree], indices: range, after: Array | None = None
+) -> Tree:
     """Return ``stack([function(index, ...) for index in indices])``, looping over many.
 
     Written out, each call receives an entry of the result before it, to be made `after` it.
@@ -213,8 +237,12 @@ def _map_chunks(
     results = []
     for index in indices:
         results.append(function(index, after))
-        after = results[-1].ravel()[-1]
-    return jnp.stack(results)
+        after = _a_number(results[-1])
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *results)
+
+
+def _a_number(tree: PyTree) -> Array:
+    return next(leaf for leaf in jax.tree.leaves(tree) if leaf.size).ravel()[-1]
 
 
 def _known(index: Index) -> bool:
@@ -235,7 +263,7 @@ def products(
     def columns(index: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
         return push(_weighted(right.rows(chunking, index, after=after), weights))
 
-    kernel = _map_chunks(columns, range(chunking.num_chunks))
+    kernel = map_chunks(columns, range(chunking.num_chunks))
     return _transposed(chunking.trim(kernel.reshape(-1, left.num_rows)))
 
 
@@ -259,7 +287,7 @@ def batch_products(
         del after
         return each(start + jnp.arange(chunk_size))
 
-    kernel = _map_chunks(columns, range(0, right.num_rows, chunk_size))
+    kernel = map_chunks(columns, range(0, right.num_rows, chunk_size))
     return _transposed(kernel.reshape(-1, left.num_rows)[: right.num_rows])
 
 
@@ -273,7 +301,7 @@ def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
     return jax.tree.map(lambda row, weight: row * jnp.asarray(weight, row.dtype), rows, weights)
 
 
-def _inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:
+def inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:
     """Return all inner products of two sets of rows, accumulated in `accumulation_dtype`."""
 
     def within_leaf(left: Array, right: Array) -> Float[Array, "rows columns"]:
@@ -285,90 +313,3 @@ def _inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]
         )
 
     return functools.reduce(jnp.add, jax.tree.leaves(jax.tree.map(within_leaf, left, right)))
-
-
-class Plan(NamedTuple):
-    """How a kernel will be filled."""
-
-    method: str
-    chunk_size: int
-    flops: float
-    working_bytes: int
-
-
-def choose_plan(
-    left: BatchJacobian,
-    right: BatchJacobian,
-    *,
-    method: str,
-    chunk_size: int | None,
-    symmetric: bool,
-) -> Plan:
-    """Choose the method with fewer operations, and how many rows of J are made at once.
-
-    Products inherit the rounding of the network, so one that anywhere computes in less than the
-    kernel's precision is contracted.
-
-    Args:
-        left: the first batch.
-        right: the second.
-        method: "contraction", "products", "batch", or "auto".
-        chunk_size: rows made at once; `None` to choose.
-        symmetric: whether both batches are the same.
-    """
-    trainable, _ = parameters.partition(left.params, left.wrt)
-    num_parameters = sum(leaf.size for leaf in jax.tree.leaves(trainable))
-    one = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct((1, *jnp.shape(leaf)[1:]), jnp.result_type(leaf)),
-        left.inputs,
-    )
-    row_bytes = sum(
-        jnp.size(leaf) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(trainable)
-    )
-    size = 1
-    if not left.takes(one):
-        one, size = left.inputs, left.shape[0]
-    passing = 2 * largest_intermediate(left.apply_fn, left.params, one) // size  # forward, and back
-    pushed_bytes = row_bytes + left.shape[0] * passing
-    sizes = _chunk_sizes(row_bytes + passing, pushed_bytes)
-    if chunk_size is not None:
-        sizes = dict.fromkeys(sizes, chunk_size)
-    most = max(left.num_rows, right.num_rows)
-    sizes = {name: min(size, most) for name, size in sizes.items()}
-
-    forward = matmul_flops(left.apply_fn, left.params, one) / size
-    num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
-    num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
-    remade = (num_blocks - 1) / 2 if symmetric else num_blocks
-    halved = (num_blocks + 1) / (2 * num_blocks) if symmetric else 1
-    costs = {
-        "contraction": 3 * forward * (num_left + remade * num_right)
-        + 2 * num_left * num_right * num_parameters * halved,
-        "products": num_right * forward * (3 + 2 * num_samples),
-        "batch": num_right * forward * (2 * right.shape[0] + 2 * num_samples),
-    }
-    if method == "auto":
-        coarsest = min(dtype.itemsize for dtype in floating_dtypes(left.apply_fn, left.params, one))
-        exact = coarsest >= numerics.accumulation_dtype().itemsize
-        cheaper = "products" if costs["products"] < costs["contraction"] else "contraction"
-        method = cheaper if exact else "contraction"
-    if method == "products" and not left.transposable:
-        method = "contraction"
-    alive = {
-        "contraction": (STORED_CHUNKS + 1) * row_bytes + passing,
-        "products": pushed_bytes,
-        "batch": pushed_bytes + right.shape[0] * passing,
-    }
-    return Plan(method, sizes[method], costs[method], sizes[method] * alive[method])
-
-
-def _chunk_sizes(row_bytes: int, pushed_bytes: int) -> dict[str, int]:
-    """Return how many rows of J to make at once, by method, from the bytes that one takes.
-
-    Products are fastest with what fits into a CPU's caches: 64 MB, or 512 MB on an accelerator.
-    Matrix products between rows need a hundred or so of them: 128 rows, or what 256 MB hold.
-    """
-    pushed = (2**26 if jax.default_backend() == "cpu" else 2**29) // pushed_bytes
-    contracted = min(128, 2**28 // row_bytes)
-    sizes = {"contraction": contracted, "products": pushed, "batch": pushed}
-    return {name: max(1, size) for name, size in sizes.items()}

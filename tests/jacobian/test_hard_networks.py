@@ -64,7 +64,7 @@ def rows() -> np.ndarray:
     return np.concatenate(blocks)
 
 
-@pytest.mark.parametrize("method", ["auto", "contraction", "products", "batch"])
+@pytest.mark.parametrize("method", ["auto", "structured", "contraction", "products", "batch"])
 def test_kernels_of_fixed_points(rows, method):
     with pytest.warns() if method == "batch" else np.errstate():
         kernel = lnpjax.entk(fixed_point, WEIGHTS, INPUTS, method=method)
@@ -82,7 +82,7 @@ def test_auto_contracts_where_products_would_be_cheaper():
 
     def chosen(network: Any) -> str:
         side = lnpjax.kernel._fill.BatchJacobian(network, WEIGHTS, INPUTS[:1], None)
-        return lnpjax.kernel._fill.choose_plan(
+        return lnpjax.kernel._plan.choose_plan(
             side, side, method="auto", chunk_size=None, symmetric=True
         ).method
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +13,11 @@ import zoo
 
 import lnpjax
 from lnpjax.jacobian import select_outputs
-from lnpjax.kernel import entk_groups
-from lnpjax.kernel._fill import BatchJacobian, choose_plan
+from lnpjax.kernel import _plan, entk_groups
+from lnpjax.kernel._fill import BatchJacobian
+from lnpjax.kernel._plan import choose_plan
 
-METHODS = ["contraction", "products", "batch"]
+METHODS = ["structured", "contraction", "products", "batch"]
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -43,7 +46,7 @@ def assert_close(actual, expected, tolerance):
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        *((name, method) for name in zoo.MODELS for method in ("contraction", "products")),
+        *((name, method) for name in zoo.MODELS for method in METHODS[:3]),
         *((name, "batch") for name in ("one_output", "inputs_pytree", "custom_vjp", "llama_tied")),
     ],
 )
@@ -73,6 +76,22 @@ def test_symmetric_to_the_bit_and_in_any_chunks(x64, method, chunk_size):
     assert np.array_equal(kernel, kernel.T)
     assert_close(kernel, dense_kernel(case), 1e-12)
     assert np.linalg.eigvalsh(kernel)[0] > -1e-12 * np.trace(kernel)
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_all_that_can_stay_factored(x64, name, monkeypatch):
+    """Factors of every weight that has them, whatever they cost, kept or made anew."""
+    case = zoo.build(name)
+    monkeypatch.setattr(
+        _plan, "choose_factored", lambda jacobian, _: (tuple(jacobian.factorings), 0)
+    )
+    kernel = np.asarray(kernel_of(case, method="structured", chunk_size=5))
+    assert np.array_equal(kernel, kernel.T)
+    assert_close(kernel, dense_kernel(case), 1e-12)
+    monkeypatch.setattr(_plan, "STORED_BYTES", dict.fromkeys(_plan.STORED_BYTES, 0))
+    inputs2 = case.batch_b[0]
+    kernel = kernel_of(case, inputs2=inputs2, method="structured", chunk_size=5)
+    assert_close(np.asarray(kernel), dense_kernel(case, inputs2), 1e-12)
 
 
 def test_chosen_outputs_are_rows_and_columns_of_the_whole(x64):
@@ -147,7 +166,7 @@ def test_interacting_samples_are_taken_as_one_batch_or_refused(x64):
     case = zoo.batch_norm_training()
     expected = dense_kernel(case)
     assert_close(np.asarray(kernel_of(case, eager=True)), expected, 1e-10)
-    for method in ("contraction", "products"):
+    for method in METHODS[:3]:
         with pytest.raises(
             ValueError, match=r"method: .*'batch'.*depends on the rest of the batch"
         ):
@@ -195,12 +214,13 @@ def plan_of(case, method="auto", **options):
 
 
 def test_the_cheaper_method_is_chosen():
-    """Many positions share the weights and few outputs: contract. Many outputs: push forward."""
-    assert plan_of(zoo.build("convolution_and_norm")).method == "contraction"
+    """Dense layers at one position: structured. Gains alone, few outputs: contract."""
+    assert plan_of(zoo.build("mlp")).method == "structured"
+    assert plan_of(dataclasses.replace(zoo.build("mlp"), wrt="layer0/bias")).method == "contraction"
     assert plan_of(zoo.build("llama")).method == "products"
-    for name in ("convolution_and_norm", "llama"):
+    for name in ("convolution_and_norm", "llama", "mlp"):
         case = zoo.build(name)
-        costs = {method: plan_of(case, method).flops for method in ("contraction", "products")}
+        costs = {method: plan_of(case, method).flops for method in METHODS[:3]}
         assert plan_of(case).flops == min(costs.values())
         assert plan_of(case, chunk_size=3).chunk_size == 3
 
