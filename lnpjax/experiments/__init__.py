@@ -36,6 +36,7 @@ FOLDERS = {
     "mode-freezing": "spectral_reach.mode_freezing",
     "scaling-laws": "spectral_reach.scaling_laws",
     "isocompute": "spectral_reach.isocompute",
+    "vision": "spectral_reach.vision",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

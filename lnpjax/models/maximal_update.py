@@ -57,13 +57,19 @@ class MaximalUpdate:
         apply_fn: the network with the multipliers in it.
         params: initial parameters.
         growths: how each of them grows, by path.
-        factors: the multipliers, by path.
+        scales: what initial parameters are multiplied with, by path.
+        factors: the multipliers of the forward pass, by path.
     """
 
     apply_fn: ApplyFn
     params: PyTree
     growths: dict[str, Growth]
+    scales: dict[str, float]
     factors: dict[str, float]
+
+    def initial(self, params: PyTree) -> PyTree:
+        """Bring other freshly drawn parameters of the network to the scales of muP."""
+        return _scaled(params, self.scales)
 
     def as_standard(self, params: PyTree) -> PyTree:
         """Return the parameters with which the network without multipliers computes the same.
@@ -168,7 +174,7 @@ def maximal_update(
         outputs = apply_fn(_scaled(params, factors), *inputs, **keywords)
         return outputs if divisor == 1 else outputs / divisor
 
-    return MaximalUpdate(network, _scaled(params, scales), growths, factors)
+    return MaximalUpdate(network, _scaled(params, scales), growths, scales, factors)
 
 
 def _growth(name: str, shape: Sequence[int], base: Sequence[int]) -> Growth:

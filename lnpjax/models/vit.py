@@ -149,12 +149,28 @@ class ViT(nnx.Module):
         Raises:
             ValueError: if the images have another size.
         """
+        return self.head(self.hidden(images))
+
+    def hidden(
+        self, images: Float[Array, "batch height width channels"]
+    ) -> Float[Array, "batch hidden"]:
+        """Compute the normalised class token, which the read-out turns into logits.
+
+        Args:
+            images: as for a call.
+
+        Returns:
+            Hidden states in the compute dtype, `(batch, hidden)`.
+
+        Raises:
+            ValueError: if the images have another size.
+        """
         x = self.patches(self._patches_of(images))
         first = jnp.broadcast_to(self.class_token[...].astype(x.dtype), (len(x), 1, x.shape[-1]))
         x = jnp.concatenate([first, x], axis=1) + self.positions[...].astype(x.dtype)
         for layer in self.layers:
             x = layer(x)
-        return self.head(self.norm(x)[:, 0])
+        return self.norm(x)[:, 0]
 
     def _patches_of(
         self, images: Float[Array, "batch height width channels"]

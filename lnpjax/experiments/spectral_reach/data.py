@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -39,6 +40,26 @@ def tasks_of(tasks: tuple[Task, ...], data: Path | None) -> tuple[Task, ...]:
     return (dataclasses.replace(tasks[-1], source="digits", context_length=None, pooled=1),)
 
 
+class DataSource(Protocol):
+    """What training asks of its data."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a run."""
+
+    def training(self, start: int, count: int) -> Batch:
+        """Return batches A of consecutive steps, the same for all runs."""
+
+    def comparison(self, steps: Int[np.ndarray, " n"]) -> Batch:
+        """Return batches B of steps, each drawn anew from the validation samples."""
+
+    def validation(self) -> Batch:
+        """Return all validation samples, in batches."""
+
+    def test(self) -> Batch:
+        """Return all test samples, in batches."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Split:
     """A data set in three parts: to train on, to draw batches B and rates from, and to test.
@@ -50,6 +71,11 @@ class Split:
 
     task: Task
     dataset: Dataset
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of a run."""
+        return self.task.steps
 
     @property
     def tokens_per_step(self) -> int:

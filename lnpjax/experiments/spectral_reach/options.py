@@ -74,6 +74,7 @@ class Recipe:
         num_seeds: initialisations; all see the same batches in the same order.
         warmup_steps: over which the learning rate rises linearly.
         weight_decay: decoupled, on all parameters.
+        second_moment: by which Adam's mean of squares decays each step (beta_2).
         chunk_steps: that run as one program, and from one test loss to the next.
         windows_per_decade: windows of measured steps per factor of ten in steps.
         window_width: measured steps of a window.
@@ -85,6 +86,7 @@ class Recipe:
     num_seeds: int = 4
     warmup_steps: int = 50
     weight_decay: float = 0.01
+    second_moment: float = 0.95
     chunk_steps: int = 50
     windows_per_decade: int = 6
     window_width: int = 25

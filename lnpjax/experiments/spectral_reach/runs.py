@@ -20,6 +20,7 @@ from lnpjax.experiments.spectral_reach.options import Recipe, Task, short_count
 from lnpjax.experiments.spectral_reach.training import (
     COMPONENTS,
     Programs,
+    language_model,
     pilot,
     programs_of,
     train,
@@ -121,7 +122,7 @@ class _Size:
         recipe.check_divides("steps", task.steps)
         self.recipe, self.split = recipe, split()
         self.model = model_of(task, index, self.split)
-        self.programs: Programs = programs_of(self.model, recipe)
+        self.programs: Programs = programs_of(language_model(self.model), recipe)
         self.about = {
             "data": task.source,
             "size": short_count(self.model.num_parameters),

@@ -7,7 +7,7 @@ steps that a schedule names, with one independent probe for each sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,10 +17,10 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
-from lnpjax.decomposition import Hutchinson, lnp
-from lnpjax.experiments.spectral_reach.data import Split
+from lnpjax.decomposition import Estimator, Hutchinson, lnp
+from lnpjax.experiments.spectral_reach.data import DataSource
 from lnpjax.experiments.spectral_reach.options import Recipe
-from lnpjax.jacobian import Batch
+from lnpjax.jacobian import ApplyFn, Batch
 from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.parameters import Subset, combine, partition
 from lnpjax.pretraining.loss import cross_entropy
@@ -59,6 +59,28 @@ class Chunk(NamedTuple):
     measured: Bool[Array, " n"]
 
 
+class Subject(NamedTuple):
+    """A network of some size, as it is trained and measured.
+
+    Attributes:
+        apply_fn: ``apply_fn(params, inputs)``.
+        initial: parameters of a key.
+        estimator: of the network's scale.
+        scale: of the updates, between Adam and weight decay.
+    """
+
+    apply_fn: ApplyFn
+    initial: Callable[[Key[Array, ""]], PyTree]
+    estimator: Estimator = Hutchinson(1)
+    scale: optax.GradientTransformation = optax.identity()
+
+
+def language_model(model: LlamaConfig) -> Subject:
+    """Return a Llama of some size."""
+    apply_fn, _ = split_llama(nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0))))
+    return Subject(apply_fn, lambda key: nnx.state(Llama(model, rngs=nnx.Rngs(key)), nnx.Param))
+
+
 class Programs(NamedTuple):
     """What all runs of a size share, compiled when it is first used.
 
@@ -76,26 +98,28 @@ class Programs(NamedTuple):
     evaluate: Callable[[PyTree, Batch], Float[Array, " runs"]]
 
 
-def programs_of(model: LlamaConfig, recipe: Recipe, *, wrt: Subset = None) -> Programs:
-    """Return the programs of a size.
+def programs_of(subject: Subject, recipe: Recipe, *, wrt: Subset = None) -> Programs:
+    """Return the programs of a network.
 
     Args:
-        model: the size.
+        subject: the network.
         recipe: how it is trained.
         wrt: what is trained and measured (`lnpjax.parameters.partition`); None for all.
     """
-    apply_fn, _ = split_llama(nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0))))
-    measure = lnp(apply_fn, cross_entropy, estimator=Hutchinson(1), wrt=wrt)
+    apply_fn = subject.apply_fn
+    measure = lnp(apply_fn, cross_entropy, estimator=subject.estimator, wrt=wrt)
 
     def optimizer(rate: Float[Array, ""]) -> optax.GradientTransformation:
         schedule = optax.warmup_constant_schedule(0.0, rate, recipe.warmup_steps)
-        return optax.adamw(schedule, b1=0.9, b2=0.95, weight_decay=recipe.weight_decay)
+        return optax.chain(
+            optax.scale_by_adam(b1=0.9, b2=recipe.second_moment),
+            subject.scale,
+            optax.add_decayed_weights(recipe.weight_decay),
+            optax.scale_by_learning_rate(schedule),
+        )
 
     def loss_of(params: PyTree, batch: Batch) -> Float[Array, ""]:
         return cross_entropy(apply_fn(params, batch[0]), batch[1])
-
-    def initial(key: Key[Array, ""]) -> PyTree:
-        return nnx.state(Llama(model, rngs=nnx.Rngs(key)), nnx.Param)
 
     def begin(params: PyTree) -> State:
         trainable, frozen = partition(params, wrt)
@@ -144,7 +168,7 @@ def programs_of(model: LlamaConfig, recipe: Recipe, *, wrt: Subset = None) -> Pr
         return jnp.mean(jax.lax.map(lambda batch: loss_of(params, batch), batches))
 
     return Programs(
-        jax.jit(jax.vmap(initial)),
+        jax.jit(jax.vmap(subject.initial)),
         jax.jit(jax.vmap(begin)),
         jax.jit(advance, donate_argnums=0),
         jax.jit(jax.vmap(evaluate, (0, None))),
@@ -162,6 +186,7 @@ class Trained(NamedTuple):
         steps: that were measured.
         components: at these, by name, ``(runs, measured)``.
         status: what went wrong in any of them, for each run.
+        observed: what was asked for, at the test steps.
     """
 
     params: PyTree
@@ -171,16 +196,18 @@ class Trained(NamedTuple):
     steps: Int[np.ndarray, " measured"]
     components: dict[str, Float[np.ndarray, "runs measured"]]
     status: Int[np.ndarray, " runs"]
+    observed: Sequence[Any] = ()
 
 
 def train(
     programs: Programs,
     params: PyTree,
     rates: Float[np.ndarray, " runs"],
-    split: Split,
+    split: DataSource,
     recipe: Recipe,
     *,
     seed: int = 0,
+    observe: Callable[[PyTree], Any] | None = None,
 ) -> Trained:
     """Train and measure some runs over the task's steps.
 
@@ -191,11 +218,13 @@ def train(
         split: the data.
         recipe: how.
         seed: of the probes.
+        observe: of the parameters, called whenever the test loss is taken.
     """
-    steps, windows = split.task.steps, recipe.windows(split.task.steps)
+    steps, windows = split.num_steps, recipe.windows(split.num_steps)
     keys = jax.random.split(jax.random.key(seed), len(rates))
     tests = split.test()
     test_losses = [programs.evaluate(params, tests)]
+    observed = [] if observe is None else [observe(params)]
     state = programs.begin(params)
     losses, found = [], []
     for start in range(0, steps, recipe.chunk_steps):
@@ -204,6 +233,8 @@ def train(
         losses.append(loss)
         found.append(measured)
         test_losses.append(programs.evaluate(state.params, tests))
+        if observe is not None:
+            observed.append(observe(state.params))
     columns = {name: _joined([part[name] for part in found])[:, windows.steps] for name in found[0]}
     return Trained(
         state.params,
@@ -213,6 +244,7 @@ def train(
         windows.steps,
         {name: columns[name] for name in COMPONENTS},
         np.bitwise_or.reduce(columns["status"], axis=1),
+        observed,
     )
 
 
@@ -220,7 +252,7 @@ def pilot(
     programs: Programs,
     params: PyTree,
     rates: Float[np.ndarray, " runs"],
-    split: Split,
+    split: DataSource,
     recipe: Recipe,
 ) -> Float[np.ndarray, " runs"]:
     """Return the validation loss that each learning rate leads to in a short run.
@@ -239,7 +271,7 @@ def pilot(
     return np.asarray(programs.evaluate(state.params, split.validation()))
 
 
-def chunk_of(split: Split, windows: Windows, start: int, count: int) -> Chunk:
+def chunk_of(split: DataSource, windows: Windows, start: int, count: int) -> Chunk:
     """Return what consecutive steps need; batches B are the first one where none is measured.
 
     Args:
