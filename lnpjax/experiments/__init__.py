@@ -33,6 +33,7 @@ FOLDERS = {
     "hutchinson-convergence": "spectral_reach.hutchinson_convergence",
     "explicit-spectrum": "spectral_reach.explicit_spectrum",
     "mode-freezing": "spectral_reach.mode_freezing",
+    "spectral-descent": "spectral_reach.spectral_descent",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

@@ -66,8 +66,8 @@ PRESETS = {
         num_vocabulary=40,
         num_models=1,
         num_samples=1,
-        train_steps=6000,
-        train_batch=64,
+        train_steps=1000,
+        train_batch=16,
         rate=1e-3,
     ),
 }
