@@ -15,6 +15,7 @@ from lnpjax.experiments.spectral_reach.spectral_descent import claims
 from lnpjax.experiments.spectral_reach.spectral_descent.config import PRESETS
 from lnpjax.experiments.spectral_reach.spectral_descent.results import Tuned
 from lnpjax.experiments.spectral_reach.spectral_descent.transforms import (
+    _without,
     clamped_weights,
     damp_top_modes,
 )
@@ -98,6 +99,14 @@ def test_damped_modes_are_those_of_the_exact_kernel(x64):
     again, state = update(gradient, state, params, batch=(-inputs, 0 * targets + 1))
     np.testing.assert_allclose(again, changed, rtol=1e-6)
     assert state.step == 2
+
+
+def test_a_gradient_loses_stated_shares_of_its_parts():
+    directions = {"a": jnp.array([[1.0, 0.0], [0.0, 0.6]]), "b": jnp.array([[0.0], [0.8]])}
+    gradient = {"a": jnp.array([2.0, 0.6]), "b": jnp.array([0.8])}
+    changed = _without(gradient, directions, jnp.array([0.5, 1.0]))
+    np.testing.assert_allclose(changed["a"], [1.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(changed["b"], [0.0], atol=1e-6)
 
 
 def test_a_clamp_meets_its_ceiling_or_does_nothing():
