@@ -37,6 +37,7 @@ FOLDERS = {
     "scaling-laws": "spectral_reach.scaling_laws",
     "isocompute": "spectral_reach.isocompute",
     "vision": "spectral_reach.vision",
+    "spectral-descent": "spectral_reach.spectral_descent",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 

@@ -10,6 +10,7 @@ from synthetic_truth import World
 
 from lnpjax.experiments.spectral_reach.explicit_spectrum import claims
 from lnpjax.experiments.spectral_reach.explicit_spectrum.config import PRESETS
+from lnpjax.experiments.spectral_reach.explicit_spectrum.measure import STATES
 from lnpjax.experiments.spectral_reach.explicit_spectrum.results import Spectra, by_rank
 
 CPU = PRESETS["cpu"]
@@ -23,6 +24,12 @@ def spectra(rng, bias):
     powers = bias + 0.05 * rng.standard_normal((CPU.num_models, 1, 1))
     gamma2 = ranks**-powers * rng.standard_normal(shape) ** 2
     return Spectra(np.broadcast_to(p, shape), gamma2 / gamma2.sum(axis=-1, keepdims=True))
+
+
+def pairs(rng, share):
+    """Shares of positive pairs, which scatter between models."""
+    shares = {state: share + 0.02 * rng.standard_normal(CPU.num_models) for state in STATES}
+    return claims.pairs_are_positive(shares, claims.needs(CPU))
 
 
 def judged(rng, rule, before, after):
@@ -39,6 +46,9 @@ WORLDS = {
     "to the head": world(claims.reweighted, "does not hold", 0.5, 1.0),
     "falls": world(claims.position_falls, "holds", 1.2, 0.5),
     "stays": world(claims.position_falls, "not holds", 1.0, 1.0),
+    "positive pairs": World(functools.partial(pairs, share=0.57), "holds"),
+    "pairs by chance": World(functools.partial(pairs, share=0.5), "not holds"),
+    "negative pairs": World(functools.partial(pairs, share=0.43), "does not hold"),
     "moderate": world(claims.moderate, "holds", 1.2, 0.7),
     "not moderate": world(claims.moderate, "does not hold", 1.5, -1.0),
 }

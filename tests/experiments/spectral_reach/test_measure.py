@@ -17,7 +17,12 @@ from lnpjax.experiments.spectral_reach.mode_freezing import dense
 from lnpjax.experiments.spectral_reach.mode_freezing.arms import ARMS, frozen_modes
 from lnpjax.experiments.spectral_reach.mode_freezing.config import PRESETS, FreezingConfig
 
-NAMES = ("mode-freezing", "hutchinson-convergence", "explicit-spectrum")
+NAMES = (
+    "mode-freezing",
+    "hutchinson-convergence",
+    "explicit-spectrum",
+    "spectral-descent",
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -10,7 +10,12 @@ from jaxtyping import Float
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import Bounds, mean_of
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach.explicit_spectrum.results import Spectra, spectra
+from lnpjax.experiments.spectral_reach.explicit_spectrum.measure import STATES
+from lnpjax.experiments.spectral_reach.explicit_spectrum.results import (
+    Spectra,
+    by_model,
+    spectra,
+)
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_reach.explicit_spectrum.config import ExplicitConfig
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 FALLS = Bounds(high=0.0)
 GROWS = Bounds(0.0)
 MODERATE = Bounds(-1.0, 0.0)
+MOST = Bounds(0.5)
 LEAST_MODELS = 3
 LEAST_STEPS = 1000
 
@@ -39,7 +45,12 @@ def judge(config: ExplicitConfig, sweep: Sweep) -> list[Claim | Observation]:
         reweighted(start, end, enough),
         position_falls(start, end, enough),
         moderate(start, end, enough),
+        pairs_are_positive(
+            {state: by_model(config, sweep, state, "positive_pairs") for state in STATES},
+            [*enough, Need("pairs of sequences", config.pairs)],
+        ),
         observed(start, end),
+        observed_pairs(config, sweep),
     ]
 
 
@@ -84,6 +95,32 @@ def moderate(start: Spectra, end: Spectra, enough: list[Need]) -> Claim:
         quantity="change of the decimal logarithm of chi_pos, mean over models",
         findings=[Finding("", mean_of(_change_of_position(start, end)), MODERATE)],
         needs=enough,
+    )
+
+
+def pairs_are_positive(shares: dict[str, Float[np.ndarray, " model"]], enough: list[Need]) -> Claim:
+    """Judge whether a step on one sequence helps most modes of another."""
+    return Claim(
+        source="A.1, (25)",
+        statement="Most pairs of modes of two batches add to chi_pos.",
+        quantity="share of pairs that are positive, mean over models",
+        findings=[
+            Finding(f"at the {state}", mean_of(share), MOST) for state, share in shares.items()
+        ],
+        needs=enough,
+    )
+
+
+def observed_pairs(config: ExplicitConfig, sweep: Sweep) -> Observation:
+    """Say how much the positive pairs weigh."""
+    parts = [
+        f"at the {state} {by_model(config, sweep, state, 'positive_part').mean():.1%}"
+        for state in STATES
+    ]
+    return Observation(
+        source="A.1, (25)",
+        statement="Most pairs of modes of two batches add to chi_pos.",
+        seen=f"positive pairs are, of the sum of absolute values: {'; '.join(parts)}",
     )
 
 

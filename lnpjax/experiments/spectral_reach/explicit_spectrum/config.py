@@ -20,6 +20,8 @@ class ExplicitConfig:
         num_vocabulary: K, the entries of the vocabulary that are.
         num_models: trained models, with starts and orders of batches of their own.
         num_samples: sequences, with a kernel each, for every model.
+        pairs: whether the pairs of modes of two sequences are looked at as well, which takes
+            three kernels in place of one.
         train_steps: of a model.
         train_batch: sequences of a step.
         rate: of these.
@@ -36,6 +38,7 @@ class ExplicitConfig:
     num_vocabulary: int = 20
     num_models: int = 6
     num_samples: int = 4
+    pairs: bool = True
     train_steps: int = 2000
     train_batch: int = 32
     rate: float = 3e-3
@@ -66,8 +69,9 @@ PRESETS = {
         num_vocabulary=40,
         num_models=1,
         num_samples=1,
-        train_steps=6000,
-        train_batch=64,
+        pairs=False,
+        train_steps=1000,
+        train_batch=16,
         rate=1e-3,
     ),
 }

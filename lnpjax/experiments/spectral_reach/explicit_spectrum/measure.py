@@ -2,6 +2,7 @@
 
 A Llama is trained. Of single sequences that it did not learn, and of K entries of the vocabulary at
 all S positions, the kernel is made and decomposed, for the parameters at the start and at the end.
+Pairs of modes (A.1) are those of a sequence, on which a step is taken, and of the next one.
 
 What is left open, and what is done here: the K entries are the most frequent ones of the training
 text (the paper names their number); the loss gradient is that of the sequence's mean cross-entropy
@@ -26,7 +27,7 @@ from lnpjax.experiments.spectral_reach import language
 from lnpjax.experiments.spectral_reach.explicit_spectrum.config import ExplicitConfig
 from lnpjax.experiments.spectral_reach.language import Corpus
 from lnpjax.jacobian import ApplyFn, select_outputs
-from lnpjax.kernel import Modes, eigenmodes, entk
+from lnpjax.kernel import Modes, eigenmodes, entk, mode_pairs
 from lnpjax.models import preset
 from lnpjax.pretraining.loss import cross_entropy
 from lnpjax.runs import Row
@@ -122,13 +123,12 @@ def most_frequent(targets: Int[np.ndarray, "n time"], count: int) -> Int[np.ndar
 def kernel_unit(config: ExplicitConfig, data: Path | None, model: int, sample: int) -> UnitResult:
     """Decompose the kernel of one sequence in both states of one model."""
     subject_of = subject(config, data, model)
-    corpus = subject_of.corpus
-    inputs, targets = (x[sample : sample + 1] for x in (corpus.test_inputs, corpus.test_targets))
     chosen = (None, tuple(subject_of.vocabulary.tolist()))
     rows: list[Row] = []
     arrays: dict[str, np.ndarray] = {}
     for state, params in subject_of.states.items():
-        modes = modes_of(subject_of.apply_fn, params, inputs, targets, chosen)
+        modes = modes_of(subject_of, params, sample, chosen)
+        pairs = pairs_of(subject_of, params, sample, chosen, modes) if config.pairs else None
         arrays |= {
             f"{state}_p": np.asarray(modes.p, np.float32),
             f"{state}_gamma2": np.asarray(modes.gamma2, np.float32),
@@ -141,35 +141,60 @@ def kernel_unit(config: ExplicitConfig, data: Path | None, model: int, sample: i
                 "state": state,
                 "chi_pos": float(modes.chi_pos),
                 "trace": float(modes.trace),
+                "positive_pairs": np.nan if pairs is None else float(np.mean(pairs > 0)),
+                "positive_part": np.nan if pairs is None else positive_part(pairs),
                 "training_loss": subject_of.loss,
             }
         )
     return UnitResult(rows, arrays)
 
 
-def modes_of(
-    apply_fn: ApplyFn,
-    params: PyTree,
-    inputs: Int[Array, "1 time"],
-    targets: Int[Array, "1 time"],
-    chosen: tuple[None, tuple[int, ...]],
-) -> Modes:
+Chosen = tuple[None, tuple[int, ...]]
+
+
+def modes_of(subject_of: Subject, params: PyTree, sample: int, chosen: Chosen) -> Modes:
     """Return the modes of the kernel of the chosen outputs, seen from their loss gradient."""
-    kernel = _kernel(apply_fn, chosen, params, inputs)
-    return _decomposed(kernel, _gradient(apply_fn, chosen, params, inputs, targets))
+    inputs, targets = _sequence(subject_of.corpus, sample)
+    kernel = _kernel(subject_of.apply_fn, chosen, params, inputs, inputs)
+    return _decomposed(kernel, _gradient(subject_of.apply_fn, chosen, params, inputs, targets))
+
+
+def pairs_of(
+    subject_of: Subject, params: PyTree, sample: int, chosen: Chosen, modes: Modes
+) -> Float[np.ndarray, "m m"]:
+    """Return what pairs of modes add to chi_pos between a sequence and the next (eq. 25)."""
+    other = (sample + 1) % len(subject_of.corpus.test_inputs)
+    inputs, others = (_sequence(subject_of.corpus, one)[0] for one in (sample, other))
+    between = _kernel(subject_of.apply_fn, chosen, params, others, inputs)
+    return np.asarray(mode_pairs(between, modes_of(subject_of, params, other, chosen), modes))
+
+
+def positive_part(pairs: Float[np.ndarray, "m m"]) -> float:
+    """Return the sum of what is positive, as a share of the sum of absolute values.
+
+    Example:
+        >>> positive_part(np.array([[3.0, -1.0]]))
+        0.75
+    """
+    return float(np.sum(np.maximum(pairs, 0)) / np.sum(np.abs(pairs)))
+
+
+def _sequence(corpus: Corpus, sample: int) -> tuple[Int[Array, "1 time"], Int[Array, "1 time"]]:
+    rows = slice(sample, sample + 1)
+    return corpus.test_inputs[rows], corpus.test_targets[rows]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _kernel(
-    apply_fn: ApplyFn, chosen: tuple[None, tuple[int, ...]], params: PyTree, inputs: Array
+    apply_fn: ApplyFn, chosen: Chosen, params: PyTree, inputs: Array, inputs2: Array
 ) -> Float[Array, "m m"]:
-    return entk(apply_fn, params, inputs, outputs=chosen)
+    return entk(apply_fn, params, inputs, inputs2=inputs2, outputs=chosen)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _gradient(
     apply_fn: ApplyFn,
-    chosen: tuple[None, tuple[int, ...]],
+    chosen: Chosen,
     params: PyTree,
     inputs: Array,
     targets: Array,

@@ -53,6 +53,16 @@ def spectra(config: ExplicitConfig, sweep: Sweep) -> dict[str, Spectra]:
     return {state: Spectra(stacked(f"{state}_p"), stacked(f"{state}_gamma2")) for state in STATES}
 
 
+def by_model(
+    config: ExplicitConfig, sweep: Sweep, state: str, name: str
+) -> Float[np.ndarray, " model"]:
+    """Return a column of the rows in a state, its mean over the sequences of every model."""
+    models = range(config.num_models)
+    return np.array(
+        [np.mean([row[name] for row in sweep.rows(state=state, model=model)]) for model in models]
+    )
+
+
 def by_rank(values: Float[np.ndarray, "model sample mode"], share: float = 0.02) -> np.ndarray:
     """Return means over kernels, smoothed over a window of ranks: single coefficients are chance.
 

@@ -45,7 +45,7 @@ class FreezingConfig:
     side: int = 4
     num_samples: int = 128
     num_test: int = 300
-    num_rounds: int = 3000
+    num_rounds: int = 2000
     steps_per_round: int = 1
     step: float = 0.5
     hidden_sizes: tuple[int, ...] = (4, 8, 16, 32)
@@ -53,9 +53,9 @@ class FreezingConfig:
     num_ritz_seeds: int = 6
     num_sequences: int = 16
     context_length: int = 32
-    num_matvecs: int = 16
-    ritz_rounds: int = 100
-    ritz_steps_per_round: int = 4
+    num_matvecs: int = 10
+    ritz_rounds: int = 200
+    ritz_steps_per_round: int = 5
     seed: int = 0
 
     def __post_init__(self) -> None:
