@@ -1,4 +1,4 @@
-"""Vision transformers under standard and maximal-update parametrisation (Spectral Reach, Fig. 9)."""
+"""Vision transformers in standard and maximal-update parametrisation (Spectral Reach, Fig. 9)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lnpjax.experiments.spectral_reach.vision.figures import draw
 
 EXPERIMENT: Reproduction[VisionConfig] = Reproduction(
     name="vision",
-    title="Vision transformers under standard and maximal-update parametrisation "
+    title="Vision transformers in standard and maximal-update parametrisation "
     "(Spectral Reach, Fig. 9)",
     paper="Spectral Reach",
     figures=("9",),

@@ -16,7 +16,7 @@ from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_reach.claims import trained_well
 from lnpjax.experiments.spectral_reach.scaling_laws.results import (
     decades,
-    end_ratio,
+    end_ratios,
     loss_exponent,
 )
 from lnpjax.experiments.spectral_reach.vision.results import Vision, arms
@@ -83,11 +83,11 @@ def ordered(found: Sequence[Vision], needs: list[Need]) -> Claim:
         statement="Larger ViTs reach lower spectral positions, under muP as well.",
         quantity="ln of chi_pos in the last window over that of the next larger size",
         findings=[
-            Finding(
-                f"{NAMES[v.arm]}, {small.name} to {large.name}", end_ratio(small, large), POSITIVE
-            )
+            Finding(f"{NAMES[v.arm]}, {small.name} to {large.name}", ratio, POSITIVE)
             for v in found
-            for small, large in itertools.pairwise(v.family.sizes)
+            for (small, large), ratio in zip(
+                itertools.pairwise(v.family.sizes), end_ratios(v.family), strict=True
+            )
         ],
         needs=needs,
     )

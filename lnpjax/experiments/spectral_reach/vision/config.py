@@ -56,7 +56,9 @@ class VisionConfig:
         expected = f"two or more multiples of {HEAD_WIDTH}, ascending"
         require(whole, "widths", expected=expected, got=self.widths)
         expected = f"one of widths={self.widths}"
-        require(self.base_width in self.widths, "base_width", expected=expected, got=self.base_width)
+        require(
+            self.base_width in self.widths, "base_width", expected=expected, got=self.base_width
+        )
         self.recipe.check_divides("steps", self.steps)
 
     def model(self, width: int, *, image_size: int, num_channels: int) -> ViTConfig:

@@ -1,4 +1,4 @@
-"""Images with labels, in three parts: to train on, to draw batches B and rates from, and to test."""
+"""Labelled images in three parts: to train on, to draw batches B and rates from, and to test."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class ImageSplit:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels."""
-        _, *shape = self.images.train.images.shape
-        return tuple(shape)  # type: ignore[return-value]
+        _, height, width, channels = self.images.train.images.shape
+        return height, width, channels
 
     @property
     def num_train(self) -> int:

@@ -13,9 +13,9 @@ token after the last norm) on test images since the start, relative to its size 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,9 @@ from lnpjax.experiments.spectral_reach.vision.config import ARMS, Arm, VisionCon
 from lnpjax.experiments.spectral_reach.vision.data import ImageSplit, load
 from lnpjax.models import ViT, maximal_update
 
+Rates: TypeAlias = Sequence[Mapping[str, Any]]
+"""Rows of learning rates that were tried."""
+
 
 def measure(config: VisionConfig, sweep: Sweep, data: Path | None) -> None:
     """Train and measure what the sweep does not hold yet.
@@ -43,19 +46,14 @@ def measure(config: VisionConfig, sweep: Sweep, data: Path | None) -> None:
     """
     split = functools.cache(functools.partial(load, config, data))
     for arm in ARMS:
-        at_base: list[dict[str, Any]] = []
-        tried = sorted(config.widths, key=lambda width: width != config.base_width)
-        for width in tried:  # the base width first
+        chosen: Rates = []
+        # The base width first: under muP its learning rate serves all.
+        for width in sorted(config.widths, key=lambda width: width != config.base_width):
             name = unit_name(arm, width)
             trainee = functools.cache(functools.partial(trainee_of, config, arm, width, split))
             if arm == "standard" or width == config.base_width:
-                rates = sweep.unit(f"{name}-rates", lambda trainee=trainee: trainee().try_rates())
-                at_base = at_base if arm == "mup" and at_base else rates.rows
-                chosen = rates.rows
-            else:
-                chosen = at_base
-            unit = functools.partial(runs_unit, trainee, chosen)
-            sweep.unit(f"{name}-runs", unit)
+                chosen = sweep.unit(f"{name}-rates", functools.partial(rates_unit, trainee)).rows
+            sweep.unit(f"{name}-runs", functools.partial(runs_unit, trainee, chosen))
 
 
 def num_units(config: VisionConfig, data: Path | None = None) -> int:  # noqa: ARG001
@@ -79,10 +77,6 @@ class VisionTrainee(NamedTuple):
 
     trainee: Trainee
     hidden: Callable[[PyTree], Float[Array, "runs images width"]]
-
-    def try_rates(self) -> UnitResult:
-        """Try all learning rates."""
-        return self.trainee.try_rates()
 
 
 def trainee_of(
@@ -128,20 +122,30 @@ def trainee_of(
         "size": short_count(vit.num_parameters),
         "num_parameters": vit.num_parameters,
     }
-    tokens = images.config.batch_size * vit.num_patches
-    trainee = Trainee(subject, about, images.config.recipe, images, tokens, images.passes)
+    trainee = Trainee(
+        subject,
+        about,
+        images.config.recipe,
+        images,
+        tokens_per_step=images.config.batch_size * vit.num_patches,
+        passes=images.passes,
+    )
     return VisionTrainee(trainee, jax.jit(jax.vmap(hidden)))
 
 
-def runs_unit(trainee: Callable[[], VisionTrainee], rates: list[dict[str, Any]]) -> UnitResult:
+def rates_unit(trainee: Callable[[], VisionTrainee]) -> UnitResult:
+    """Try all learning rates on a width."""
+    return trainee().trainee.try_rates()
+
+
+def runs_unit(trainee: Callable[[], VisionTrainee], rates: Rates) -> UnitResult:
     """Train all seeds of a width, and measure how far features go from the start."""
-    own = trainee()
-    trained = own.trainee.train(best_rate(rates), observe=own.hidden)
-    first, *later = jax.device_get(trained.observed)
-    changes = [relative_change(first, features) for features in later]
-    result = own.trainee.result(trained, best_rate(rates))
-    arrays = dict(result.arrays) | {"feature_change": np.stack(changes, axis=1)}
-    return UnitResult(result.rows, arrays)
+    own, rate = trainee(), best_rate(rates)
+    trained = own.trainee.train(rate, observe=own.hidden)
+    first, *later = jax.device_get(list(trained.observed))
+    result = own.trainee.result(trained, rate)
+    changes = np.stack([relative_change(first, features) for features in later], axis=1)
+    return UnitResult(result.rows, dict(result.arrays) | {"feature_change": changes})
 
 
 def relative_change(
