@@ -30,7 +30,13 @@ FAMILIES = {
     "precision": "bfloat16 compute against float32, by quantity",
     "rival": "the same measurement by perspic (PyTorch, Opacus): agreement, error, time, memory",
 }
-ON_ACCELERATORS = ("plain step", "measured", "measured, closed forms", "stand-alone")
+ON_ACCELERATORS = (
+    "plain step",
+    "measured",
+    "measured, closed forms",
+    "measured, 8 samples probed",
+    "stand-alone",
+)
 
 
 class Benchmark(NamedTuple):
