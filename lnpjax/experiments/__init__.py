@@ -1,8 +1,8 @@
 """The experiments of the papers as code, by the name that `lnpjax reproduce` takes.
 
 Example:
-    >>> sorted(FOLDERS)[:2]
-    ['noise-scaling', 'ntk-data-scaling']
+    >>> list(FOLDERS)[:2]
+    ['random-features', 'ntk-model-scaling']
     >>> experiment("noise-scaling").paper
     'NTK Lens'
 """
