@@ -1,8 +1,13 @@
 """The experiments of the papers as code, by the name that `lnpjax reproduce` takes.
 
 Example:
+<<<<<<< HEAD
     >>> FOLDERS["noise-scaling"]
     'ntk_lens.noise_scaling'
+=======
+    >>> list(FOLDERS)[:2]
+    ['random-features', 'ntk-model-scaling']
+>>>>>>> e1f6971
     >>> experiment("noise-scaling").paper
     'NTK Lens'
 """
@@ -30,13 +35,13 @@ FOLDERS = {
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",
     "shells-double-descent": "spectral_shells.double_descent",
+    "scaling-laws": "spectral_reach.scaling_laws",
+    "isocompute": "spectral_reach.isocompute",
+    "vision": "spectral_reach.vision",
     "maximal-update": "spectral_reach.maximal_update",
     "hutchinson-convergence": "spectral_reach.hutchinson_convergence",
     "explicit-spectrum": "spectral_reach.explicit_spectrum",
     "mode-freezing": "spectral_reach.mode_freezing",
-    "scaling-laws": "spectral_reach.scaling_laws",
-    "isocompute": "spectral_reach.isocompute",
-    "vision": "spectral_reach.vision",
     "spectral-descent": "spectral_reach.spectral_descent",
 }
 """The folder of every experiment; each is loaded when it is asked for."""

@@ -155,7 +155,7 @@ Chosen = tuple[None, tuple[int, ...]]
 def modes_of(subject_of: Subject, params: PyTree, sample: int, chosen: Chosen) -> Modes:
     """Return the modes of the kernel of the chosen outputs, seen from their loss gradient."""
     inputs, targets = _sequence(subject_of.corpus, sample)
-    kernel = _kernel(subject_of.apply_fn, chosen, params, inputs, inputs)
+    kernel = _kernel(subject_of.apply_fn, chosen, params, inputs)
     return _decomposed(kernel, _gradient(subject_of.apply_fn, chosen, params, inputs, targets))
 
 
@@ -186,7 +186,7 @@ def _sequence(corpus: Corpus, sample: int) -> tuple[Int[Array, "1 time"], Int[Ar
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _kernel(
-    apply_fn: ApplyFn, chosen: Chosen, params: PyTree, inputs: Array, inputs2: Array
+    apply_fn: ApplyFn, chosen: Chosen, params: PyTree, inputs: Array, inputs2: Array | None = None
 ) -> Float[Array, "m m"]:
     return entk(apply_fn, params, inputs, inputs2=inputs2, outputs=chosen)
 

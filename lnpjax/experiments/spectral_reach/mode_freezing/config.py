@@ -48,7 +48,7 @@ class FreezingConfig:
     num_rounds: int = 2000
     steps_per_round: int = 1
     step: float = 0.5
-    hidden_sizes: tuple[int, ...] = (4, 8, 16, 32)
+    hidden_sizes: tuple[int, ...] = (4, 16, 32)
     num_layers: int = 2
     num_ritz_seeds: int = 6
     num_sequences: int = 16

@@ -54,7 +54,7 @@ class DescentConfig:
     every: int = 50
     num_modes: int = 4
     left: float = 0.1
-    ceiling: float = 0.01
+    ceiling: float = 1e-5
     num_times: int = 12
     seed: int = 0
 

@@ -74,12 +74,12 @@ def steps_of(config: DescentConfig, arm: str) -> int:
     Example:
         >>> from lnpjax.experiments.spectral_reach.spectral_descent.config import PRESETS
         >>> [steps_of(PRESETS["cpu"], arm) for arm in ("muon", "damped")]
-        [996, 744]
+        [990, 737]
     """
     reweighted = arm in ("damped", "clamped")
     cost = 1 + (refresh_cost(config.num_matvecs) / config.every if reweighted else 0)
     segments = config.num_times - 1
-    return max(round(config.budget / cost / segments), 1) * segments
+    return max(int(config.budget / cost / segments), 1) * segments
 
 
 @functools.lru_cache(maxsize=1)
