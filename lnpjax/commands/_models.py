@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from lnpjax._base.checks import require
 from lnpjax.data import Batches, load_dataset, read_documents
 from lnpjax.data.batches import random_order
-from lnpjax.data.files import holds_tokens
+from lnpjax.data.files import TOKEN_EXTENSIONS, holds
 from lnpjax.data.image_classes import LabelledImages, read_labelled_images
 from lnpjax.data.loading import is_path
 from lnpjax.jacobian import ApplyFn, Batch
@@ -281,7 +281,7 @@ def _text(
     if tokenizer is not None and tokenizer.endswith(PIECES_FILE):
         pieces = PieceTokenizer.from_file(tokenizer, vocab_size)
         return _beginning(pieces, choice, length), {"name": choice.data, "tokenizer": tokenizer}
-    if is_path(choice.data) and holds_tokens(choice.data):
+    if is_path(choice.data) and holds(choice.data, TOKEN_EXTENSIONS):
         require(choice.tokenizer is None, "--tokenizer", expected="none for tokens",
                 got=choice.tokenizer)  # fmt: skip
         own: dict[str, Any] = {"vocab_size": vocab_size}

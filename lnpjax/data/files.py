@@ -59,13 +59,13 @@ def extension(path: str | Path, endings: Iterable[str] = TEXT_EXTENSIONS) -> str
     return next((end for end in endings if name.endswith(end)), None)
 
 
-def holds_tokens(path: str | Path) -> bool:
-    """Return whether a path is a token file, or a folder with such files and none of text."""
-    path = Path(path)
+def holds(path: str | Path, endings: Iterable[str]) -> bool:
+    """Return whether a path is a file with such an ending, or a folder of them and none of text."""
+    path, endings = Path(path), tuple(endings)
     if not path.is_dir():
-        return extension(path, TOKEN_EXTENSIONS) is not None
+        return extension(path, endings) is not None
     files = _visible_files(path)
-    return any(extension(file, TOKEN_EXTENSIONS) for file in files) and not any(
+    return any(extension(file, endings) for file in files) and not any(
         extension(file) for file in files
     )
 

@@ -23,10 +23,11 @@ from jaxtyping import Int, UInt8
 
 from lnpjax._base.checks import require
 from lnpjax._base.files import check_arrays
-from lnpjax.data.images import IMAGES_PER_CHUNK, gray_images, next_pixel_sequences
+from lnpjax.data.files import holds
+from lnpjax.data.images import IMAGE_KEYS, IMAGES_PER_CHUNK, gray_images, next_pixel_sequences
 
-IMAGES, LABELS = "X", "Y"
-"""What CIFAR-5M's arrays are called."""
+IMAGES, LABELS = ("X", *IMAGE_KEYS), ("Y", "y", "labels")
+"""What the arrays are called, CIFAR-5M's first."""
 NUM_PARTS = 6
 """How many files CIFAR-5M has."""
 _PART = re.compile(r"part(\d+)\.npz")
@@ -120,11 +121,11 @@ class PixelSequences:
 
 
 def holds_image_parts(path: str | Path) -> bool:
-    """Return whether a path is such a file, or a folder with `.npz` files in it."""
+    """Return whether a path is a file with an array `X`, or a folder of `.npz` files."""
     path = Path(path)
     if path.is_dir():
-        return any(path.glob("*.npz"))
-    return path.suffix == ".npz" and zipfile.is_zipfile(path) and f"{IMAGES}.npy" in _members(path)
+        return any(path.glob("*.npz")) and holds(path, (".npz",))
+    return path.suffix == ".npz" and zipfile.is_zipfile(path) and "X.npy" in _members(path)
 
 
 def read_image_parts(
@@ -143,8 +144,9 @@ def read_image_parts(
 
     Raises:
         FileNotFoundError: if there is nothing at `path`.
-        ValueError: if a part is missing, truncated, or has arrays other than `X` and `Y`, of other
-            sizes than the first part or than one another; the message names the file.
+        ValueError: if a part is missing, truncated, or lacks arrays `X` and `Y` (or `x` and `y`, or
+            `images` and `labels`) that fit each other and the first part; the message names the
+            file.
 
     Example:
         >>> import tempfile
@@ -196,23 +198,24 @@ class _Part:
             reason = str(error).removeprefix(f"{file}: expected an .npz file, got: ")
             raise ValueError(f"{file}: expected a whole .npz file, got: {reason}") from error
         self.file = file
-        names = (f"{IMAGES}.npy", f"{LABELS}.npy")
-        expected, got = f"arrays {IMAGES} and {LABELS}", sorted(members)
-        require(set(names) <= set(members), str(file), expected=expected, got=got)
-        self._images, self._labels = (members[name] for name in names)
+        stored = {name.removesuffix(".npy") for name in members}
+        found = [next((key for key in keys if key in stored), "") for keys in (IMAGES, LABELS)]
+        expected = f"arrays {' or '.join(IMAGES)}, and {' or '.join(LABELS)}"
+        require(all(found), str(file), expected=expected, got=sorted(stored))
+        self._images, self._labels = members[f"{found[0]}.npy"], found[1]
         self.checksum = self._images.CRC
         with zipfile.ZipFile(file) as archive, archive.open(self._images) as stream:
             self.shape, in_order, dtype = _read_header(stream)
             self._offset = stream.tell()
         fits = dtype == np.uint8 and in_order and len(self.shape) in (3, 4) and all(self.shape)
         fits = fits and (len(self.shape) == 3 or self.shape[3] in (1, 3))
-        expected = f"{IMAGES} of unsigned bytes (n, h, w, 3), row after row"
+        expected = f"{found[0]} of unsigned bytes (n, h, w, 3), row after row"
         require(fits, str(file), expected=expected, got=f"{dtype} of shape {self.shape}")
 
     def labels(self) -> Int[np.ndarray, " n"]:
         with np.load(self.file, allow_pickle=False) as arrays:
-            labels = self._sound(lambda: arrays[LABELS])
-        expected = f"{LABELS} with a class for each of the {self.shape[0]} images"
+            labels = self._sound(lambda: arrays[self._labels])
+        expected = f"{self._labels} with a class for each of the {self.shape[0]} images"
         fits = labels.dtype.kind in "iu" and labels.shape == self.shape[:1]
         require(fits, str(self.file), expected=expected, got=f"{labels.dtype} of {labels.shape}")
         return labels.astype(np.int32)

@@ -17,7 +17,7 @@ from lnpjax.data.datasets import (
 )
 from lnpjax.data.documents import DocumentSequences
 from lnpjax.data.encoding import encode_documents
-from lnpjax.data.files import TEXT_EXTENSIONS, TOKEN_EXTENSIONS, extension, holds_tokens
+from lnpjax.data.files import TEXT_EXTENSIONS, TOKEN_EXTENSIONS, extension, holds
 from lnpjax.data.hub import HUB_DATASETS, PREFIX, hub_documents
 from lnpjax.data.image_parts import PixelSequences, holds_image_parts, read_image_parts
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences, read_images
@@ -216,7 +216,7 @@ def _kind_of(data: str) -> _Kind:
         got=repr(data),
         error=FileNotFoundError,
     )
-    if holds_tokens(data):
+    if holds(data, TOKEN_EXTENSIONS):
         return "tokens"
     is_file = Path(data).is_file()
     is_images = (is_file and Path(data).suffix == ".npz") or holds_image_parts(data)

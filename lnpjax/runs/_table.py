@@ -68,8 +68,10 @@ def summary_cells(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str]
         losses = validation["loss"]
         cells.append(_cells("validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1])))
     if test := columns(rows, "test"):
+        start, end = (_WindowMean(test["loss"][place]) for place in (0, -1))
+        several = len(test["loss"]) > 1  # usually there is only the one at the end
         cells.append(
-            _cells("test loss", _WindowMean(test["loss"][0]), _WindowMean(test["loss"][-1]))
+            _cells("test loss", start, end) if several else ("test loss", "", str(end), "")
         )
     if not lnp:
         return cells, []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from lnpjax import cli
+from lnpjax._base.reporting import Reporter
 from lnpjax.commands._config_file import options_of_file
 from lnpjax.commands._exit import Exit
 from lnpjax.commands.train import Train
@@ -105,7 +106,41 @@ def test_a_run_can_be_changed_on_the_command_line(called, tmp_path):
     assert called[0].model == ModelOptions(preset="15.5M", num_layers=2)
 
 
+def test_the_command_line_overrides_a_recipe(called):
+    arguments = ["train", "--recipe", "pixels", "--batch-size", "64", "--num-test", "9"]
+    assert cli.main(arguments) == 0
+    (command,) = called
+    assert (command.recipe, command.model.preset) == ("pixels", "102.6K")
+    assert (command.training.steps, command.training.batch_size) == (42_207, 64)
+    assert (command.data.num_validation, command.data.num_test) == (4096, 9)
+    assert command.measurement == MeasurementOptions(window_width=50, open_end=True)
+
+
+def test_a_learning_rate_of_the_paper_at_another_batch_is_warned_of():
+    class Ear(Reporter):
+        def warn(self, text: str) -> None:
+            warnings.append(text)
+
+    warnings: list[str] = []
+    for model, training in (
+        (ModelOptions(preset="102.6K"), TrainingOptions()),
+        (ModelOptions(preset="102.6K"), TrainingOptions(batch_size=128)),
+        (ModelOptions(preset="102.6K"), TrainingOptions(learning_rate=0.01)),
+        (ModelOptions(preset="7.2M"), TrainingOptions()),
+        (ModelOptions(), TrainingOptions(batch_size=8)),
+    ):
+        Train(model=model, training=training)._warn_of_learning_rate(Ear())
+    (warning,) = warnings
+    assert "0.04, is the paper's for batches of 128, not of 32: --recipe pixels" in warning
+
+
+def test_a_recipe_does_not_go_with_a_run_that_has_its_own_settings(capsys):
+    assert cli.main(["train", "--recipe", "stories", "--resume", "run"]) == Exit.REFUSED
+    assert capsys.readouterr().err.endswith("since the run has its own, got --recipe\n")
+
+
 REFUSED = {
+    "no recipe": ("recipe: [1]", "recipe: expected one of stories, pixels, got [1]"),
     "near": ("sede: 3", "mine.yaml: expected options of lnpjax train (the nearest is seed), got"),
     "near, in its section": ("training: {sede: 3}", "training: expected the fields of Training"),
     "of another section": ("model: {steps: 3}", "model: expected the fields of ModelOptions, got"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lnpjax.data import Batches, load_dataset, read_image_parts
+from lnpjax.data import Batches, TokenDataset, load_dataset, read_image_parts
 from lnpjax.data.image_classes import load_image_classes, read_labelled_images
 from lnpjax.data.images import next_pixel_sequences
 
@@ -45,6 +45,17 @@ def test_parts_are_one_array_in_the_order_of_their_numbers(folder, save):
     chosen = parts.select(rows)
     np.testing.assert_array_equal(chosen[1:3], images[rows[1:3]])
     np.testing.assert_array_equal(chosen.select(np.array([4, 4]))[:], images[[12, 12]])
+
+
+def test_one_file_with_other_names_in_a_folder_will_do_and_text_next_to_it_wins(tmp_path):
+    images = np.arange(48, dtype=np.uint8).reshape(4, 3, 4)
+    np.savez(tmp_path / "subset.npz", x=images, y=np.arange(4))
+    data = load_dataset(tmp_path, num_validation=1)
+    np.testing.assert_array_equal(data.train(np.array([0]))[0], images[:1].reshape(1, 12)[:, :-1])
+    (tmp_path / "story.txt").write_text("once upon a time")
+    with pytest.warns(UserWarning, match=r"left out 1 ending in '\.npz'"):
+        text = load_dataset(tmp_path, num_validation=1, context_length=3)
+    assert isinstance(text, TokenDataset)
 
 
 def test_what_is_not_compressed_stays_on_the_disk(folder):
@@ -117,7 +128,7 @@ REFUSED = {
     "last missing": (without(5), "got all but part5.npz"),
     "truncated": (cut, r"part2.npz: expected a whole .npz file, got: File is not a zip file"),
     "flipped": (flip, "part2.npz: expected a whole .npz file, got: Bad CRC"),
-    "other name": (replace_part(X=X), r"part2.npz: expected arrays X and Y, got \['X.npy'\]"),
+    "other name": (replace_part(X=X), r"part2.npz: expected arrays X or x or .*, got \['X'\]"),
     "other size": (replace_part(X=X[:, :2], Y=Y), r"part2.npz: expected images of \(3, 2, 3\)"),
     "other type": (replace_part(X=X * 1.0, Y=Y), "part2.npz: expected X of unsigned bytes"),
     "fewer labels": (replace_part(X=X, Y=Y[1:]), "part2.npz: expected Y with a class for each of"),

@@ -20,6 +20,7 @@ def test_the_table_compares_the_first_and_the_last_window() -> None:
         {"kind": "train", "step": step, "loss": loss} for step, loss in enumerate((4.0, 4.0, 4.0))
     ]
     rows += [{"kind": "validation", "step": step, "loss": loss} for step, loss in ((0, 3), (2, 6))]
+    rows.append({"kind": "test", "step": 2, "loss": 7})
     for step, window, chi in ((0, 0, 0.5), (1, 1, 0.02), (2, 1, 0.03)):
         numbers = {f"chi_{name}": chi for name in ("loss", "net", "pos")}
         sems = {"chi_net_sem": 0.1, "chi_pos_sem": 0.004}
@@ -27,6 +28,7 @@ def test_the_table_compares_the_first_and_the_last_window() -> None:
     found = cells(rows)
     assert found["training loss"] == ["4", "4", "x 1"]
     assert found["validation loss"] == ["3", "6", "x 2"]
+    assert found["test loss"] == ["", "7", ""]
     assert found["chi_loss"] == ["0.5", "0.025 ± 0.005", "/ 20"]
     assert found["chi_net"] == ["0.5 ± 0.1", "0.025 ± 0.005", "/ 20"]
     assert found["chi_pos"] == ["0.500 ± 0.004", "0.025 ± 0.005", "/ 20"]
