@@ -106,3 +106,27 @@ def test_an_instrumented_step_checks_in_some_windows():
     _, statuses = jax.jit(lambda s: jax.lax.scan(one, s, None, length=20))((PARAMS, jnp.int32(0)))
     found = np.flatnonzero(np.asarray(statuses) & Status.GRADIENT_MISFIT)
     assert found.tolist() == [0, 2, 4, 8, 16]  # windows 0, 1, 2, 4, 8
+
+
+@pytest.mark.parametrize("cross", [False, True])
+def test_the_gradient_that_a_measurement_makes_is_the_losses_own(x64, cross):
+    keys = jax.random.split(jax.random.key(3), 3)
+    params = {"w": jax.random.normal(keys[0], (3, 2)), "b": jnp.zeros(2)}
+    batches = [(jax.random.normal(key, (4, 3)), jnp.ones((4, 2))) for key in keys[1:]]
+
+    def apply_fn(params, x):
+        return jnp.tanh(x @ params["w"] + params["b"])
+
+    def loss_fn(outputs, targets):
+        return 1e-6 * jnp.mean((outputs - targets) ** 2)
+
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact())
+    given = batches if cross else batches[:1]
+    out, gradient = jax.jit(measure.value_and_gradient)(params, *given)
+    expected = jax.grad(lambda p: loss_fn(apply_fn(p, batches[0][0]), batches[0][1]))(params)
+    for leaf, like in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(leaf, like, rtol=1e-10)
+    for leaf, like in zip(
+        jax.tree.leaves(out), jax.tree.leaves(measure(params, *given)), strict=True
+    ):
+        np.testing.assert_allclose(leaf, like, rtol=1e-12)

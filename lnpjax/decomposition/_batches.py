@@ -339,6 +339,11 @@ def _misfit(
     return jax.lax.cond(check, distance, lambda: nothing)
 
 
+def multiplied(array: Array, unit: Float[Array, ""]) -> Array:
+    """Return the array times a unit, multiplied in the dtype of the unit."""
+    return (array.astype(unit.dtype) * unit).astype(array.dtype)
+
+
 def _divided(array: Array, unit: Float[Array, ""]) -> Array:
     """Return the array over a unit, divided in the dtype of the unit."""
     return (array.astype(unit.dtype) / unit).astype(array.dtype)
