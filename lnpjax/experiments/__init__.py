@@ -32,6 +32,7 @@ FOLDERS = {
     "shells-double-descent": "spectral_shells.double_descent",
     "scaling-laws": "spectral_reach.scaling_laws",
     "isocompute": "spectral_reach.isocompute",
+    "linear-probes": "spectral_reach.linear_probes",
 }
 """The folder of every experiment; each is loaded when it is asked for."""
 
