@@ -79,7 +79,7 @@ def _draw_ratios(data: str, sizes: Sequence[Probed], ax: Axes) -> None:
     panel = Panel(
         "ratio",
         f"Ratio of equation 55, {NAMES[data]}",
-        "bars: 95 % intervals over seeds; dotted: no difference; axis linear up to 1, then in logarithms",
+        "bars: 95 % intervals over seeds; dotted: no difference; axis linear up to 1",
         SYMBOLS["chi_pos"] + "(random) / " + SYMBOLS["chi_pos"] + "(pre-trained)",
     )
     dress(ax, panel, xlabel=PARAMETERS, yscale="linear")
