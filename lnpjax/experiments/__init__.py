@@ -1,13 +1,10 @@
 """The experiments of the papers as code, by the name that `lnpjax reproduce` takes.
 
 Example:
-<<<<<<< HEAD
     >>> FOLDERS["noise-scaling"]
     'ntk_lens.noise_scaling'
-=======
     >>> list(FOLDERS)[:2]
     ['random-features', 'ntk-model-scaling']
->>>>>>> e1f6971
     >>> experiment("noise-scaling").paper
     'NTK Lens'
 """
@@ -37,6 +34,7 @@ FOLDERS = {
     "shells-double-descent": "spectral_shells.double_descent",
     "scaling-laws": "spectral_reach.scaling_laws",
     "isocompute": "spectral_reach.isocompute",
+    "linear-probes": "spectral_reach.linear_probes",
     "vision": "spectral_reach.vision",
     "maximal-update": "spectral_reach.maximal_update",
     "hutchinson-convergence": "spectral_reach.hutchinson_convergence",

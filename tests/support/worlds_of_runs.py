@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lnpjax.experiments.spectral_reach.options import Recipe
+from lnpjax.experiments.spectral_reach.options import Recipe, short_count
 from lnpjax.experiments.spectral_reach.runs import Runs
 
 RECIPE = Recipe(num_seeds=3)
@@ -65,7 +65,7 @@ def runs(
     network = network * np.exp(0.1 * rng.standard_normal((seeds, len(measured))))
     chi_loss = 1e-3 * train[:, windows.steps] ** 1.5
     return Runs(
-        name=f"{parameters / 1e3:.3g}K",
+        name=short_count(parameters),
         num_parameters=parameters,
         tokens_per_step=512,
         rate=3e-3,

@@ -156,15 +156,19 @@ def pooled(estimates: Sequence[Uncertain]) -> list[Uncertain]:
     sizes: with three seeds each error alone is known to a factor of two at best.
 
     Args:
-        estimates: with errors.
+        estimates: with errors; those without stay as they are.
 
     Example:
-        >>> pooled([Uncertain(1.0, 0.3, 2), Uncertain(5.0, 0.4, 2)])[1].df
+        >>> pooled([Uncertain(1.0, 0.3, 2), UNKNOWN, Uncertain(5.0, 0.4, 2)])[2].df
         4
     """
-    df = sum(estimate.df for estimate in estimates)
-    squares = sum(estimate.df * estimate.error**2 for estimate in estimates)
-    return [Uncertain(estimate.value, float(squares / df) ** 0.5, df) for estimate in estimates]
+    known = [estimate for estimate in estimates if np.isfinite(estimate.error)]
+    df = sum(estimate.df for estimate in known)
+    error = (sum(estimate.df * estimate.error**2 for estimate in known) / max(df, 1)) ** 0.5
+    return [
+        Uncertain(estimate.value, float(error), df) if np.isfinite(estimate.error) else estimate
+        for estimate in estimates
+    ]
 
 
 def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Uncertain:

@@ -31,6 +31,12 @@ SYMBOLS = {
     "chi_pos": r"$\chi_{\mathrm{pos}}$",
     "product": r"$\chi_{\mathrm{net}} \cdot \chi_{\mathrm{pos}}$",
 }
+TITLES = {
+    "chi_loss": "Loss magnitude",
+    "chi_net": "Network magnitude",
+    "chi_pos": "Spectral position",
+    "product": "Network magnitude times position",
+}
 EMA_CAPTION = "exponential moving average (factor 0.1), mean over seeds"
 WINDOW_CAPTION = "the first 40 measured steps one by one, then means of windows; mean over seeds"
 

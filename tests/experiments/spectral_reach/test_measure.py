@@ -1,78 +1,167 @@
-"""The experiments on spectral reach at their smallest size, and what freezing does."""
+"""Training and measuring: the data's parts, runs side by side, and whole experiments in small."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from lnpjax import experiments
-from lnpjax.experiments._harness.claims import Claim
+from lnpjax import Hutchinson, lnp
+from lnpjax.experiments import experiment
 from lnpjax.experiments._harness.reproduction import reproduce
-from lnpjax.experiments.spectral_reach.mode_freezing import dense
-from lnpjax.experiments.spectral_reach.mode_freezing.arms import ARMS, frozen_modes
-from lnpjax.experiments.spectral_reach.mode_freezing.config import PRESETS, FreezingConfig
-
-NAMES = (
-    "mode-freezing",
-    "hutchinson-convergence",
-    "explicit-spectrum",
-    "spectral-descent",
+from lnpjax.experiments._harness.sweep import Sweep, UnitResult
+from lnpjax.experiments.spectral_reach import units
+from lnpjax.experiments.spectral_reach.data import load
+from lnpjax.experiments.spectral_reach.options import Recipe
+from lnpjax.experiments.spectral_reach.scaling_laws.config import PRESETS, ScalingConfig
+from lnpjax.experiments.spectral_reach.training import (
+    COMPONENTS,
+    language_model,
+    programs_of,
+    train,
 )
+from lnpjax.models import Llama, split_llama
+from lnpjax.pretraining.loss import cross_entropy
+
+SMOKE = PRESETS["smoke"]
+TASK, RECIPE = SMOKE.tasks[0], SMOKE.recipe
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_whole_run(name, tmp_path):
-    experiment = experiments.experiment(name)
-    done = reproduce(experiment, "smoke", tmp_path)
-    claims = [entry for entry in done.judged if isinstance(entry, Claim)]
-    assert {claim.verdict for claim in claims} == {"set-up short of the paper"}
-    assert list((tmp_path / "figures").glob("*.png"))
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").open()]
-    units = experiment.num_units(experiment.presets["smoke"], None)
-    assert len({row["unit"] for row in rows}) == units
+@pytest.fixture(scope="module")
+def split():
+    return load(TASK, None)
 
 
-def test_all_but_the_tail_and_the_tail_alone_are_all_modes():
-    p, order = jnp.array([0.5, 0.3, 0.15, 0.05]), jnp.array([3, 1, 0, 2])
-    frozen = {
-        arm: np.asarray(frozen_modes(jnp.asarray(number), p, (0.1, 0.2), order))
-        for number, arm in enumerate(ARMS)
-    }
-    assert not frozen["free"].any()
-    assert frozen["own"].tolist() == [False, False, False, True]
-    assert frozen["common"].tolist() == [False, False, True, True]
-    np.testing.assert_array_equal(frozen["tail_only"], ~frozen["common"])
-    assert {frozen[arm].sum() for arm in ("common", "top", "random")} == {2}
-    assert frozen["top"].tolist() == [True, True, False, False]
-    assert frozen["random"].tolist() == [False, True, True, False]
-
-
-def test_what_is_frozen_does_not_move():
-    """With all modes frozen nothing is learned; with none, gradient descent is plain."""
-    config = dataclasses.replace(PRESETS["smoke"], num_rounds=3, steps_per_round=1)
-    with jax.enable_x64(True):
-        problem = dense.make_problem(config, 0)
-        graphdef, params = dense.network(config, 4, 0)
-        order = np.arange(config.num_samples)
-
-        def run(arm, own):
-            number, positions = jnp.asarray(ARMS.index(arm)), (jnp.asarray(own), jnp.asarray(0.0))
-            return dense.descend(config, graphdef, params, problem, number, positions, order)
-
-        still, free = run("own", 2.0), run("free", 0.0)
-        np.testing.assert_allclose(still.loss, still.loss[0], rtol=1e-9)
-        assert still.num_frozen.tolist() == [config.num_samples] * 3
-        assert np.all(np.diff(free.loss) < 0)
+def test_the_parts_of_the_data_are_apart_and_the_same_for_all(split):
+    inputs, targets = split.training(3, 2)
+    assert inputs.shape == targets.shape == (2, TASK.batch_size, 63)
+    np.testing.assert_array_equal(inputs[1], split.training(4, 1)[0][0])
+    validation, test = (
+        {row.tobytes() for row in part[0].reshape(-1, 63)}
+        for part in (split.validation(), split.test())
+    )
+    assert len(validation) == TASK.num_validation
+    assert len(test) == TASK.num_test
+    assert not validation & test
+    batches = split.comparison(np.array([0, 1, 0]))[0]
+    assert {row.tobytes() for row in batches.reshape(-1, 63)} <= validation
+    np.testing.assert_array_equal(batches[0], batches[2])
+    assert np.any(batches[0] != batches[1])
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("widths", (4, 2)), ("step", 2.0), ("num_seeds", 1), ("side", 3)]
+    ("kind", "change", "message"),
+    [
+        (TASK, {"num_test": 7}, r"^num_test: expected a multiple of batch_size=4, got 7"),
+        (TASK, {"sizes": ((1, 4, 8, 2),)}, r"^sizes: expected two or more"),
+        (RECIPE, {"rates": (1e-3, 1e-2)}, r"^rates: expected three or more"),
+        (RECIPE, {"rates": (1e-3, 1e-2, 5e-3)}, r"^rates: expected three or more"),
+        (RECIPE, {"pilot_steps": 15}, r"^pilot_steps: expected a multiple of chunk_steps=10"),
+    ],
 )
-def test_sizes_that_cannot_be(field, value):
-    with pytest.raises(ValueError, match=field):
-        FreezingConfig(**{field: value})
+def test_options_that_do_not_fit_are_refused(kind, change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(kind, **change)
+
+
+def test_steps_that_are_no_whole_chunks_are_refused():
+    task = dataclasses.replace(TASK, steps=45)
+    with pytest.raises(ValueError, match=r"^steps: expected a multiple of chunk_steps=10, got 45"):
+        ScalingConfig(tasks=(task,), recipe=RECIPE)
+
+
+def test_data_that_are_not_there_are_named(tmp_path):
+    task = dataclasses.replace(TASK, source="stories", context_length=8)
+    with pytest.raises(ValueError, match=r"^data: expected a folder with the data stories"):
+        load(task, None)
+    with pytest.raises(FileNotFoundError, match="tinystories"):
+        load(task, tmp_path)
+
+
+@pytest.mark.parametrize("steps", [40, 600, 1500, 66_100])
+def test_the_last_window_ends_with_the_run(steps):
+    windows = Recipe(window_width=4).windows(steps)
+    assert windows.steps[-1] == steps - 1
+    assert windows.starts[-1] == steps - max(4, round(0.1 * steps))
+
+
+def test_neighbours_are_those_with_the_same_config(tmp_path):
+    for name, config in (("a", SMOKE), ("b", PRESETS["cpu"]), ("c", SMOKE)):
+        sweep = Sweep(tmp_path / name, config)
+        sweep.unit("one", lambda name=name: UnitResult([{"place": name}]))
+    found = units.neighbours(tmp_path / "c", SMOKE)
+    assert [sweep.folder.name for sweep in found] == ["a"]
+    result = units.finished_in(found, "one")
+    assert result is not None
+    assert result.rows == [{"place": "a"}]
+    assert units.finished_in(found, "two") is None
+
+
+def test_runs_side_by_side_are_what_each_is_alone(split):
+    """Against a loop over the library's own parts, one step and one measurement at a time."""
+    task = dataclasses.replace(TASK, steps=20)
+    split = dataclasses.replace(split, task=task)
+    model = units.model_of(task, 0, split)
+    programs = programs_of(language_model(model), RECIPE)
+    rates = np.array([4e-3, 8e-3], np.float32)
+    keys = units.initial_keys(0, 2)
+    found = train(programs, programs.initial(keys), rates, split, RECIPE)
+
+    apply_fn, _ = split_llama(Llama(model, rngs=nnx.Rngs(0)))
+    params = jax.tree.map(lambda leaf: leaf[1], programs.initial(keys))
+    optimizer = optax.adamw(
+        lambda step: 8e-3 * jnp.minimum(1.0, step / RECIPE.warmup_steps),
+        b1=0.9,
+        b2=0.95,
+        weight_decay=RECIPE.weight_decay,
+    )
+    state = optimizer.init(params)
+    probes = jax.random.split(jax.random.key(0), 2)[1]
+    measure = jax.jit(lnp(apply_fn, cross_entropy, estimator=Hutchinson(1)))
+
+    @jax.jit
+    def loss_of(params, batch):
+        return jax.value_and_grad(lambda p: cross_entropy(apply_fn(p, batch[0]), batch[1]))(params)
+
+    for step in range(task.steps):
+        batch = tuple(part[0] for part in split.training(step, 1))
+        place = np.flatnonzero(found.steps == step)
+        if place.size:
+            other = tuple(part[0] for part in split.comparison(np.array([step])))
+            here = measure(params, batch, other, key=jax.random.fold_in(probes, step))
+            for name in COMPONENTS:
+                np.testing.assert_allclose(
+                    found.components[name][1, place[0]], getattr(here, name), rtol=2e-3, atol=1e-6
+                )
+        loss, gradient = loss_of(params, batch)
+        np.testing.assert_allclose(found.train_loss[1, step], loss, rtol=1e-4)
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.array_equal(found.test_steps, [0, 10, 20])
+    assert not found.status.any()
+
+
+def test_one_experiment_takes_over_the_runs_of_another(tmp_path, monkeypatch):
+    """All three in small: the runs are made once, and every figure and claim is there."""
+    reproduce(experiment("scaling-laws"), "smoke", tmp_path / "scaling")
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(units.SizeUnits, "train", never)
+    monkeypatch.setattr(units.SizeUnits, "try_rates", never)
+    for name in ("isocompute", "linear-probes"):
+        done = reproduce(experiment(name), "smoke", tmp_path / name)
+        assert {claim.verdict for claim in done.judged if hasattr(claim, "verdict")} == {
+            "set-up short of the paper"
+        }
+    figures = {path.name for path in tmp_path.glob("*/figures/*.png")}
+    assert figures == {
+        *("scaling.png", "test_losses.png", "spread.png", "floors.png", "components_digits.png"),
+        *("isocompute.png", "ratios.png", "network.png"),
+    }

@@ -40,7 +40,7 @@ def draw(config: IsocomputeConfig, sweep: Sweep, folder: Path) -> None:
         dress(loss, Panel("loss", title, caption, "loss (nats per token)"), xlabel=PARAMETERS)
         plain_ticks(loss.yaxis)
         symbol = SYMBOLS["chi_pos"]
-        title = f"Spectral position {symbol} at equal compute, {NAMES[plane.data]}"
+        title = f"{symbol} at equal compute, {NAMES[plane.data]}"
         caption = "means over windows of steps and over seeds"
         _draw_curves(plane, "chi_pos", position)
         dress(position, Panel("chi_pos", title, caption, symbol), xlabel=PARAMETERS)

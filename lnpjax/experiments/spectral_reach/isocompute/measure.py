@@ -15,7 +15,7 @@ import numpy as np
 
 from lnpjax._base.checks import require
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach import runs
+from lnpjax.experiments.spectral_reach import units
 from lnpjax.experiments.spectral_reach.data import load, tasks_of
 from lnpjax.experiments.spectral_reach.isocompute.config import IsocomputeConfig
 
@@ -35,11 +35,11 @@ def measure(config: IsocomputeConfig, sweep: Sweep, data: Path | None) -> None:
     for task in tasks_of(tasks, data):
         split = load(task, data)
         sizes = range(len(task.sizes))
-        parameters = [runs.model_of(task, index, split).num_parameters for index in sizes]
+        parameters = [units.model_of(task, index, split).num_parameters for index in sizes]
         steps = (recipe.warmup_steps, task.steps)
         check_budgets(config.shares, parameters, steps, least=config.least_sizes)
-    elsewhere = runs.neighbours(sweep.folder, config.runs)
-    runs.measure_runs(tasks, recipe, sweep, data, functools.partial(runs.finished_in, elsewhere))
+    elsewhere = units.neighbours(sweep.folder, config.runs)
+    units.measure_runs(tasks, recipe, sweep, data, functools.partial(units.finished_in, elsewhere))
 
 
 def num_units(config: IsocomputeConfig, data: Path | None = None) -> int:
@@ -50,7 +50,7 @@ def num_units(config: IsocomputeConfig, data: Path | None = None) -> int:
         >>> num_units(PRESETS["smoke"])
         6
     """
-    return runs.num_units(config.runs.tasks, data)
+    return units.num_units(config.runs.tasks, data)
 
 
 def check_budgets(

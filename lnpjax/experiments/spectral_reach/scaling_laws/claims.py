@@ -24,6 +24,7 @@ from lnpjax.experiments.spectral_reach.runs import Runs
 from lnpjax.experiments.spectral_reach.scaling_laws.results import (
     Family,
     decades,
+    decades_from_highest,
     end_ratios,
     explained,
     exponents_differ,
@@ -262,6 +263,12 @@ def observed(found: Sequence[Family]) -> list[Observation]:
             source="B.1, Fig. 6 bottom",
             statement="chi_pos agrees tightly across seeds.",
             seen="standard deviation over the mean, in the last window: " + per_size(spread),
+        ),
+        Observation(
+            source="section 4, Fig. 1 bottom",
+            statement="Spectral position decreases throughout training.",
+            seen="log10 of chi_pos in the last window over its highest one: "
+            + per_size(lambda size: f"{decades_from_highest(size):.1f}"),
         ),
         Observation(
             source="beyond the paper",

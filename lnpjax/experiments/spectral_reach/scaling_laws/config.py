@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 from lnpjax._base.checks import require
 from lnpjax.experiments.spectral_reach.options import Recipe, Task
+from lnpjax.models import LlamaConfig
+from lnpjax.models.presets import CIFAR5M_PRESETS, SIMPLESTORIES_PRESETS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,26 +37,20 @@ STORIES = ((2, 8, 32, 2), (2, 16, 64, 2), (3, 32, 96, 2), (3, 64, 192, 2), (4, 9
 """67.6K, 139K, 302K, 684K and 1.23M parameters with 4096 tokens; the last is in Table 1."""
 PIXELS = ((2, 24, 64, 2), (2, 40, 128, 2), (2, 64, 192, 2), (3, 96, 256, 2), (4, 128, 512, 2))
 """26.2K, 64.2K, 140K, 382K and 1.12M parameters with 256 levels; the last two are in Table 2."""
-TABLE_1 = (
-    (4, 96, 256, 2),
-    (4, 128, 512, 2),
-    (5, 192, 512, 3),
-    (6, 256, 768, 4),
-    (7, 380, 1024, 5),
-    (8, 512, 1536, 8),
-    (18, 512, 1536, 8),
-    (18, 768, 2048, 12),
-)
-"""As `lnpjax.models.presets` has them, with a width of 380 where 5 heads do not divide 384."""
-TABLE_2 = (
-    (3, 32, 256, 2),
-    (3, 64, 256, 2),
-    (3, 96, 256, 2),
-    (4, 128, 512, 2),
-    (5, 192, 512, 3),
-    (6, 256, 768, 4),
-    (7, 380, 1024, 5),
-)
+
+
+def published(presets: Mapping[str, LlamaConfig]) -> tuple[tuple[int, int, int, int], ...]:
+    """Return the sizes of a table of the paper; a width is that of the heads together.
+
+    Example:
+        >>> published(CIFAR5M_PRESETS)[-1]
+        (7, 380, 1024, 5)
+    """
+    return tuple(
+        (size.num_layers, size.num_heads * size.head_width, size.intermediate_size, size.num_heads)
+        for size in presets.values()
+    )
+
 
 PRESETS = {
     "smoke": ScalingConfig(
@@ -119,7 +116,7 @@ PRESETS = {
                 sizes=(*PIXELS, (5, 192, 512, 3)),
                 pooled=2,
                 batch_size=32,
-                steps=2400,
+                steps=2300,
                 num_validation=640,
                 num_test=320,
             ),
@@ -134,7 +131,7 @@ PRESETS = {
         tasks=(
             Task(
                 source="simplestories",
-                sizes=TABLE_1,
+                sizes=published(SIMPLESTORIES_PRESETS),
                 context_length=512,
                 batch_size=32,
                 steps=66_100,
@@ -143,7 +140,7 @@ PRESETS = {
             ),
             Task(
                 source="cifar5m",
-                sizes=TABLE_2,
+                sizes=published(CIFAR5M_PRESETS),
                 batch_size=128,
                 steps=42_200,
                 num_validation=4096,

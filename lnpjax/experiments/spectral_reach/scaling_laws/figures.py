@@ -18,6 +18,7 @@ from lnpjax.experiments.spectral_reach.figures import (
     NAMES,
     PARAMETERS,
     SYMBOLS,
+    TITLES,
     WINDOW_CAPTION,
     draw_component,
     draw_loss,
@@ -106,7 +107,7 @@ def _draw_law(family: Family, losses: Float[np.ndarray, "seeds sizes"], ax: Axes
 
 def _draw_position(family: Family, ax: Axes) -> None:
     draw_component(ax, family.sizes, "chi_pos")
-    title = f"Spectral position {SYMBOLS['chi_pos']}, {NAMES[family.data]}"
+    title = f"{TITLES['chi_pos']} {SYMBOLS['chi_pos']}, {NAMES[family.data]}"
     dress(ax, Panel("chi_pos", title, WINDOW_CAPTION, SYMBOLS["chi_pos"]), xlabel=COMPUTE)
 
 
@@ -121,7 +122,8 @@ def _draw_test(family: Family, ax: Axes) -> None:
 
 def _draw_one_component(family: Family, name: str, ax: Axes) -> None:
     draw_component(ax, family.sizes, name)
-    dress(ax, Panel(name, SYMBOLS[name], WINDOW_CAPTION, SYMBOLS[name]), xlabel=COMPUTE)
+    title = f"{TITLES[name]} {SYMBOLS[name]}"
+    dress(ax, Panel(name, title, WINDOW_CAPTION, SYMBOLS[name]), xlabel=COMPUTE)
 
 
 def _draw_spread(family: Family, ax: Axes) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach import runs
+from lnpjax.experiments.spectral_reach import units
 from lnpjax.experiments.spectral_reach.scaling_laws.config import ScalingConfig
 
 
@@ -28,7 +28,7 @@ def measure(config: ScalingConfig, sweep: Sweep, data: Path | None) -> None:
         sweep: where results are kept.
         data: the folder of data, or None for digits.
     """
-    runs.measure_runs(config.tasks, config.recipe, sweep, data)
+    units.measure_runs(config.tasks, config.recipe, sweep, data)
 
 
 def num_units(config: ScalingConfig, data: Path | None = None) -> int:
@@ -39,4 +39,4 @@ def num_units(config: ScalingConfig, data: Path | None = None) -> int:
         >>> num_units(PRESETS["smoke"])
         6
     """
-    return runs.num_units(config.tasks, data)
+    return units.num_units(config.tasks, data)

@@ -143,6 +143,12 @@ def decades(size: Runs, name: str) -> Uncertain:
     )
 
 
+def decades_from_highest(size: Runs) -> float:
+    """Return log10 of chi_pos in the last window over that of its highest window."""
+    means = size.by_window("chi_pos")[1].mean(axis=0)
+    return float(np.log10(means[-1] / means.max())) if means[-1] > 0 else float("nan")
+
+
 def outgrown(size: Runs) -> Uncertain:
     """Return by how many decades chi_pos falls beyond what chi_net grows."""
     net, pos = ((size.at_start(name), size.at_end(name)) for name in ("chi_net", "chi_pos"))
