@@ -84,7 +84,7 @@ def descend(
         modes = ritz_modes(here.ntk_vp, gradient, num_matvecs=config.num_matvecs)
         trace = squared_jacobian_norm(apply_fn, params, inputs, key=key).value
         frozen = frozen_modes(arm, modes.values / trace, positions, order)
-        rate = config.step * targets.size / modes.values[0]
+        rate = config.ritz_step * targets.size / modes.values[0]
         change = jnp.vdot(gradient, here.ntk_vp(gradient)) / jnp.vdot(gradient, gradient)
         others_loss = cross_entropy(apply_fn(params, others[0]), others[1])
         record = Record(loss, others_loss, change / trace, jnp.sum(frozen))
