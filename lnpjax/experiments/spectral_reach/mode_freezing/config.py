@@ -50,7 +50,7 @@ class FreezingConfig:
     num_rounds: int = 2000
     steps_per_round: int = 1
     step: float = 0.5
-    hidden_sizes: tuple[int, ...] = (4, 16, 32)
+    hidden_sizes: tuple[int, ...] = (2, 8, 32)
     num_layers: int = 2
     num_ritz_seeds: int = 6
     num_sequences: int = 16
@@ -103,7 +103,7 @@ PRESETS = {
         side=8,
         num_samples=512,
         num_rounds=20_000,
-        hidden_sizes=(4, 8, 16, 32, 64, 128, 256),
+        hidden_sizes=(2, 4, 8, 16, 32, 64, 128, 256),
         num_layers=4,
         num_ritz_seeds=10,
         num_sequences=64,

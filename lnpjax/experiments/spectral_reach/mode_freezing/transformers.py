@@ -31,8 +31,8 @@ def shape(config: FreezingConfig, hidden_size: int) -> LlamaConfig:
         num_layers=config.num_layers,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_heads=2,
-        head_dim=hidden_size // 2,
+        num_heads=1,
+        head_dim=hidden_size,
     )
 
 
