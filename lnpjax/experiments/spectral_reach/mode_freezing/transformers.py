@@ -31,8 +31,8 @@ def shape(config: FreezingConfig, hidden_size: int) -> LlamaConfig:
         num_layers=config.num_layers,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
-        num_heads=2,
-        head_dim=hidden_size // 2,
+        num_heads=1,
+        head_dim=hidden_size,
     )
 
 
@@ -84,7 +84,7 @@ def descend(
         modes = ritz_modes(here.ntk_vp, gradient, num_matvecs=config.num_matvecs)
         trace = squared_jacobian_norm(apply_fn, params, inputs, key=key).value
         frozen = frozen_modes(arm, modes.values / trace, positions, order)
-        rate = config.step * targets.size / modes.values[0]
+        rate = config.ritz_step * targets.size / modes.values[0]
         change = jnp.vdot(gradient, here.ntk_vp(gradient)) / jnp.vdot(gradient, gradient)
         others_loss = cross_entropy(apply_fn(params, others[0]), others[1])
         record = Record(loss, others_loss, change / trace, jnp.sum(frozen))

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Key, PyTree
+from optax import contrib
 
 from lnpjax.decomposition import Hutchinson, lnp
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
@@ -135,7 +136,7 @@ def optimizer_of(
         return rate * warm * (LAST_RATE + (1 - LAST_RATE) * cosine)
 
     if arm == "muon":
-        muon = optax.contrib.muon(schedule, adam_learning_rate=MUONS_ADAM_RATE)
+        muon = contrib.muon(schedule, adam_learning_rate=MUONS_ADAM_RATE)
         return optax.with_extra_args_support(muon)
     adamw = optax.adamw(schedule, weight_decay=0.0)
     settings = {"num_matvecs": config.num_matvecs, "every": config.every}
