@@ -7,6 +7,7 @@ steps that a schedule names, with one independent probe for each sequence.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -109,27 +110,19 @@ def programs_of(subject: Subject, recipe: Recipe, *, wrt: Subset = None) -> Prog
     apply_fn = subject.apply_fn
     measure = lnp(apply_fn, cross_entropy, estimator=subject.estimator, wrt=wrt)
 
-    def optimizer(rate: Float[Array, ""]) -> optax.GradientTransformation:
-        schedule = optax.warmup_constant_schedule(0.0, rate, recipe.warmup_steps)
-        return optax.chain(
-            optax.scale_by_adam(b1=0.9, b2=recipe.second_moment),
-            subject.scale,
-            optax.add_decayed_weights(recipe.weight_decay),
-            optax.scale_by_learning_rate(schedule),
-        )
-
     def loss_of(params: PyTree, batch: Batch) -> Float[Array, ""]:
         return cross_entropy(apply_fn(params, batch[0]), batch[1])
 
     def begin(params: PyTree) -> State:
         trainable, frozen = partition(params, wrt)
-        return State(trainable, frozen, optimizer(jnp.float32(0)).init(trainable))
+        return State(trainable, frozen, _optimizer(subject, recipe, jnp.float32(0)).init(trainable))
 
     def update(state: State, rate: Array, batch: Batch) -> tuple[State, Array, PyTree]:
         loss, gradient = jax.value_and_grad(
             lambda trainable: loss_of(combine(trainable, state.frozen), batch)
         )(state.trainable)
-        updates, memory = optimizer(rate).update(gradient, state.memory, state.trainable)
+        step = _optimizer(subject, recipe, rate).update
+        updates, memory = step(gradient, state.memory, state.trainable)
         trainable = optax.apply_updates(state.trainable, updates)
         return State(trainable, state.frozen, memory), loss, gradient
 
@@ -144,35 +137,55 @@ def programs_of(subject: Subject, recipe: Recipe, *, wrt: Subset = None) -> Prog
         )
         return {name: getattr(found, name) for name in (*COMPONENTS, "status")}
 
-    def advance(
-        state: State, rates: Array, keys: Array, chunk: Chunk
-    ) -> tuple[State, Array, dict[str, Array]]:
-        def step(before: State, now: Chunk) -> tuple[State, tuple[Array, Components]]:
-            after, losses, gradients = jax.vmap(update, (0, 0, None))(before, rates, now.batches_a)
-
-            # The step is not a run's own, so that the branch is one under `vmap`, too.
-            def measured() -> Components:
-                return jax.vmap(components, (0, 0, 0, None))(before, gradients, keys, now)
-
-            shapes = jax.eval_shape(measured)
-            nothing = {
-                name: jnp.full(shape.shape, 0 if name == "status" else jnp.nan, shape.dtype)
-                for name, shape in shapes.items()
-            }
-            return after, (losses, jax.lax.cond(now.measured, measured, lambda: nothing))
-
-        state, (losses, found) = jax.lax.scan(step, state, chunk)
-        return state, losses, found
-
     def evaluate(params: PyTree, batches: Batch) -> Float[Array, ""]:
         return jnp.mean(jax.lax.map(lambda batch: loss_of(params, batch), batches))
 
     return Programs(
         jax.jit(jax.vmap(subject.initial)),
         jax.jit(jax.vmap(begin)),
-        jax.jit(advance, donate_argnums=0),
+        jax.jit(functools.partial(_advance, update, components), donate_argnums=0),
         jax.jit(jax.vmap(evaluate, (0, None))),
     )
+
+
+def _optimizer(
+    subject: Subject, recipe: Recipe, rate: Float[Array, ""]
+) -> optax.GradientTransformation:
+    """AdamW of B.2, whose learning rate rises linearly and then is constant."""
+    schedule = optax.warmup_constant_schedule(0.0, rate, recipe.warmup_steps)
+    return optax.chain(
+        optax.scale_by_adam(b1=0.9, b2=recipe.second_moment),
+        subject.scale,
+        optax.add_decayed_weights(recipe.weight_decay),
+        optax.scale_by_learning_rate(schedule),
+    )
+
+
+def _advance(
+    update: Callable[..., tuple[State, Array, PyTree]],
+    components: Callable[..., Components],
+    state: State,
+    rates: Float[Array, " runs"],
+    keys: Key[Array, " runs"],
+    chunk: Chunk,
+) -> tuple[State, Float[Array, "n runs"], dict[str, Array]]:
+    """Make the steps of a chunk, and measure in some of them before the update."""
+
+    def step(before: State, now: Chunk) -> tuple[State, tuple[Array, Components]]:
+        after, losses, gradients = jax.vmap(update, (0, 0, None))(before, rates, now.batches_a)
+
+        # Which steps are measured is the same for all runs, so that this stays a branch.
+        def measured() -> Components:
+            return jax.vmap(components, (0, 0, 0, None))(before, gradients, keys, now)
+
+        nothing = {
+            name: jnp.full(shape.shape, 0 if name == "status" else jnp.nan, shape.dtype)
+            for name, shape in jax.eval_shape(measured).items()
+        }
+        return after, (losses, jax.lax.cond(now.measured, measured, lambda: nothing))
+
+    state, (losses, found) = jax.lax.scan(step, state, chunk)
+    return state, losses, found
 
 
 class Trained(NamedTuple):

@@ -51,8 +51,8 @@ def draw(config: ProbesConfig, sweep: Sweep, folder: Path) -> None:
     found = probed(config, sweep)
     seeds = f"{config.runs.recipe.num_seeds} seeds of each size"
     panels = {
-        "ratios": ("Spectral position of probes, random over pre-trained", _draw_ratios),
-        "network": ("Network magnitude: whole networks and probes", _draw_network),
+        "ratios": ("Probes, random over pre-trained", _draw_ratios),
+        "network": ("Whole networks and probes", _draw_network),
     }
     for name, (title, panel) in panels.items():
         figure = new_figure((6.5 * len(found), 5.0))
