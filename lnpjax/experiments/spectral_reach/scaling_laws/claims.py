@@ -2,7 +2,7 @@
 
 What is taken for granted of its words: a power law is one whose R^2 is above 0.95; exponents agree
 to a fifth; "orders of magnitude" is more than one; a curve is flat at the end if its exponent in
-the step is above -0.25 (it falls by less than a third) over the last four fifths of a run, and else
+the step is above -0.3 (it falls by less than two fifths) in the last four fifths of a run, and else
 goes on; "closely" is a correlation above 0.9; "about a decade" is half a decade to one and a half;
 a product that is not constant falls by half a decade or more.
 """
@@ -47,7 +47,7 @@ POSITIVE, NEGATIVE = Bounds(low=0), Bounds(high=0)
 STRAIGHT = Bounds(low=0.95)
 AGREE = Bounds(-0.2, 0.2)
 ORDER_DOWN = Bounds(high=-1)
-FLAT, FALLING = Bounds(low=-0.25), Bounds(high=-0.25)
+FLAT, FALLING = Bounds(low=-0.3), Bounds(high=-0.3)
 CLOSELY = Bounds(low=0.9)
 ABOUT_A_DECADE = Bounds(0.5, 1.5)
 NOT_CONSTANT = Bounds(high=-0.5)
