@@ -8,19 +8,30 @@ gradients need the factors alone (Novak et al., 2022, sec. 3.3).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base.entry_points import vary_alike
 from lnpjax.jacobian._contract import ApplyFn, one_sample_at_a_time
 from lnpjax.jacobian._linearize import partition_as_taken
-from lnpjax.jacobian._reads import Read, is_lookup, looked_up, reads, tapped
+from lnpjax.jacobian._reads import (
+    Read,
+    is_convolution,
+    is_lookup,
+    last_product,
+    looked_up,
+    patches,
+    reads,
+    tapped,
+)
 
 Factor: TypeAlias = Array
 """``(samples, outputs or 1, layers, positions, width)``; integers without the last axis stand for
@@ -59,12 +70,20 @@ class Layout(NamedTuple):
 
 
 class Sizes(NamedTuple):
-    """Sizes of the two factors of a read; a lookup has unit vectors for the first."""
+    """Sizes of the two factors of a read.
+
+    Attributes:
+        layers: how many gradients stand side by side.
+        positions: how many products of factors make each of them.
+        widths: of the factors.
+        units: whether the first factor is unit vectors.
+        swapped: whether the first side of the weight is the one that is left by this read.
+    """
 
     layers: int
     positions: int
     widths: tuple[int, int]
-    lookup: bool
+    units: bool
     swapped: bool
 
 
@@ -76,28 +95,54 @@ class Factoring(NamedTuple):
         layouts: of each read.
         sizes: of each read's factors, the first along the same side of the weight in all.
         bias: the leaf that is added to the result of the only read, if there is one.
+        readout: which read gives the outputs of the network as they are, if one does.
     """
 
     reads: tuple[Read, ...]
     layouts: tuple[Layout, ...]
     sizes: tuple[Sizes, ...]
     bias: int | None = None
+    readout: int | None = None
+
+    @property
+    def convolves(self) -> bool:
+        """Whether the weight holds filters alone."""
+        return all(is_convolution(read.equation) for read in self.reads)
 
 
-def _fit_together(places: Sequence[Read] | None) -> Factoring | None:
+def _fit_together(
+    places: Sequence[Read] | None, last: int | None, num_axes: int
+) -> Factoring | None:
     """Return the reads of a weight, unless their factors do not belong to the same two sides."""
     if not places or any(read.shifted for read in places):
         return None
     layouts = tuple(map(_layout, places))
-    # Unit vectors come first.
-    chief = next((i for i, read in enumerate(places) if is_lookup(read.equation)), 0)
-    layers, sides = layouts[chief].layers, layouts[chief].sides
+    readout = next((i for i, read in enumerate(places) if read.path == (last,)), None)
+    if readout is not None and not _names_axes(layouts[readout], num_axes):
+        readout = None
+    # Unit vectors come first: rows that are looked up, or outputs that are read out.
+    lookup = next((i for i, read in enumerate(places) if is_lookup(read.equation)), None)
+    layers, sides = layouts[0].layers, layouts[0].sides
+    if readout is not None:
+        sides = layouts[readout].sides[::-1]
+    if lookup is not None:
+        sides = layouts[lookup].sides
     for layout in layouts:
         if layout.layers != layers or layout.sides not in (sides, sides[::-1]):
             return None
+    if readout is not None and layouts[readout].sides == sides:
+        readout = None
     swapped = [layout.sides != sides for layout in layouts]
-    sizes = tuple(map(_sizes, places, layouts, swapped))
-    return Factoring(tuple(places), layouts, sizes)
+    sizes = list(map(_sizes, places, layouts, swapped))
+    if readout is not None:  # one position for each output
+        sizes[readout] = sizes[readout]._replace(positions=1, units=True, swapped=False)
+    return Factoring(tuple(places), layouts, tuple(sizes), readout=readout)
+
+
+def _names_axes(layout: Layout, num_axes: int) -> bool:
+    """Return whether the sides of a weight are all its axes as they are."""
+    names = {name for side in layout.sides for name in side}
+    return names == set(range(num_axes))
 
 
 def _sizes(read: Read, layout: Layout, swapped: bool) -> Sizes:
@@ -108,8 +153,8 @@ def _sizes(read: Read, layout: Layout, swapped: bool) -> Sizes:
     weight = read.equation.invars[read.operand].aval
     beside = math.prod(read.tap_shape[axis] for axis in layout.result[0] if axis >= count)
     widths = (weight.size // (left * beside), left)
-    lookup = is_lookup(read.equation)
-    return Sizes(layers, positions, widths[::-1] if swapped else widths, lookup, swapped)
+    units = is_lookup(read.equation)
+    return Sizes(layers, positions, widths[::-1] if swapped else widths, units, swapped)
 
 
 class _Axis(NamedTuple):
@@ -121,8 +166,8 @@ class _Axis(NamedTuple):
 
 
 def _layout(read: Read) -> Layout:
-    axes = _axes_of_lookup(read) if is_lookup(read.equation) else _axes_of_product(read)
-    positions_of_other, positions_of_result, layers, contracted, left = axes
+    axes_of = _AXES_OF[read.equation.primitive.name]
+    positions_of_other, positions_of_result, layers, contracted, left = axes_of(read)
     shared = [i for i, name in enumerate(read.loops) if name is None]
     layers = [
         *(_Axis(name, i, i) for i, name in enumerate(read.loops) if name is not None),
@@ -184,6 +229,22 @@ def _axes_of_product(read: Read) -> _Axes:
     )
 
 
+def _axes_of_convolution(read: Read) -> _Axes:
+    first, numbers = len(read.loops), read.equation.params["dimension_numbers"]
+    _, channels, *places = (first + axis for axis in numbers.out_spec)
+    positions = [first + numbers.out_spec[0], *places]
+    patch = tuple(read.axes[axis] for axis in numbers.rhs_spec[1:])
+    filters = read.axes[numbers.rhs_spec[0]]
+    return positions, positions, [], [_Axis(patch, channels)], [_Axis(filters, result=channels)]
+
+
+_AXES_OF = {
+    "dot_general": _axes_of_product,
+    "gather": _axes_of_lookup,
+    "conv_general_dilated": _axes_of_convolution,
+}
+
+
 def _cut(array: Array, groups: Sequence[list[int]]) -> Array:
     sizes = [math.prod(array.shape[axis] for axis in group) for group in groups]
     return jnp.transpose(array, [axis for group in groups for axis in group]).reshape(sizes)
@@ -208,59 +269,170 @@ class FactoredJacobian:
         biases = {self.factorings[leaf].bias for leaf in factored}
         return [i for i in range(len(self.trainable)) if i not in factored and i not in biases]
 
+    def _from_patches(self, leaf: int) -> bool:
+        """Return whether a gradient is better formed of its factors than by going back to it.
+
+        That of filters, for one output, is a convolution that no other output shares.
+        """
+        return leaf in self.factorings and self.factorings[leaf].convolves
+
     def rows(
-        self, inputs: PyTree, basis: Float[Array, "outputs ..."], factored: Sequence[int]
+        self, inputs: PyTree, outputs: Int[Array, " outputs"], factored: Sequence[int]
     ) -> FactoredRows:
         """Return rows of J for every sample.
 
         Args:
             inputs: the samples, along the first axis of every leaf.
-            basis: cotangents of one sample's outputs.
+            outputs: which outputs of a sample, counted in row-major order.
             factored: the leaves whose gradients stay factored.
         """
-        places = [read for leaf in factored for read in self.factorings[leaf].reads]
-        run = tapped(self.program, places)
         formed = self.formed(factored)
+        filters = [leaf for leaf in formed if self._from_patches(leaf)]
+        weights = [leaf for leaf in formed if leaf not in filters]
+        places = [read for leaf in (*factored, *filters) for read in self.factorings[leaf].reads]
+        network = _Tapped(self, weights, places, self._readout(factored))
 
         def one_sample(sample: PyTree) -> FactoredRows:
-            trainable, _ = vary_alike((self.trainable, sample))
-
-            def network(weights: list[Array], taps: list[Array]) -> tuple[Array, list[Array]]:
-                leaves = list(trainable)
-                for leaf, weight in zip(formed, weights, strict=True):
-                    leaves[leaf] = weight
-                (output,), others = run([*leaves, *jax.tree.leaves(sample)], taps)
-                return output, others
-
-            taps = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval) for read in places]
-            taps, _ = vary_alike((taps, sample))
-            weights = [trainable[leaf] for leaf in formed]
-            _, pull, others = jax.vjp(network, weights, taps, has_aux=True)
-            gradients, sensitivities = jax.vmap(pull)(vary_alike((basis, sample))[0])
-            flat = [gradient.reshape(len(basis), -1) for gradient in gradients]
-            both = zip(others, sensitivities, strict=True)
-            return FactoredRows(
-                jnp.concatenate(flat, axis=1) if flat else jnp.zeros((len(basis), 0)),
-                tuple(self._factors(self.factorings[leaf], both) for leaf in factored),
-            )
+            gradients, arrays = network.pull_back(sample, outputs)
+            kept = tuple(_factors(self.factorings[leaf], arrays) for leaf in factored)
+            for leaf in filters:
+                pairs = _factors(self.factorings[leaf], arrays)
+                made = [jnp.einsum("altd,olte->olde", *pair) for pair in pairs]
+                gradients.append(functools.reduce(jnp.add, made))
+            flat = [gradient.reshape(len(outputs), -1) for gradient in gradients]
+            whole = jnp.concatenate(flat, axis=1) if flat else jnp.zeros((len(outputs), 0))
+            return FactoredRows(whole, kept)
 
         return jax.vmap(one_sample)(inputs)
 
-    def _factors(self, factoring: Factoring, arrays: Any) -> tuple[tuple[Factor, Factor], ...]:
-        pairs = []
-        for read, layout, sizes in zip(*factoring[:3], strict=True):
-            other, sensitivities = next(arrays)
-            second = jax.vmap(lambda u, groups=layout.result: _cut(u, groups))(sensitivities)
-            if sizes.lookup:
-                ids, inside = looked_up(read.equation, other)
-                first = _cut(ids, layout.other[:2])
-                second = jnp.where(_cut(inside, layout.other[:2])[..., None], second, 0)
-            else:
-                first = _cut(other, layout.other)
-            if factoring.bias is not None:  # of inputs that are all one
-                first = jnp.concatenate([first, jnp.ones_like(first[..., :1])], axis=-1)
-            pairs.append((second, first[None]) if sizes.swapped else (first[None], second))
-        return tuple(pairs)
+    def _readout(self, factored: Sequence[int]) -> _Readout | None:
+        for leaf in factored:
+            factoring = self.factorings[leaf]
+            if factoring.readout is not None:
+                return _Readout(
+                    leaf, factoring.reads[factoring.readout], factoring.layouts[factoring.readout]
+                )
+        return None
+
+
+class _Readout(NamedTuple):
+    """The last product of a network, whose outputs are ``h_t . w_k``."""
+
+    leaf: int
+    read: Read
+    layout: Layout
+
+    def places(self, outputs: Int[Array, " outputs"]) -> tuple[Array, Array]:
+        """Return position t and unit k of outputs."""
+        shape, (_, positions, left) = self.read.tap_shape, self.layout.result
+        numbers = np.transpose(np.arange(math.prod(shape)).reshape(shape), [*positions, *left])
+        rank = np.empty(numbers.size, int)
+        rank[numbers.ravel()] = np.arange(numbers.size)
+        width = math.prod(shape[axis] for axis in left)
+        return jnp.asarray(rank // width)[outputs], jnp.asarray(rank % width)[outputs]
+
+    def hidden(self, other: Array) -> Float[Array, "t d"]:
+        """Return h."""
+        return _cut(other, self.layout.other[1:])
+
+    def cotangents(
+        self, weight: Array, hidden: Float[Array, "t d"], outputs: Int[Array, " outputs"]
+    ) -> Float[Array, "outputs t d"]:
+        """Return the gradients of outputs in h."""
+        positions, units = self.places(outputs)
+        axes: Any = (*self.layout.sides[0], *self.layout.sides[1])  # numbers, by `_names_axes`
+        columns = jnp.transpose(weight, axes)
+        columns = columns.reshape(hidden.shape[1], -1).T[units].astype(hidden.dtype)
+        at = jax.nn.one_hot(positions, len(hidden), dtype=hidden.dtype)
+        return at[:, :, None] * columns[:, None]
+
+
+class _Arrays(NamedTuple):
+    """What the factors of a read are made of.
+
+    Attributes:
+        other: what the weight is multiplied with.
+        sensitivities: of the outputs to the results; not of a read-out.
+        units: which result each output is, of a read-out.
+        positions: at which position.
+    """
+
+    other: Array
+    sensitivities: Array
+    units: Array | None = None
+    positions: Array | None = None
+
+
+class _Tapped(NamedTuple):
+    """A network of one sample with taps.
+
+    Attributes:
+        jacobian: the network.
+        weights: the leaves in which gradients are taken.
+        places: where there are taps.
+        readout: the last product, if it is one of the places.
+    """
+
+    jacobian: FactoredJacobian
+    weights: list[int]
+    places: list[Read]
+    readout: _Readout | None
+
+    def pull_back(
+        self, sample: PyTree, outputs: Int[Array, " outputs"]
+    ) -> tuple[list[Array], Iterator[_Arrays]]:
+        """Return gradients of outputs in the weights, and the arrays of every place."""
+        jacobian, places, readout = self.jacobian, self.places, self.readout
+        run = tapped(jacobian.program, places)
+        trainable, _ = vary_alike((jacobian.trainable, sample))
+        last = None if readout is None else places.index(readout.read)
+
+        def network(values: list[Array], taps: list[Array]) -> tuple[Array, list[Array]]:
+            leaves = list(trainable)
+            for leaf, value in zip(self.weights, values, strict=True):
+                leaves[leaf] = value
+            (result,), others = run([*leaves, *jax.tree.leaves(sample)], taps)
+            if readout is not None and last is not None:
+                result = readout.hidden(others[last])
+            return result, others
+
+        taps = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval) for read in places]
+        taps, _ = vary_alike((taps, sample))
+        values = [trainable[leaf] for leaf in self.weights]
+        result, pull, others = jax.vjp(network, values, taps, has_aux=True)
+        if readout is None:
+            basis = jax.nn.one_hot(outputs, result.size, dtype=result.dtype)
+        else:
+            basis = readout.cotangents(trainable[readout.leaf], result, outputs)
+        gradients, sensitivities = jax.vmap(pull)(vary_alike((basis, sample))[0])
+        arrays = list(map(_Arrays, others, sensitivities))
+        if readout is not None and last is not None:
+            positions, units = readout.places(outputs)
+            arrays[last] = arrays[last]._replace(units=units, positions=positions)
+        return gradients, iter(arrays)
+
+
+def _factors(factoring: Factoring, arrays: Iterator[_Arrays]) -> tuple[tuple[Factor, Factor], ...]:
+    pairs = []
+    for read, layout, sizes in zip(*factoring[:3], strict=True):
+        other, sensitivities, units, positions = next(arrays)
+        if units is not None:
+            hidden = _cut(other, layout.other[1:])
+            pairs.append((units[:, None, None], hidden[positions][:, None, None]))
+            continue
+        second = jax.vmap(lambda u, groups=layout.result: _cut(u, groups))(sensitivities)
+        if is_lookup(read.equation):
+            ids, inside = looked_up(read.equation, other)
+            first = _cut(ids, layout.other[:2])
+            second = jnp.where(_cut(inside, layout.other[:2])[..., None], second, 0)
+        else:
+            if is_convolution(read.equation):
+                other = patches(read.equation, other, len(read.loops))
+            first = _cut(other, layout.other)
+        if factoring.bias is not None:  # of inputs that are all one
+            first = jnp.concatenate([first, jnp.ones_like(first[..., :1])], axis=-1)
+        pairs.append((second, first[None]) if sizes.swapped else (first[None], second))
+    return tuple(pairs)
 
 
 def factored_jacobian(
@@ -281,7 +453,7 @@ def factored_jacobian(
         >>> jacobian = factored_jacobian(network, params, jnp.ones((4, 2)))
         >>> list(jacobian.factorings)
         [1]
-        >>> rows = jacobian.rows(jnp.ones((4, 2)), jnp.eye(3), [1])
+        >>> rows = jacobian.rows(jnp.ones((4, 2)), jnp.arange(3), [1])
         >>> rows.formed.shape, [factor.shape for factor in rows.factors[0][0]]
         ((4, 3, 3), [(4, 1, 1, 1, 2), (4, 3, 1, 1, 3)])
     """
@@ -289,17 +461,18 @@ def factored_jacobian(
 
     def apply_one(subset: PyTree, sample: PyTree) -> Array:
         batch_of_one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], sample)
-        return apply_fn(parameters.combine(subset, frozen), batch_of_one)[0]
+        return apply_fn(parameters.combine(subset, frozen), batch_of_one).ravel()
 
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(trainable)]
     sample = jax.eval_shape(lambda: jax.tree.map(lambda leaf: jnp.asarray(leaf)[0], inputs))
     with one_sample_at_a_time():
         program = jax.make_jaxpr(apply_one)(trainable, sample)
     places = [reads(program.jaxpr, var) for var in program.jaxpr.invars[: len(leaves)]]
+    last = last_product(program.jaxpr)
     factorings = {
         leaf: factoring
         for leaf, some in enumerate(places)
-        if (factoring := _fit_together(some)) is not None
+        if (factoring := _fit_together(some, last, leaves[leaf].ndim)) is not None
     }
     return FactoredJacobian(leaves, program, _with_biases(factorings, places))
 

@@ -51,6 +51,23 @@ def select_outputs(
     return jnp.reshape(values, (jnp.shape(values)[0], -1))
 
 
+def chosen_outputs(shape: tuple[int, ...], outputs: OutputSubset) -> Int[np.ndarray, " m"]:
+    """Return which outputs of a sample are chosen, counted in row-major order.
+
+    Args:
+        shape: of the outputs of one sample.
+        outputs: see `select_outputs`.
+
+    Example:
+        >>> chosen_outputs((3, 4), ([0, 2], [1, 3]))
+        array([ 1,  3,  9, 11])
+    """
+    chosen = np.arange(math.prod(shape)).reshape(shape)
+    for axis, indices in enumerate(_indices_by_axis(shape, outputs)):
+        chosen = chosen if indices is None else np.take(chosen, indices, axis=axis)
+    return chosen.ravel()
+
+
 def join_outputs(
     model: Callable[[PyTree, PyTree], PyTree],
     loss_fn: Callable[[PyTree, PyTree], Array],

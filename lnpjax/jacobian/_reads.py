@@ -1,10 +1,11 @@
 """Where a network reads its weights, and the same program with taps in these places.
 
 A product ``y_t = x_t W`` makes the gradient ``sum_t x_t u_t^T`` in W of its inputs and of the
-sensitivities u of its results. `reads` finds such products in a traced program, and lookups in a
-table, which are products with unit vectors: behind changes of shape, within calls, and in loops,
-whose rounds are layers where each reads a slice of the weight and positions where all read the same
-one. `tapped` gives both factors without making the gradient.
+sensitivities u of its results. `reads` finds such products in a traced program, convolutions, which
+are products with patches, and lookups in a table, which are products with unit vectors: behind
+changes of shape, within calls, and in loops, whose rounds are layers where each reads a slice of
+the weight and positions where all read the same one. `tapped` gives both factors, and makes no
+gradient.
 """
 
 from __future__ import annotations
@@ -95,6 +96,28 @@ def reads(jaxpr: Any, var: Any, axes: Axes | None = None) -> list[Read] | None:
     return result
 
 
+def last_product(jaxpr: Any) -> int | None:
+    """Return the product whose results are the only output of a program, in their order.
+
+    Example:
+        >>> network = lambda x, w: jnp.squeeze(x @ w, 0)
+        >>> program = jax.make_jaxpr(network)(jnp.ones((1, 2)), jnp.eye(2))
+        >>> last_product(program.jaxpr)
+        0
+    """
+    made = {result: i for i, equation in enumerate(jaxpr.eqns) for result in equation.outvars}
+    (var,) = jaxpr.outvars
+    while not isinstance(var, core.Literal) and var in made:
+        equation = jaxpr.eqns[made[var]]
+        if equation.primitive.name == "dot_general":
+            return made[var]
+        view = _axes_of_view(equation, tuple(range(equation.invars[0].aval.ndim)))
+        if view is None or equation.primitive.name == "transpose":
+            return None
+        (var,) = equation.invars
+    return None
+
+
 def _axes_of_view(equation: Any, axes: Axes) -> Axes | None:
     """Return the axes of a result that holds the same numbers in another shape or precision."""
     name, options = equation.primitive.name, equation.params
@@ -117,7 +140,8 @@ def _reads_within(jaxpr: Any, index: int, position: int, axes: Axes) -> list[Rea
     product = _shifted_product(jaxpr, equation, position)
     if product is not None:
         return [Read((index,), position, equation, (), axes, (), (product,))]
-    if is_product(equation, position) or (is_lookup(equation) and position == 0):
+    lookup = is_lookup(equation) and position == 0
+    if is_product(equation, position) or lookup or (is_convolution(equation) and position == 1):
         return [Read((index,), position, equation, (), axes, ())]
     loops: tuple[Hashable | None, ...] = ()
     lengths: tuple[int, ...] = ()
@@ -178,6 +202,16 @@ def is_product(equation: Any, position: int) -> bool:
     )
 
 
+def is_convolution(equation: Any) -> bool:
+    """Return whether an operation convolves all channels with all filters."""
+    options = equation.params
+    return (
+        equation.primitive.name == "conv_general_dilated"
+        and options["feature_group_count"] == options["batch_group_count"] == 1
+        and is_real(equation.outvars[0])
+    )
+
+
 def is_lookup(equation: Any) -> bool:
     """Return whether an operation takes whole rows of a table by their index."""
     if equation.primitive.name != "gather":
@@ -202,6 +236,35 @@ def looked_up(
     if equation.params["mode"] == jax.lax.GatherScatterMode.CLIP:
         ids = jnp.clip(ids, 0, last)
     return ids, (ids >= 0) & (ids <= last)
+
+
+def patches(equation: Any, images: Array, num_loops: int) -> Array:
+    """Return what a convolution multiplies its filters with, in place of the channels.
+
+    Args:
+        equation: the convolution.
+        images: what it convolves, of all rounds of its loops.
+        num_loops: how many loops there are, each with an axis of its own in front.
+    """
+    options = equation.params
+    numbers = options["dimension_numbers"]
+    filters = equation.invars[1].aval.shape
+
+    def of_round(images: Array) -> Array:
+        return jax.lax.conv_general_dilated_patches(
+            images,
+            [filters[axis] for axis in numbers.rhs_spec[2:]],
+            options["window_strides"],
+            options["padding"],
+            lhs_dilation=options["lhs_dilation"],
+            rhs_dilation=options["rhs_dilation"],
+            dimension_numbers=numbers,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+
+    for _ in range(num_loops):
+        of_round = jax.vmap(of_round)
+    return of_round(images)
 
 
 def tapped(

@@ -115,10 +115,10 @@ def entk(
     symmetric = inputs2 is None
     check_batch(apply_fn, params, inputs)
     network = restrict(apply_fn, outputs)
-    left = right = BatchJacobian(network, params, inputs, wrt)
+    left = right = BatchJacobian(network, params, inputs, wrt, apply_fn, outputs)
     if not symmetric:
         check_batch(apply_fn, params, inputs2, argument="inputs2")
-        right = BatchJacobian(network, params, inputs2, wrt)
+        right = BatchJacobian(network, params, inputs2, wrt, apply_fn, outputs)
         require(
             left.shape[1] == right.shape[1],
             "inputs2",
@@ -258,7 +258,12 @@ def _fill(
     preconditioner: PyTree | None,
 ) -> Float[Array, "n1_m n2_m"]:
     if plan.sides is not None and plan.stored:
-        return structured(*plan.sides, chunk_size=plan.chunk_size, symmetric=symmetric)
+        return structured(
+            *plan.sides,
+            chunk_size=plan.chunk_size,
+            block_size=plan.block_size,
+            symmetric=symmetric,
+        )
     if plan.sides is not None:
         return contraction(
             *plan.sides,

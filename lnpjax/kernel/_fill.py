@@ -22,13 +22,15 @@ from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.entry_points import vary_alike
-from lnpjax.jacobian import ApplyFn, Linearization, linearize
+from lnpjax.jacobian import ApplyFn, Linearization, OutputSubset, linearize
 from lnpjax.jacobian._linearize import linearize_samples
+from lnpjax.jacobian._outputs import chosen_outputs
 
 Index: TypeAlias = int | Int[Array, ""]
 Tree = TypeVar("Tree")
@@ -73,6 +75,16 @@ class Chunking(NamedTuple):
         """Rows in a chunk."""
         return self.samples * self.outputs
 
+    def members(self, index: Index) -> tuple[Int[Array, " samples"], Int[Array, " outputs"]]:
+        """Return the samples and outputs of a chunk."""
+        block, piece = index // self.pieces, index % self.pieces
+        samples = block * self.samples + jnp.arange(self.samples)
+        outputs = piece * self.outputs + jnp.arange(self.outputs)
+        return (
+            jnp.minimum(samples, self.num_samples - 1),
+            jnp.minimum(outputs, self.num_outputs - 1),
+        )
+
     def trim(self, padded: Float[Array, "padded ..."]) -> Float[Array, "rows ..."]:
         """Drop what the last chunks hold past the end."""
         rest = padded.shape[1:]
@@ -91,12 +103,22 @@ class BatchJacobian:
     """The Jacobian of a network with outputs ``(B, m)`` at one batch, by rows or as a function.
 
     Row k of its Jacobian belongs to output ``k % m`` of sample ``k // m``.
+
+    Attributes:
+        apply_fn: the network, with the outputs that are chosen.
+        params: its parameters.
+        inputs: the batch.
+        wrt: the trainable subset.
+        whole_fn: the network with all outputs, if it is another.
+        subset: which of them are chosen.
     """
 
     apply_fn: ApplyFn
     params: PyTree
     inputs: PyTree
     wrt: parameters.Subset
+    whole_fn: ApplyFn | None = None
+    subset: OutputSubset = None
 
     @functools.cached_property
     def outputs(self) -> jax.ShapeDtypeStruct:
@@ -115,30 +137,31 @@ class BatchJacobian:
 
     def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> PyTree:
         """Make a chunk of rows of J, each from its own sample, once the number `after` is known."""
-        inputs, basis = self.chunk(chunking, index, after=after)
+        inputs, outputs = self.chunk(chunking, index, after=after)
+        basis = jax.nn.one_hot(outputs, chunking.num_outputs, dtype=self.outputs.dtype)
         linearization = linearize_samples(self.apply_fn, self.params, inputs, wrt=self.wrt)
         rows = linearization.map_vjp(lambda vjp: jax.vmap(vjp)(basis))
         return jax.tree.map(lambda leaf: leaf.reshape(chunking.rows, *leaf.shape[2:]), rows)
 
     def chunk(
         self, chunking: Chunking, index: Index, *, after: Array | None = None
-    ) -> tuple[PyTree, Float[Array, "outputs m"]]:
-        """Return the samples of a chunk, and cotangents of its outputs, once `after` is known.
+    ) -> tuple[PyTree, Int[Array, " outputs"]]:
+        """Return the samples of a chunk, and its outputs, once the number `after` is known.
 
         Without that order XLA would make all chunks first and hold them all.
         """
-        block, piece = index // chunking.pieces, index % chunking.pieces
-        samples = block * chunking.samples + jnp.arange(chunking.samples)
-        samples = jnp.minimum(samples, chunking.num_samples - 1)
+        samples, outputs = chunking.members(index)
         if after is not None:  # changes nothing, but XLA cannot know
             samples = jnp.minimum(samples, chunking.num_samples + jnp.isnan(after))
         inputs = jax.tree.map(lambda leaf: jnp.asarray(leaf)[samples], self.inputs)
-        basis = jax.nn.one_hot(
-            piece * chunking.outputs + jnp.arange(chunking.outputs),
-            chunking.num_outputs,
-            dtype=self.outputs.dtype,
-        )
-        return inputs, basis
+        return inputs, outputs
+
+    @property
+    def chosen(self) -> Int[np.ndarray, " m"]:
+        """Which outputs of a sample are chosen, counted in row-major order."""
+        network = self.whole_fn or self.apply_fn
+        shape = jax.eval_shape(network, self.params, self.inputs).shape
+        return chosen_outputs(shape[1:], self.subset)
 
     def takes(self, inputs: PyTree) -> bool:
         """Return whether the network can be called with such inputs."""

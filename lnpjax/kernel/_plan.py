@@ -44,6 +44,7 @@ class Plan(NamedTuple):
         working_bytes: memory behind the kernel.
         sides: both batches, for the method "structured".
         stored: whether the rows of J are made once and kept, there.
+        block_size: how many of these rows meet at once.
     """
 
     method: str
@@ -52,6 +53,7 @@ class Plan(NamedTuple):
     working_bytes: int
     sides: tuple[FactoredBatch, FactoredBatch] | None = None
     stored: bool = False
+    block_size: int = 0
 
 
 class _Network(NamedTuple):
@@ -174,7 +176,7 @@ def _structured_plan(
     symmetric: bool,
 ) -> Plan:
     jacobians = [
-        factored_jacobian(side.apply_fn, side.params, side.inputs, wrt=side.wrt)
+        factored_jacobian(side.whole_fn or side.apply_fn, side.params, side.inputs, wrt=side.wrt)
         for side in ((left,) if symmetric else (left, right))
     ]
     mine, theirs = in_common(jacobians[0], jacobians[-1])
@@ -185,20 +187,22 @@ def _structured_plan(
         held_bytes += row_bytes * right.num_rows + sample_bytes * right.shape[0]
     on_cpu = jax.default_backend() == "cpu"
     most = max(left.num_rows, right.num_rows)
+    block_size = max(FEWEST_ROWS, min(MOST_ROWS, -(-most // BLOCKS)))
     if chunk_size is None:
-        fitting = CHUNK_BYTES[on_cpu] // (row_bytes + sample_bytes + network.passing)
-        wanted = max(FEWEST_ROWS, min(MOST_ROWS, -(-most // BLOCKS)))
-        chunk_size = max(1, min(fitting, wanted))
+        chunk_size = max(1, CHUNK_BYTES[on_cpu] // (row_bytes + sample_bytes + network.passing))
+    else:
+        block_size = chunk_size
     chunk_size = min(chunk_size, most)
     stored = held_bytes <= STORED_BYTES[on_cpu]
     made: float = left.num_rows + (0 if symmetric else right.num_rows)
-    num_blocks = -(-left.num_rows // chunk_size)
+    num_blocks = -(-left.num_rows // block_size)
     if not stored:
-        num_blocks = -(-num_blocks // STORED_CHUNKS)
+        chunk_size = min(chunk_size, block_size)
+        num_blocks = -(-left.num_rows // (STORED_CHUNKS * chunk_size))
         made, _ = _made_anew(left, right, num_blocks, symmetric)
         held_bytes = (STORED_CHUNKS + 1) * chunk_size * (row_bytes + sample_bytes)
     halved = _made_anew(left, right, num_blocks, symmetric)[1]
-    blocks = STORED_CHUNKS * chunk_size**2 * numerics.accumulation_dtype().itemsize
+    blocks = STORED_CHUNKS * block_size**2 * numerics.accumulation_dtype().itemsize
     sides = (FactoredBatch(left, mine, factored), FactoredBatch(right, theirs, factored))
     return Plan(
         method="structured",
@@ -207,6 +211,7 @@ def _structured_plan(
         working_bytes=held_bytes + chunk_size * network.passing + blocks,
         sides=sides,
         stored=stored,
+        block_size=min(block_size, most),
     )
 
 

@@ -91,17 +91,16 @@ def _factored_flops(factoring: Factoring, shape: Shape) -> float:
     (n1, _), (n2, m2) = shape
     flops = 0.0
     for p, q in itertools.product(factoring.sizes, repeat=2):
-        # The first factors of dense reads belong to samples, their second to rows, or swapped.
+        # The first factors of most reads belong to samples, their second to rows, or swapped.
         apart, together = p.widths if not p.swapped else p.widths[::-1]
-        if p.positions == q.positions == 1:
-            flops += p.layers * (2 * n1 * n2 * apart + 2 * shape.pairs * together)
-            flops += p.layers * (2 * shape.pairs * apart if p.swapped != q.swapped else 0)
-            continue
-        rows = n2 * (m2 if p.swapped != q.swapped else 1)
-        grams = 0 if p.lookup else 2 * n1 * rows * p.positions * q.positions * apart
+        columns = n2 * (m2 if p.swapped != q.swapped else 1)
+        grams = 0 if p.units else 2 * n1 * columns * p.positions * q.positions * apart
+        met = 2 * shape.pairs * max(p.positions, q.positions) * together
         moved = 2 * n1 * n2 * m2 * p.positions * q.positions * together
-        met = 2 * shape.pairs * p.positions * together
-        flops += p.layers * (met + MAP_WORK * (grams + moved))
+        if p.positions == q.positions == 1:
+            flops += p.layers * (grams + met)
+        else:
+            flops += p.layers * (met + MAP_WORK * (grams + moved))
     return flops
 
 
@@ -114,7 +113,7 @@ def factor_bytes(jacobian: FactoredJacobian, factored: Sequence[int]) -> tuple[i
         for sizes in jacobian.factorings[leaf].sizes:
             widths = sizes.widths[::-1] if sizes.swapped else sizes.widths
             row += sizes.layers * sizes.positions * widths[1]
-            sample += sizes.layers * sizes.positions * (1 if sizes.lookup else widths[0])
+            sample += sizes.layers * sizes.positions * (1 if sizes.units else widths[0])
     return row * itemsize, sample * itemsize
 
 
@@ -153,15 +152,17 @@ def _pair_in_layer(p: Read, q: Read) -> Float[Array, "i a j b"]:
         return first * second
     own = 0 if p[0].shape[1] == 1 else 1  # the side whose factors belong to whole samples
     rest = 1 - own
-    if _are_units(p[rest]) or _are_units(q[rest]):
+    if p[own].shape[1] > 1 or _are_units(p[rest]) or _are_units(q[rest]):
         return jnp.transpose(_pair_in_layer(q, p), (2, 3, 0, 1))
 
     def of_sample(p: tuple[Array, Array]) -> Float[Array, "a j b"]:
         grams = _meet(p[own][0], q[own])  # (t, j, b or 1, s)
         if grams.shape[2] == 1:
             moved = jnp.einsum("tjs,jbsd->jbtd", grams[:, :, 0], q[rest])
-        else:
+        elif q[rest].shape[1] == 1:
             moved = jnp.einsum("tjbs,jsd->jbtd", grams, q[rest][:, 0])
+        else:
+            moved = jnp.einsum("tjbs,jbsd->jbtd", grams, q[rest])
         return jnp.einsum("atd,jbtd->ajb", p[rest], moved)
 
     return jax.lax.map(of_sample, p)
@@ -206,33 +207,59 @@ class FactoredBatch:
 
     def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> FactoredRows:
         """Make a chunk of rows, once the number `after` is known."""
-        inputs, basis = self.batch.chunk(chunking, index, after=after)
-        return self.jacobian.rows(inputs, basis, self.factored)
+        inputs, outputs = self.batch.chunk(chunking, index, after=after)
+        return self.jacobian.rows(inputs, jnp.asarray(self.batch.chosen)[outputs], self.factored)
 
 
-def _all_rows(side: FactoredBatch, chunking: Chunking) -> FactoredRows:
-    return map_chunks(
+def _all_rows(side: FactoredBatch, chunk_size: int) -> FactoredRows:
+    """Make the rows of all samples, by chunks."""
+    # Two outputs at least, if there are as many: factors of one output look like those of all.
+    chunking = Chunking.of(side.shape, max(2, chunk_size))
+    chunks = map_chunks(
         lambda index, after: side.rows(chunking, index, after=after), range(chunking.num_chunks)
     )
 
+    def join(leaf: Array) -> Array:
+        outputs, rest = leaf.shape[2], leaf.shape[3:]
+        blocks = chunking.num_chunks // chunking.pieces
+        leaf = leaf.reshape(blocks, chunking.pieces, chunking.samples, outputs, *rest)
+        if outputs < chunking.outputs:
+            joined = leaf[:, 0].reshape(blocks * chunking.samples, 1, *rest)
+        else:
+            shape = (blocks * chunking.samples, chunking.pieces * outputs, *rest)
+            joined = jnp.moveaxis(leaf, 1, 2).reshape(shape)
+        return joined[: chunking.num_samples, : chunking.num_outputs]
+
+    return jax.tree.map(join, chunks)
+
+
+def _block(rows: FactoredRows, chunking: Chunking, index: Index) -> FactoredRows:
+    samples, outputs = chunking.members(index)
+
+    def part(leaf: Array) -> Array:
+        return leaf[samples] if leaf.shape[1] == 1 else leaf[samples[:, None], outputs]
+
+    return jax.tree.map(part, rows)
+
 
 def structured(
-    left: FactoredBatch, right: FactoredBatch, *, chunk_size: int, symmetric: bool
+    left: FactoredBatch,
+    right: FactoredBatch,
+    *,
+    chunk_size: int,
+    block_size: int,
+    symmetric: bool,
 ) -> Float[Array, "n1_m n2_m"]:
     """Make the factors of all rows, and let them meet in blocks; both halves are the same."""
-    rows, columns = (Chunking.of(side.shape, chunk_size) for side in (left, right))
-    stored = _all_rows(left, rows)
-    others = stored if symmetric else _all_rows(right, columns)
+    rows, columns = (Chunking.of(side.shape, block_size) for side in (left, right))
+    stored = _all_rows(left, chunk_size)
+    others = stored if symmetric else _all_rows(right, chunk_size)
     every = range(rows.num_chunks), range(columns.num_chunks)
     pairs = [(i, j) for i, j in itertools.product(*every) if not symmetric or j <= i]
 
     def add(kernel: Array, pair: Int[Array, 2]) -> tuple[Array, None]:
         i, j = pair
-        parts = [
-            jax.tree.map(lambda leaf, k=k: jax.lax.dynamic_index_in_dim(leaf, k, 0, False), side)
-            for side, k in ((stored, i), (others, j))
-        ]
-        block = inner_products(*parts)
+        block = inner_products(_block(stored, rows, i), _block(others, columns, j))
         if symmetric:
             block = jnp.where(i == j, (block + block.T) / 2, block)
             kernel = jax.lax.dynamic_update_slice(kernel, block.T, (j * rows.rows, i * rows.rows))
