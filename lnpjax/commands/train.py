@@ -133,7 +133,7 @@ class Train:
             stack.enter_context(contextlib.closing(run))
             reporter = terminal_reporter() if group.is_first else Reporter()
             _announce(run, experiment, reporter)
-            self._warn_of_learning_rate(reporter)
+            self._warn_of_misfits(reporter)
             writers = group.together(lambda: list(self._writers(own)))
             for writer in writers:
                 stack.enter_context(contextlib.closing(writer))
@@ -187,8 +187,13 @@ class Train:
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
-    def _warn_of_learning_rate(self, reporter: Reporter) -> None:
-        """Say where a learning rate of the paper meets batches that it was not chosen for."""
+    def _warn_of_misfits(self, reporter: Reporter) -> None:
+        """Say where a setting of the paper meets another that it was not chosen for."""
+        if self.recipe == "stories" and self.data.tokenizer is None:
+            reporter.warn(
+                "without --tokenizer the tokens are bytes, of which most stories have more than "
+                f"{self.data.context_length}: they are cut there"
+            )
         preset, name = self.model.preset, recipe_of(self.model.preset)
         if name is None or self.training.learning_rate is not None or self.output.resume:
             return

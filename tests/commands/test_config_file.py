@@ -129,8 +129,10 @@ def test_a_learning_rate_of_the_paper_at_another_batch_is_warned_of():
         (ModelOptions(preset="7.2M"), TrainingOptions()),
         (ModelOptions(), TrainingOptions(batch_size=8)),
     ):
-        Train(model=model, training=training)._warn_of_learning_rate(Ear())
-    (warning,) = warnings
+        Train(model=model, training=training)._warn_of_misfits(Ear())
+    Train(recipe="stories", data=DataOptions(context_length=512))._warn_of_misfits(Ear())
+    warning, of_bytes = warnings
+    assert of_bytes.endswith("most stories have more than 512: they are cut there")
     assert "0.04, is the paper's for batches of 128, not of 32: --recipe pixels" in warning
 
 

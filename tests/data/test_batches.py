@@ -67,6 +67,18 @@ def test_what_does_not_fill_a_batch_sits_one_epoch_out():
     assert len(set(left_out)) > 1
 
 
+def test_a_last_batch_can_be_filled_with_the_first_of_its_epoch():
+    data = ArrayDataset(np.zeros((12, 1)), np.arange(12), vocab_size=12, num_validation=1)
+    batches = Batches(data, 4, seed=3, fill_last=True)
+    assert batches.steps_per_epoch == 3
+    for epoch in range(2):
+        seen = np.concatenate([batches.indices(3 * epoch + step) for step in range(3)])
+        assert sorted(seen[:11]) == list(range(11))
+        assert seen[11] == seen[0]
+    np.testing.assert_array_equal(batches.indices(0), Batches(data, 4, seed=3).indices(0))
+    assert Batches(data, 11, fill_last=True).steps_per_epoch == 1
+
+
 def test_the_seed_decides_the_order():
     first, other = (Batches(labelled(), batch_size=24, seed=seed).indices(0) for seed in (0, 1))
     assert not np.array_equal(first, other)

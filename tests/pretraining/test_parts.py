@@ -126,9 +126,8 @@ def test_the_test_loss_is_the_mean_over_documents(experiment, finished):
     assert any((experiment.dataset.test(np.arange(5))[1] == PADDING).any(axis=1))
 
 
-@pytest.mark.parametrize("stop", [0, 6])
-def test_a_stopped_probe_ends_as_one_that_was_not(experiment, finished, tmp_path, stop):
-    path = tmp_path / "run"
+def test_a_stopped_probe_ends_as_one_that_was_not(experiment, finished, tmp_path):
+    path, stop = tmp_path / "run", 6
     create_run(experiment.config, experiment.dataset, path).close()
     steps = iter(range(STEPS))
     with Run.open(path) as run:

@@ -146,13 +146,11 @@ class PretrainConfig:
         data = dataclasses.replace(
             data, **paths, context_length=context_length, num_test=num_test(dataset)
         )
-        return cls(
-            model=llama,
-            data=data,
-            training=training,
-            measurement=measurement,
-            start=(start or StartOptions()).resolve(llama),
+        start = start or StartOptions()
+        config = cls(
+            model=llama, data=data, training=training, measurement=measurement, start=start
         )
+        return dataclasses.replace(config, start=start.resolve(llama))  # of a model of checked size
 
     @classmethod
     def from_json(

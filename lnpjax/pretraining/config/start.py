@@ -82,6 +82,8 @@ class StartOptions:
             ValueError: wrt: expected parts of the model (embedding, head, layers, ...), got 'heads'
         """
         self.check()
+        if self == StartOptions():
+            return self
         ours = _shapes(model)
         for name in ("fresh", "wrt"):
             for group in self.groups(name):
