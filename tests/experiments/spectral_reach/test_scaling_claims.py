@@ -99,7 +99,7 @@ WORLDS = {
         rule(judged, rule=claims.floor_foretold, floors=LOWER, falls=[2.0] * 5), "holds"
     ),
     "floors are not": World(
-        rule(judged, rule=claims.floor_foretold, floors=[*LOWER[:4], 6e-5], falls=[1.5] * 5),
+        rule(judged, rule=claims.floor_foretold, floors=[*LOWER[:4], 3e-5], falls=[1.5] * 5),
         "does not hold",
     ),
 }

@@ -51,7 +51,7 @@ FLAT, FALLING = Bounds(low=-0.3), Bounds(high=-0.3)
 CLOSELY = Bounds(low=0.9)
 ABOUT_A_DECADE = Bounds(0.5, 1.5)
 NOT_CONSTANT = Bounds(high=-0.5)
-FACTOR_OF_3 = Bounds(-np.log(3), np.log(3))
+FACTOR_OF_2 = Bounds(-np.log(2), np.log(2))
 
 
 def judge(config: ScalingConfig, sweep: Sweep) -> list[Claim | Observation]:
@@ -225,9 +225,9 @@ def floor_foretold(found: Sequence[Family], needs: list[Need]) -> Claim:
         source="beyond the paper",
         statement="The floors of the smaller sizes predict that of the largest, held out.",
         quantity="ln of the floor by the power law of the other sizes over the fitted one",
-        findings=[Finding(family.data, floor_held_out(family), FACTOR_OF_3) for family in found],
+        findings=[Finding(family.data, floor_held_out(family), FACTOR_OF_2) for family in found],
         needs=needs,
-        note="Within a factor of 3, which is what three seeds can tell",
+        note="Within a factor of 2",
     )
 
 

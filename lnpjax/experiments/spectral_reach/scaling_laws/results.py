@@ -236,8 +236,23 @@ def floor_of(size: Runs) -> Uncertain:
     """Return the floor of chi_pos, with an error as that of `of_floors`."""
     over_seeds = jackknifed(size.num_seeds, lambda seeds: float(fitted_floor(size, seeds)))
     drawn = fitted_floor(size, np.arange(size.num_seeds), num_draws=NUM_DRAWS)
-    error = float(np.hypot(over_seeds.error, np.std(drawn)))
+    error = float(np.hypot(over_seeds.error, half_width(drawn)))
     return Uncertain(over_seeds.value, error, over_seeds.df)
+
+
+def half_width(draws: Float[np.ndarray, " draws"]) -> float:
+    """Return half of the interval that holds 68 % of draws: few that miss a floor do not widen it.
+
+    Args:
+        draws: NaN for a logarithm of nothing.
+
+    Example:
+        >>> half_width(np.array([1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 2.0, np.nan]))
+        1.0
+    """
+    known = np.where(np.isnan(draws), -np.inf, draws)
+    low, high = np.quantile(known, [0.16, 0.84], method="nearest")
+    return float((high - low) / 2) if np.isfinite(low) else float("nan")
 
 
 def log_floor(
@@ -267,7 +282,7 @@ def of_floors(family: Family, statistic: Callable[[np.ndarray], np.ndarray]) -> 
         return jackknifed(size.num_seeds, lambda seeds: float(log_floor(size, seeds)))
 
     known = pooled([over_seeds(size) for size in family.sizes])
-    drawn = [np.std(log_floor(size, everyone, num_draws=NUM_DRAWS)) for size in family.sizes]
+    drawn = [half_width(log_floor(size, everyone, num_draws=NUM_DRAWS)) for size in family.sizes]
     errors = np.hypot([estimate.error for estimate in known], drawn)
     weights = statistic(np.eye(len(family.sizes)))
     error = float(np.sum((weights * errors) ** 2) ** 0.5)
