@@ -154,7 +154,7 @@ def _draw_floors(family: Family, ax: Axes) -> None:
     ax.errorbar(
         x_shown, floors[some], yerr=errors, fmt="o", color=COLOURS[0], label=label, capsize=3
     )
-    logarithms = log_floors(family, np.arange(family.num_seeds))
+    logarithms = log_floors(family)
     if np.all(np.isfinite(logarithms)):
         x = np.log(family.parameters)
         slope = float(log_slope(family.parameters, logarithms))

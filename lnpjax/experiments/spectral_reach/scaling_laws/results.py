@@ -236,31 +236,57 @@ def floor_of(size: Runs) -> Uncertain:
     """Return the floor of chi_pos, with an error as that of `of_floors`."""
     over_seeds = jackknifed(size.num_seeds, lambda seeds: float(fitted_floor(size, seeds)))
     drawn = fitted_floor(size, np.arange(size.num_seeds), num_draws=NUM_DRAWS)
-    error = float(np.hypot(over_seeds.error, np.std(drawn)))
+    error = float(np.hypot(over_seeds.error, half_width(drawn)))
     return Uncertain(over_seeds.value, error, over_seeds.df)
 
 
-def log_floors(
-    family: Family, seeds: Members, *, num_draws: int | None = None
-) -> Float[np.ndarray, "*draws sizes"]:
-    """Return ln of every size's floor, as `fitted_floor` has it; NaN where there is none."""
-    floors = [fitted_floor(size, seeds, num_draws=num_draws) for size in family.sizes]
-    columns = np.stack(floors, axis=-1)
-    return np.log(np.where(columns > 0, columns, np.nan))
+def half_width(draws: Float[np.ndarray, " draws"]) -> float:
+    """Return half of the interval that holds 68 % of draws: few that miss a floor do not widen it.
+
+    Args:
+        draws: NaN for a logarithm of nothing.
+
+    Example:
+        >>> half_width(np.array([1.0, 2.0, 3.0, 2.0, 1.0, 3.0, 2.0, np.nan]))
+        1.0
+    """
+    known = np.where(np.isnan(draws), -np.inf, draws)
+    low, high = np.quantile(known, [0.16, 0.84], method="nearest")
+    return float((high - low) / 2) if np.isfinite(low) else float("nan")
+
+
+def log_floor(
+    size: Runs, seeds: Members, *, num_draws: int | None = None
+) -> Float[np.ndarray, "*draws"]:
+    """Return ln of the floor that `fitted_floor` has; NaN where there is none."""
+    floor = fitted_floor(size, seeds, num_draws=num_draws)
+    return np.log(np.where(floor > 0, floor, np.nan))
+
+
+def log_floors(family: Family) -> Float[np.ndarray, " sizes"]:
+    """Return ln of every size's floor."""
+    everyone = np.arange(family.num_seeds)
+    return np.array([float(log_floor(size, everyone)) for size in family.sizes])
 
 
 def of_floors(family: Family, statistic: Callable[[np.ndarray], np.ndarray]) -> Uncertain:
-    """Return a statistic of ln of the floors, with an error of two parts, as in `late_slope`.
+    """Return a statistic of ln of the floors, whose errors have two parts, as in `late_slope`.
 
     Args:
         family: the sizes.
-        statistic: of ``(*draws, sizes)``.
+        statistic: of ``(*draws, sizes)``; linear in the logarithms.
     """
-    over_seeds = family.over_seeds(lambda seeds: float(statistic(log_floors(family, seeds))))
     everyone = np.arange(family.num_seeds)
-    drawn = statistic(log_floors(family, everyone, num_draws=NUM_DRAWS))
-    error = float(np.hypot(over_seeds.error, np.std(drawn)))
-    return Uncertain(over_seeds.value, error, over_seeds.df)
+
+    def over_seeds(size: Runs) -> Uncertain:
+        return jackknifed(size.num_seeds, lambda seeds: float(log_floor(size, seeds)))
+
+    known = pooled([over_seeds(size) for size in family.sizes])
+    drawn = [half_width(log_floor(size, everyone, num_draws=NUM_DRAWS)) for size in family.sizes]
+    errors = np.hypot([estimate.error for estimate in known], drawn)
+    weights = statistic(np.eye(len(family.sizes)))
+    error = float(np.sum((weights * errors) ** 2) ** 0.5)
+    return Uncertain(float(statistic(log_floors(family))), error, known[0].df)
 
 
 def floor_exponent(family: Family) -> Uncertain:
