@@ -28,7 +28,7 @@ from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_reach.options import short_count
 from lnpjax.experiments.spectral_reach.training import Subject
 from lnpjax.experiments.spectral_reach.units import Trainee, best_rate
-from lnpjax.experiments.spectral_reach.vision.config import ARMS, Arm, VisionConfig
+from lnpjax.experiments.spectral_reach.vision.config import Arm, VisionConfig
 from lnpjax.experiments.spectral_reach.vision.data import ImageSplit, load
 from lnpjax.models import ViT, maximal_update
 
@@ -45,15 +45,23 @@ def measure(config: VisionConfig, sweep: Sweep, data: Path | None) -> None:
         data: the folder of data; None for digits.
     """
     split = functools.cache(functools.partial(load, config, data))
-    for arm in ARMS:
-        chosen: Rates = []
-        # The base width first: under muP its learning rate serves all.
-        for width in sorted(config.widths, key=lambda width: width != config.base_width):
-            name = unit_name(arm, width)
-            trainee = functools.cache(functools.partial(trainee_of, config, arm, width, split))
-            if arm == "standard" or width == config.base_width:
-                chosen = sweep.unit(f"{name}-rates", functools.partial(rates_unit, trainee)).rows
-            sweep.unit(f"{name}-runs", functools.partial(runs_unit, trainee, chosen))
+
+    def unit(arm: Arm, width: int, what: str, make: Callable[..., UnitResult]) -> UnitResult:
+        trainee = functools.cache(functools.partial(trainee_of, config, arm, width, split))
+        return sweep.unit(f"{unit_name(arm, width)}-{what}", functools.partial(make, trainee))
+
+    base_rates, base_runs = UnitResult([]), UnitResult([])
+    for width in config.widths:
+        rates = unit("standard", width, "rates", rates_unit)
+        runs = unit("standard", width, "runs", functools.partial(runs_unit, rates=rates.rows))
+        if width == config.base_width:
+            base_rates, base_runs = rates, runs
+    for width in config.widths:
+        if width == config.base_width:
+            make = functools.partial(relabelled, base_runs)
+        else:
+            make = functools.partial(runs_unit, rates=base_rates.rows)
+        unit("mup", width, "runs", make)
 
 
 def num_units(config: VisionConfig, data: Path | None = None) -> int:  # noqa: ARG001
@@ -62,9 +70,9 @@ def num_units(config: VisionConfig, data: Path | None = None) -> int:  # noqa: A
     Example:
         >>> from lnpjax.experiments.spectral_reach.vision.config import PRESETS
         >>> num_units(PRESETS["cpu"])
-        10
+        9
     """
-    return 3 * len(config.widths) + 1
+    return 3 * len(config.widths)
 
 
 def unit_name(arm: Arm, width: int) -> str:
@@ -146,6 +154,11 @@ def runs_unit(trainee: Callable[[], VisionTrainee], rates: Rates) -> UnitResult:
     result = own.trainee.result(trained, rate)
     changes = np.stack([relative_change(first, features) for features in later], axis=1)
     return UnitResult(result.rows, dict(result.arrays) | {"feature_change": changes})
+
+
+def relabelled(result: UnitResult, trainee: object) -> UnitResult:  # noqa: ARG001
+    """Return the runs of the standard arm as those of muP: at the base width they are the same."""
+    return UnitResult([{**row, "data": "mup"} for row in result.rows], result.arrays)
 
 
 def relative_change(
