@@ -16,6 +16,7 @@ decide, anything below rounding, ``sqrt(eps)`` of what it is compared with.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -194,10 +195,20 @@ def _one_by_one(
     return each
 
 
+def _without_coarse_products() -> contextlib.AbstractContextManager[None]:
+    """Let products of float32 be those of float32.
+
+    Accelerators multiply in fewer bits unless told otherwise, and differently so for batches of
+    other sizes: as if samples interacted.
+    """
+    return jax.default_matmul_precision("highest")
+
+
 def _values_differ(
     function: Callable[[PyTree, PyTree], PyTree], params: PyTree, inputs: PyTree
 ) -> PyTree[Bool[Array, ""]]:
-    together, alone = function(params, inputs), _one_by_one(function, inputs)(params)
+    with _without_coarse_products():
+        together, alone = function(params, inputs), _one_by_one(function, inputs)(params)
     eps = compute_precision(function, params, inputs)
     return jax.tree.map(lambda *rows: _rows_differ(*rows, eps=eps), together, alone)
 
@@ -223,15 +234,16 @@ def _jacobians_differ(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> Bool
     eps = compute_precision(apply_fn, params, inputs)
     floating, rest = parameters.split_floating(params)
     one_by_one = _one_by_one(apply_fn, inputs)
-    together, pull_together = jax.vjp(
-        lambda subset: apply_fn(parameters.combine(subset, rest), inputs), floating
-    )
-    alone, pull_alone = jax.vjp(
-        lambda subset: one_by_one(parameters.combine(subset, rest)), floating
-    )
-    signs = rademacher(jax.random.key(0), alone.shape, alone.dtype)
-    signs, _ = vary_alike((jnp.where(jnp.isfinite(alone), signs, 0), alone))
-    pulled = (jax.tree.leaves(pull(signs)[0]) for pull in (pull_together, pull_alone))
+    with _without_coarse_products():
+        together, pull_together = jax.vjp(
+            lambda subset: apply_fn(parameters.combine(subset, rest), inputs), floating
+        )
+        alone, pull_alone = jax.vjp(
+            lambda subset: one_by_one(parameters.combine(subset, rest)), floating
+        )
+        signs = rademacher(jax.random.key(0), alone.shape, alone.dtype)
+        signs, _ = vary_alike((jnp.where(jnp.isfinite(alone), signs, 0), alone))
+        pulled = [jax.tree.leaves(pull(signs)[0]) for pull in (pull_together, pull_alone)]
     return _rows_differ(together, alone, eps=eps) | _leaves_differ(*pulled, eps=eps)
 
 

@@ -12,6 +12,7 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, GlobalHutchinson, Hutchinson, Status, describe_status
+from lnpjax._base.jaxprs import every_program
 from lnpjax.jacobian._interaction import samples_interact
 
 REMEDY = "apply_fn: .*inference mode.*dropout off.*capacity limits.*GlobalHutchinson"
@@ -275,3 +276,28 @@ def test_a_leaf_that_only_holds_rounding_is_not_interaction():
 
     inputs = jax.random.normal(jax.random.key(1), (6, 7, 8))
     assert not jax.jit(samples_interact, static_argnums=0)(apply_fn, params, inputs)
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["values", "jacobians"])
+def test_samples_are_compared_with_whole_products(gated):
+    """Accelerators multiply in fewer bits by default, and differently for every batch size."""
+
+    def apply_fn(params, x):
+        hidden = jnp.tanh(x @ params) @ params.T
+        if not gated:
+            return hidden
+        # Nothing that the program would show to keep samples apart.
+        return hidden + 0.0 * jax.lax.stop_gradient(jnp.flip(jnp.flip(hidden, 0), 0))
+
+    program = jax.make_jaxpr(lambda p, x: samples_interact(apply_fn, p, x))(
+        jnp.ones((3, 2)), jnp.ones((4, 3))
+    )
+    products = [
+        equation.params["precision"]
+        for part in every_program(program)
+        for equation in part.jaxpr.eqns
+        if equation.primitive.name == "dot_general"
+    ]
+    assert len(products) >= (6 if gated else 4)
+    highest = jax.lax.Precision.HIGHEST
+    assert set(products) == {(highest, highest)}

@@ -12,6 +12,10 @@ MOST_PASSES = 4.0
 """Over the data: up to four are about as good as new data (Muennighoff et al., 2023)."""
 
 
+MOST_VOID = 0.2
+"""Of the measurements of a size."""
+
+
 def trained_well(sizes: Sequence[Runs]) -> list[Need]:
     """Return what every claim needs of the runs.
 
@@ -21,6 +25,7 @@ def trained_well(sizes: Sequence[Runs]) -> list[Need]:
     edges = [size.name for size in sizes if size.at_edge]
     broken = [size.name for size in sizes if not size.finite]
     passes = max(size.passes for size in sizes)
+    void = max(size.void for size in sizes)
     seeds = min(size.num_seeds for size in sizes)
     return [
         Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
@@ -30,6 +35,11 @@ def trained_well(sizes: Sequence[Runs]) -> list[Need]:
             f"at the edge: {', '.join(edges)}" if edges else "",
         ),
         Need("losses that are numbers", not broken, ", ".join(broken)),
+        Need(
+            f"at most {MOST_VOID:.0%} of a size's measurements void",
+            void <= MOST_VOID,
+            f"{void:.1%}" if void else "",
+        ),
         Need(
             f"training data seen at most {MOST_PASSES:g} times",
             passes <= MOST_PASSES,

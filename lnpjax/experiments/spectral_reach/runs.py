@@ -67,6 +67,11 @@ class Runs:
         """Whether all losses are numbers."""
         return bool(np.all(np.isfinite(self.train_loss)) and np.all(np.isfinite(self.test_loss)))
 
+    @property
+    def void(self) -> float:
+        """The share of measurements that were flagged, without a number; means leave them out."""
+        return float(np.mean(~np.isfinite(self.components["chi_pos"])))
+
     def compute(self, steps: Any) -> Any:
         """Return 6 N D in FLOPs after some steps (Fig. 1)."""
         return 6.0 * self.num_parameters * self.tokens_per_step * np.asarray(steps, float)
@@ -101,12 +106,12 @@ class Runs:
 
     def at_start(self, name: str) -> Float[np.ndarray, " seeds"]:
         """Return a component's mean over the first steps."""
-        return self.component(name)[:, self.steps < START].mean(axis=1)
+        return np.nanmean(self.component(name)[:, self.steps < START], axis=1)
 
     def at_end(self, name: str) -> Float[np.ndarray, " seeds"]:
         """Return a component's mean over the last window."""
         last = self.windows == self.windows.max()
-        return self.component(name)[:, last].mean(axis=1)
+        return np.nanmean(self.component(name)[:, last], axis=1)
 
 
 def runs_of(recipe: Recipe, sweep: Sweep) -> dict[str, list[Runs]]:

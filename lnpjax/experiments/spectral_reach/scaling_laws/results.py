@@ -229,7 +229,8 @@ def _window_errors(size: Runs) -> Float[np.ndarray, " windows"]:
     """The standard errors of the windows' means over seeds, from the scatter of their steps."""
     means = size.component("chi_pos").mean(axis=0)
     windows = (means[size.windows == window] for window in range(len(size.starts)))
-    return np.array([standard_error(part) if len(part) > 1 else np.nan for part in windows])
+    known = [part[np.isfinite(part)] for part in windows]
+    return np.array([standard_error(part) if len(part) > 1 else np.nan for part in known])
 
 
 def floor_of(size: Runs) -> Uncertain:
