@@ -12,7 +12,7 @@ from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_reach.maximal_update.config import ARMS, MODELS, NAMES, Arm, Model
 from lnpjax.experiments.spectral_reach.maximal_update.results import changes, end_losses
-from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure
+from lnpjax.plotting._style import COLOURS, Panel, add_legend, dress, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,6 +44,7 @@ def draw(config: MaximalUpdateConfig, sweep: Sweep, folder: Path) -> None:
                 panel(config, sweep, ax, model, arm)
         about = f"{config.num_seeds} seeds, base width {config.base_width}"
         figure.suptitle(f"{title}: {about}", fontweight="bold")
+        add_legend(figure, 4)
         write_picture(figure, folder / f"{name}.png")
 
 
@@ -66,7 +67,6 @@ def _draw_coordinates(
     dress(ax, panel, xlabel="width")
     ax.set_xticks(list(config.widths), [str(width) for width in config.widths])
     ax.xaxis.set_minor_locator(ticker.NullLocator())
-    ax.legend(fontsize=8, frameon=False, ncols=2)
 
 
 def _draw_rates(
@@ -86,4 +86,3 @@ def _draw_rates(
         "training loss [nats]",
     )
     dress(ax, panel, xlabel="learning rate of Adam")
-    ax.legend(fontsize=8, frameon=False)

@@ -76,7 +76,7 @@ class VisionConfig:
         )
 
 
-RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3)
+RATES = (1.25e-4, 2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2)
 PRESETS = {
     "smoke": VisionConfig(
         images="digits",
@@ -117,7 +117,7 @@ PRESETS = {
         steps=3000,
         num_test=2560,
         recipe=Recipe(
-            rates=(1.25e-4, *RATES),
+            rates=RATES,
             pilot_steps=400,
             num_seeds=4,
             weight_decay=0.05,
