@@ -215,9 +215,15 @@ def _all_rows(side: FactoredBatch, chunk_size: int) -> FactoredRows:
     """Make the rows of all samples, by chunks."""
     # Two outputs at least, if there are as many: factors of one output look like those of all.
     chunking = Chunking.of(side.shape, max(2, chunk_size))
-    chunks = map_chunks(
-        lambda index, after: side.rows(chunking, index, after=after), range(chunking.num_chunks)
-    )
+    convolves = any(factoring.convolves for factoring in side.jacobian.factorings.values())
+    if convolves and jax.default_backend() == "cpu":  # slow in loops
+        chunks = map_chunks(
+            lambda index, after: side.rows(chunking, index, after=after), range(chunking.num_chunks)
+        )
+    else:
+        chunks = jax.lax.map(
+            lambda index: side.rows(chunking, index), jnp.arange(chunking.num_chunks)
+        )
 
     def join(leaf: Array) -> Array:
         outputs, rest = leaf.shape[2], leaf.shape[3:]
