@@ -28,7 +28,7 @@ BLOCKS = 8
 """A kernel is cut into so many blocks a side or more, so that few of them lie on its diagonal..."""
 FEWEST_ROWS = 128
 """...unless they would be smaller than this."""
-CHUNK_BYTES = {True: 2**28, False: 2**31}
+CHUNK_BYTES = {True: 2**27, False: 2**31}
 """How much a chunk of rows may take, on a CPU and on an accelerator..."""
 STORED_BYTES = {True: 2**30, False: 2**33}
 """...and the factors of all rows, to be kept."""
