@@ -73,7 +73,13 @@ def registry():
         for model in ("31.5M", "134M")
     }
     kernels = {
-        f"kernel-{name}": Benchmark("kernel_cost", (name,)) for name in ("mlp", "cnn", "llama")
+        f"kernel-{name}": Benchmark("kernel_cost", (name,))
+        for name in ("mlp", "mlp-512", "cnn", "llama")
+    }
+    ours = {"ours": ("structured", "products"), "theirs": ()}
+    kernels |= {
+        "kernel-mlp-1024": Benchmark("kernel_cost", ("mlp-1024",), {"ours": ("structured",)}),
+        "kernel-llama-256": Benchmark("kernel_cost", ("llama-256",), ours, "accelerator"),
     }
     lanczos = {
         f"lanczos-{model}": Benchmark("lanczos_cost", (model,)) for model in ("1.2M", "115K")

@@ -131,3 +131,12 @@ def tiny_run(tmp_path_factory) -> Path:
     arguments = ["train", "--data", str(text), "--out", str(folder / "run")]
     assert cli.main([*arguments, *sizes.split(), *steps.split(), *kept.split()]) == 0
     return folder / "run"
+
+
+@pytest.fixture
+def all_factored(monkeypatch):
+    """Explicit kernels keep all gradients factored that can be, whatever that costs."""
+    monkeypatch.setattr(
+        "lnpjax.kernel._plan.choose_factored",
+        lambda jacobian, _: (tuple(jacobian.factorings), 0.0),
+    )

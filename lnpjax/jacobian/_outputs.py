@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base.checks import require
+from lnpjax._base.jaxprs import run_with
 from lnpjax.jacobian._contract import ApplyFn, LossFn
 
 Indices: TypeAlias = Sequence[int] | Int[np.ndarray, " index"] | None
@@ -135,6 +136,9 @@ def join_outputs(
 def restrict(apply_fn: ApplyFn, outputs: OutputSubset) -> ApplyFn:
     """Return the network that has only the chosen outputs, as ``(B, m)``.
 
+    Where the outputs come straight from a product, as the logits of a language model do, the others
+    are not computed.
+
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
         outputs: which entries of a row to keep; see `select_outputs`.
@@ -149,9 +153,61 @@ def restrict(apply_fn: ApplyFn, outputs: OutputSubset) -> ApplyFn:
     """
 
     def apply_restricted(params: PyTree, inputs: PyTree) -> Float[Array, "batch m"]:
+        if outputs is not None:
+            program = jax.make_jaxpr(apply_fn)(params, inputs)
+            index = _product_of_outputs(program.jaxpr)
+            if index is not None:
+                leaves = jax.tree.leaves((params, inputs))
+                (chosen,) = run_with(program, leaves, _narrowed(index, outputs))
+                return chosen.reshape(len(chosen), -1)
         return select_outputs(apply_fn(params, inputs), outputs)
 
     return apply_restricted
+
+
+def _product_of_outputs(jaxpr: Any) -> int | None:
+    """Return the product whose results are the outputs of a program, perhaps rounded."""
+    made = {result: i for i, equation in enumerate(jaxpr.eqns) for result in equation.outvars}
+    operands = [operand for equation in jaxpr.eqns for operand in equation.invars]
+    var = jaxpr.outvars[0]
+    while len(jaxpr.outvars) == 1 and var in made and not any(other is var for other in operands):
+        equation = jaxpr.eqns[made[var]]
+        if equation.primitive.name == "dot_general":
+            alone = not any(equation.params["dimension_numbers"][1])
+            return made[var] if alone else None
+        if equation.primitive.name != "convert_element_type":
+            return None
+        (var,) = equation.invars
+        operands = [operand for operand in operands if operand is not var]
+    return None
+
+
+def _narrowed(
+    product: int, outputs: OutputSubset
+) -> Callable[[int, Any], Callable[[list[Any]], list[Any]] | None]:
+    """Let a program compute the chosen entries of a product's results in place of all."""
+
+    def instead(index: int, equation: Any) -> Callable[[list[Any]], list[Any]] | None:
+        if index != product:
+            return None
+        sums, _ = equation.params["dimension_numbers"]
+        axes = [
+            (side, axis)
+            for side, operand in enumerate(equation.invars)
+            for axis in range(operand.aval.ndim)
+            if axis not in sums[side]
+        ]
+
+        def run(operands: list[Any]) -> list[Any]:
+            by_axis = _indices_by_axis(equation.outvars[0].aval.shape[1:], outputs)
+            for (side, axis), indices in zip(axes[1:], by_axis, strict=True):
+                if indices is not None:
+                    operands[side] = jnp.take(operands[side], indices, axis=axis)
+            return [equation.primitive.bind(*operands, **equation.params)]
+
+        return run
+
+    return instead
 
 
 def _indices_by_axis(shape: tuple[int, ...], outputs: OutputSubset) -> list[np.ndarray | None]:

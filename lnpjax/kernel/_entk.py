@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, Literal, TypeAlias, get_args
 
 import jax
@@ -45,6 +46,7 @@ def entk(
     *,
     inputs2: PyTree | None = None,
     outputs: OutputSubset = None,
+    sum_outputs: bool = False,
     wrt: parameters.Subset = None,
     preconditioner: PyTree | None = None,
     backend: Backend = "jax",
@@ -65,6 +67,8 @@ def entk(
             symmetric to the bit.
         outputs: which outputs of each sample to keep, m of them (`lnpjax.jacobian.select_outputs`);
             `None` for all.
+        sum_outputs: give the kernel between samples, `trace_outputs` of this one, ``(n1, n2)``.
+            "structured" never makes the rest of the kernel.
         wrt: the trainable subset (`lnpjax.parameters.partition`); everything if `None`.
         preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters, for
             ``J_1 P J_2^T``; backend "jax" only.
@@ -89,10 +93,11 @@ def entk(
             the device has free.
 
     Returns:
-        ``(n1 m, n2 m)``, in float32 (float64 under x64). Units: outputs squared per parameter
-        squared. "structured" and "contraction" also add up in that precision whatever the network
-        computes in; the other methods, and neural-tangents, carry the network's own rounding. NaN
-        where, under `jit`, any method but "batch" meets samples that interact.
+        ``(n1 m, n2 m)``, or ``(n1, n2)``, in float32 (float64 under x64). Units: outputs squared
+        per parameter squared. "structured" and "contraction" also add up in that precision
+        whatever the network computes in; the other methods, and neural-tangents, carry the
+        network's own rounding. NaN where, under `jit`, any method but "batch" meets samples that
+        interact.
 
     Raises:
         TypeError, ValueError: for bad input, for a kernel that does not fit (the message names the
@@ -140,7 +145,8 @@ def entk(
         right,
         chunk_size=chunk_size,
         symmetric=symmetric,
-        factored=preconditioner is None,
+        factored=preconditioner is None and backend == "jax",
+        by_sample=sum_outputs,
     )
     with jax.default_matmul_precision("highest"):
         plan = plan_for(method=method)
@@ -151,6 +157,8 @@ def entk(
         else:
             plan = plan if settled == method else plan_for(method=settled)
             kernel = _fill(left, right, plan, symmetric, preconditioner)
+    if sum_outputs and plan.sides is None:
+        kernel = trace_outputs(kernel, left.shape[1])
     if symmetric and not plan.stored:  # one half is computed, or both up to rounding
         kernel = jnp.tril(kernel) + jnp.tril(kernel, -1).T
     return jnp.where(valid, kernel, jnp.nan)
@@ -239,11 +247,14 @@ def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
 def _check_memory(
     left: BatchJacobian, right: BatchJacobian, plan: Plan, max_bytes: int | None
 ) -> None:
-    entries = left.num_rows * right.num_rows
+    rows, columns = left.num_rows, right.num_rows
+    if plan.sides is not None:
+        rows, columns = (math.prod(side.shape) for side in plan.sides)
+    entries = rows * columns
     copies = 2 if plan.stored else 3  # itself, its mirror, the sum
     kernels = copies * entries * numerics.accumulation_dtype().itemsize
     check_fits(
-        f"the {left.num_rows} x {right.num_rows} kernel and the rows behind it",
+        f"the {rows} x {columns} kernel and the rows behind it",
         kernels + plan.working_bytes,
         max_bytes,
         advice="take fewer samples, fewer outputs with outputs=, or a smaller chunk_size",

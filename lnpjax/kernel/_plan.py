@@ -28,7 +28,7 @@ BLOCKS = 8
 """A kernel is cut into so many blocks a side or more, so that few of them lie on its diagonal..."""
 FEWEST_ROWS = 128
 """...unless they would be smaller than this."""
-CHUNK_BYTES = {True: 2**28, False: 2**31}
+CHUNK_BYTES = {True: 2**27, False: 2**31}
 """How much a chunk of rows may take, on a CPU and on an accelerator..."""
 STORED_BYTES = {True: 2**30, False: 2**33}
 """...and the factors of all rows, to be kept."""
@@ -75,6 +75,7 @@ def choose_plan(
     chunk_size: int | None,
     symmetric: bool,
     factored: bool = True,
+    by_sample: bool = False,
 ) -> Plan:
     """Choose the method with fewer operations, and how many rows of J are made at once.
 
@@ -88,12 +89,14 @@ def choose_plan(
         chunk_size: rows made at once; `None` to choose.
         symmetric: whether both batches are the same.
         factored: whether rows of J can stay factored; not with weights between them.
+        by_sample: whether entries are added up over outputs, which only "structured" does on its
+            way.
     """
     network = _inspect(left)
     plans = _plans_of_whole_rows(left, right, network, chunk_size, symmetric)
     if factored and network.alone and method in ("auto", "structured"):
-        plan = _structured_plan(left, right, network, chunk_size, symmetric)
-        if plan.sides is not None and (plan.sides[0].factored or method == "structured"):
+        plan = _structured_plan(left, right, network, chunk_size, symmetric, by_sample)
+        if plan.sides is not None and (plan.sides[0].factored or by_sample or method != "auto"):
             plans["structured"] = plan
     if method == "auto":
         dtypes = floating_dtypes(left.apply_fn, left.params, network.one)
@@ -145,7 +148,7 @@ def _plans_of_whole_rows(
 
     num_left, num_right, num_samples = left.num_rows, right.num_rows, left.shape[0]
     num_blocks = -(-num_left // (STORED_CHUNKS * sizes["contraction"]))
-    made, halved = _made_anew(left, right, num_blocks, symmetric)
+    made, halved = _made_anew(num_left, num_right, num_blocks, symmetric)
     costs = {
         "contraction": 3 * forward * made + 2 * num_left * num_right * num_parameters * halved,
         "products": num_right * forward * (3 + 2 * num_samples),
@@ -160,12 +163,12 @@ def _plans_of_whole_rows(
 
 
 def _made_anew(
-    left: BatchJacobian, right: BatchJacobian, num_blocks: int, symmetric: bool
+    num_left: int, num_right: int, num_blocks: int, symmetric: bool
 ) -> tuple[float, float]:
     """Return how many rows a contraction makes, and which share of the kernel it computes."""
     remade = (num_blocks - 1) / 2 if symmetric else num_blocks
     halved = (num_blocks + 1) / (2 * num_blocks) if symmetric else 1
-    return left.num_rows + remade * right.num_rows, halved
+    return num_left + remade * num_right, halved
 
 
 def _structured_plan(
@@ -174,42 +177,51 @@ def _structured_plan(
     network: _Network,
     chunk_size: int | None,
     symmetric: bool,
+    by_sample: bool,
 ) -> Plan:
     jacobians = [
         factored_jacobian(side.whole_fn or side.apply_fn, side.params, side.inputs, wrt=side.wrt)
         for side in ((left,) if symmetric else (left, right))
     ]
     mine, theirs = in_common(jacobians[0], jacobians[-1])
-    factored, pair_flops = choose_factored(mine, Shape(left.shape, right.shape))
+    # Outputs of a sample that share a row
+    width = left.shape[1] if by_sample else 1
+    num_left, num_right = left.num_rows // width, right.num_rows // width
+    shapes = [(side.shape[0], side.shape[1] // width) for side in (left, right)]
+    factored, pair_flops = choose_factored(mine, Shape(*shapes))
     row_bytes, sample_bytes = factor_bytes(mine, factored)
-    held_bytes = row_bytes * left.num_rows + sample_bytes * left.shape[0]
+    row_bytes, passing = width * row_bytes, width * network.passing
+    held_bytes = row_bytes * num_left + sample_bytes * left.shape[0]
     if not symmetric:
-        held_bytes += row_bytes * right.num_rows + sample_bytes * right.shape[0]
+        held_bytes += row_bytes * num_right + sample_bytes * right.shape[0]
     on_cpu = jax.default_backend() == "cpu"
-    most = max(left.num_rows, right.num_rows)
+    most = max(num_left, num_right)
     block_size = max(FEWEST_ROWS, min(MOST_ROWS, -(-most // BLOCKS)))
     if chunk_size is None:
-        chunk_size = max(1, CHUNK_BYTES[on_cpu] // (row_bytes + sample_bytes + network.passing))
+        chunk_size = max(1, CHUNK_BYTES[on_cpu] // (row_bytes + sample_bytes + passing))
     else:
         block_size = chunk_size
     chunk_size = min(chunk_size, most)
     stored = held_bytes <= STORED_BYTES[on_cpu]
-    made: float = left.num_rows + (0 if symmetric else right.num_rows)
-    num_blocks = -(-left.num_rows // block_size)
-    if not stored:
+    num_blocks = -(-num_left // block_size)
+    made, halved = _made_anew(num_left, num_right, num_blocks, symmetric)
+    if stored:
+        made = num_left + (0 if symmetric else num_right)
+    else:
         chunk_size = min(chunk_size, block_size)
-        num_blocks = -(-left.num_rows // (STORED_CHUNKS * chunk_size))
-        made, _ = _made_anew(left, right, num_blocks, symmetric)
+        num_blocks = -(-num_left // (STORED_CHUNKS * chunk_size))
+        made, halved = _made_anew(num_left, num_right, num_blocks, symmetric)
         held_bytes = (STORED_CHUNKS + 1) * chunk_size * (row_bytes + sample_bytes)
-    halved = _made_anew(left, right, num_blocks, symmetric)[1]
     blocks = STORED_CHUNKS * block_size**2 * numerics.accumulation_dtype().itemsize
-    sides = (FactoredBatch(left, mine, factored), FactoredBatch(right, theirs, factored))
     return Plan(
         method="structured",
         chunk_size=chunk_size,
-        flops=3 * network.forward * made + pair_flops * halved,
-        working_bytes=held_bytes + chunk_size * network.passing + blocks,
-        sides=sides,
+        flops=width * (3 * network.forward * made + pair_flops * halved),
+        working_bytes=held_bytes + chunk_size * passing + blocks,
+        sides=(
+            FactoredBatch(left, mine, factored, by_sample),
+            FactoredBatch(right, theirs, factored, by_sample),
+        ),
         stored=stored,
         block_size=min(block_size, most),
     )

@@ -194,30 +194,75 @@ class FactoredBatch:
         batch: the same Jacobian, in whole rows.
         jacobian: of one sample.
         factored: the leaves whose gradients stay factored.
+        by_sample: whether a sample has one row, in which its outputs stand side by side.
     """
 
     batch: BatchJacobian
     jacobian: FactoredJacobian
     factored: tuple[int, ...]
+    by_sample: bool = False
 
     @property
     def shape(self) -> tuple[int, int]:
-        """``(B, m)``."""
-        return self.batch.shape
+        """``(B, m)``, or ``(B, 1)``."""
+        return (self.batch.shape[0], 1) if self.by_sample else self.batch.shape
 
     def rows(self, chunking: Chunking, index: Index, *, after: Array | None = None) -> FactoredRows:
         """Make a chunk of rows, once the number `after` is known."""
         inputs, outputs = self.batch.chunk(chunking, index, after=after)
-        return self.jacobian.rows(inputs, jnp.asarray(self.batch.chosen)[outputs], self.factored)
+        chosen = jnp.asarray(self.batch.chosen)
+        if self.by_sample:
+            return _side_by_side(self.jacobian.rows(inputs, chosen, self.factored))
+        return self.jacobian.rows(inputs, chosen[outputs], self.factored)
+
+
+def _one_gram(pairs: tuple[Read, ...]) -> int | None:
+    """Return the side whose products are the same for all outputs, at one position, if one is."""
+    for own, rest in ((0, 1), (1, 0)):
+        if all(
+            pair[own].shape[1] == pair[own].shape[3] == 1 and not _are_units(pair[rest])
+            for pair in pairs
+        ):
+            return own
+    return None
+
+
+def _side_by_side(rows: FactoredRows) -> FactoredRows:
+    """Return one row for each sample: outputs become layers, whose products are added up."""
+    num_samples, num_outputs = rows.formed.shape[:2]
+
+    def layered(factor: Factor) -> Factor:
+        factor = jnp.broadcast_to(factor, (num_samples, num_outputs, *factor.shape[2:]))
+        return factor.reshape(num_samples, 1, -1, *factor.shape[3:])
+
+    def widened(factor: Factor) -> Factor:
+        return jnp.moveaxis(factor, 1, -2).reshape(num_samples, 1, *factor.shape[2:4], -1)
+
+    def of_weight(pairs: tuple[Read, ...]) -> tuple[Read, ...]:
+        own = _one_gram(pairs)
+        if own is None:
+            return tuple((layered(first), layered(second)) for first, second in pairs)
+        if own == 0:
+            return tuple((first, widened(second)) for first, second in pairs)
+        return tuple((widened(first), second) for first, second in pairs)
+
+    formed = rows.formed.reshape(num_samples, 1, -1)
+    return FactoredRows(formed, tuple(map(of_weight, rows.factors)))
 
 
 def _all_rows(side: FactoredBatch, chunk_size: int) -> FactoredRows:
     """Make the rows of all samples, by chunks."""
     # Two outputs at least, if there are as many: factors of one output look like those of all.
     chunking = Chunking.of(side.shape, max(2, chunk_size))
-    chunks = map_chunks(
-        lambda index, after: side.rows(chunking, index, after=after), range(chunking.num_chunks)
-    )
+    convolves = any(factoring.convolves for factoring in side.jacobian.factorings.values())
+    if convolves and jax.default_backend() == "cpu":  # slow in loops
+        chunks = map_chunks(
+            lambda index, after: side.rows(chunking, index, after=after), range(chunking.num_chunks)
+        )
+    else:
+        chunks = jax.lax.map(
+            lambda index: side.rows(chunking, index), jnp.arange(chunking.num_chunks)
+        )
 
     def join(leaf: Array) -> Array:
         outputs, rest = leaf.shape[2], leaf.shape[3:]

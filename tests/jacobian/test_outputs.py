@@ -1,4 +1,4 @@
-"""Several heads joined into one vector of outputs."""
+"""Several heads joined into one vector of outputs, and outputs that are left out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 import lnpjax
+from lnpjax._base.jaxprs import every_program
+from lnpjax.jacobian import select_outputs
+from lnpjax.jacobian._outputs import restrict
 
 
 def test_heads_together_are_one_vector_space(x64):
@@ -58,3 +61,27 @@ def test_heads_that_cannot_be_joined_are_refused():
         lnpjax.jacobian.join_outputs(
             lambda w, x: (w * x, jnp.sum(x)), lambda f, y: 0.0, 1.0, jnp.ones(2)
         )
+
+
+@pytest.mark.parametrize(
+    "changed", [lambda logits: logits.astype(jnp.float16), jnp.tanh], ids=["rounded", "bent"]
+)
+def test_outputs_that_are_not_chosen_are_not_computed(changed):
+    """Logits come from a product, of whose results no other is made; not what follows otherwise."""
+    params = jax.random.normal(jax.random.key(0), (4, 11))
+    inputs = jax.random.normal(jax.random.key(1), (2, 5, 4))
+
+    def network(params, inputs):
+        return changed(jnp.tanh(inputs) @ params)
+
+    chosen = ([0, 3], [1, 2, 10])
+    narrow = restrict(network, chosen)
+    expected = select_outputs(network(params, inputs), chosen)
+    np.testing.assert_allclose(narrow(params, inputs), expected, rtol=1e-3)
+    sizes = [
+        result.aval.size
+        for program in every_program(jax.make_jaxpr(narrow)(params, inputs))
+        for equation in program.jaxpr.eqns
+        for result in equation.outvars
+    ]
+    assert (2 * 5 * 11 in sizes) == (changed is jnp.tanh)

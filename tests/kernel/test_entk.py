@@ -13,7 +13,7 @@ import zoo
 
 import lnpjax
 from lnpjax.jacobian import select_outputs
-from lnpjax.kernel import _plan, entk_groups
+from lnpjax.kernel import _plan, entk_groups, trace_outputs
 from lnpjax.kernel._fill import BatchJacobian
 from lnpjax.kernel._plan import choose_plan
 
@@ -79,7 +79,7 @@ def test_symmetric_to_the_bit_and_in_any_chunks(x64, method, chunk_size):
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_all_that_can_stay_factored(x64, name, monkeypatch):
+def test_all_that_can_stay_factored(x64, name, all_factored, monkeypatch):
     """Factors of every weight that has them, whatever they cost, kept or made anew."""
     case = zoo.build(name)
     monkeypatch.setattr(
@@ -113,6 +113,19 @@ def test_half_chosen_axes_and_single_axes():
     assert np.array_equal(select_outputs(values, (None, [1])), values[:, :, 1])
     assert np.array_equal(select_outputs(values[..., 0], (2, 0)), values[:, [2, 0], 0])
     assert np.array_equal(select_outputs(values[:, 0, 0], None), values[:, :1, 0])
+
+
+@pytest.mark.parametrize("name", ["mlp", "tied_embeddings", "scan_over_layers", "llama"])
+@pytest.mark.parametrize("method", ["structured", "products"])
+def test_kernel_between_samples(x64, name, method, all_factored):
+    """Factors of every weight that has them, of all outputs together."""
+    case = zoo.build(name)
+    outputs = case.apply_fn(case.params, case.batch_a[0])
+    expected = trace_outputs(dense_kernel(case), outputs[0].size)
+    kernel = np.asarray(kernel_of(case, method=method, sum_outputs=True))
+    assert kernel.shape == (len(outputs), len(outputs))
+    assert np.array_equal(kernel, kernel.T)
+    assert_close(kernel, np.asarray(expected), 1e-12)
 
 
 @pytest.mark.parametrize("name", ["mlp", "tied_embeddings"])

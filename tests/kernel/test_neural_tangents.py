@@ -160,14 +160,19 @@ def test_kernel_in_single_precision_without_jit(implementation):
     np.testing.assert_allclose(kernel, expected, rtol=1e-5, atol=1e-5 * expected.max())
 
 
-@needs_package
-@every_implementation
-@pytest.mark.parametrize("name", golden.MODELS)
-def test_golden_kernels(x64, name, implementation):
+def golden_arrays(name):
     prefix = f"{name}/"
     with np.load(GOLDEN_KERNELS) as file:
         arrays = {k.removeprefix(prefix): file[k] for k in file.files if k.startswith(prefix)}
     params = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/")}
+    return arrays, params
+
+
+@needs_package
+@every_implementation
+@pytest.mark.parametrize("name", golden.MODELS)
+def test_golden_kernels(x64, name, implementation):
+    arrays, params = golden_arrays(name)
     case = zoo.Case(golden.MODELS[name].apply_fn, None, params, (), ())
 
     @jax.jit
@@ -180,6 +185,24 @@ def test_golden_kernels(x64, name, implementation):
         (kernel(inputs, inputs2), arrays["kernel12"]),
     ):
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", golden.MODELS)
+def test_golden_kernels_by_structure(x64, name, all_factored):
+    """By this library, from factors wherever there are any: no code is shared, nor a release."""
+    with np.load(GOLDEN_KERNELS) as file:
+        arrays = {
+            k.removeprefix(f"{name}/"): file[k] for k in file.files if k.split("/")[0] == name
+        }
+    params = {k.removeprefix("params/"): v for k, v in arrays.items() if k.startswith("params/")}
+
+    @jax.jit
+    def kernel(params, inputs, inputs2):
+        options = {"inputs2": inputs2, "method": "structured"}
+        return lnpjax.entk(golden.MODELS[name].apply_fn, params, inputs, **options)
+
+    actual = kernel(params, arrays["inputs1"], arrays["inputs2"])
+    np.testing.assert_allclose(actual, arrays["kernel12"], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(
