@@ -103,7 +103,7 @@ def pretrain(
         ...     pretrain(Experiment(config, dataset), run).status
         ...     [len(run.rows(kind)) for kind in ("train", "lnp", "validation")]
         'finished'
-        [5, 3, 2]
+        [5, 4, 2]
     """
     reporter = reporter or Reporter()
     training = experiment.config.training

@@ -72,7 +72,7 @@ class Experiment:
         >>> config = PretrainConfig.resolve(dataset, data=data, model=model)
         >>> experiment = Experiment(config, dataset)
         >>> experiment.tokens_per_step, len(experiment.windows.starts)
-        (256, 15)
+        (256, 16)
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The check of muP: coordinates and learning rates over widths (Spectral Reach, B.2.4, D.3)."""
+"""Maximal-update parametrisation over widths (Spectral Reach, B.2.4)."""
 
 from __future__ import annotations
 
