@@ -12,6 +12,8 @@ MOST_PASSES = 4.0
 """Over the data: up to four are about as good as new data (Muennighoff et al., 2023)."""
 
 
+LEAST_TOKENS = 8
+"""For each parameter, to compare sizes: what the largest model of the paper learns from (B.2)."""
 MOST_VOID = 0.2
 """Of the measurements of a size."""
 
@@ -46,3 +48,17 @@ def trained_well(sizes: Sequence[Runs]) -> list[Need]:
             f"{passes:.1f} times",
         ),
     ]
+
+
+def trained_long(sizes: Sequence[Runs]) -> Need:
+    """Return what comparing sizes needs besides: one that has hardly learned is no larger model.
+
+    Args:
+        sizes: all of them, of all data.
+    """
+    least = min(
+        size.tokens_per_step * size.train_loss.shape[1] / size.num_parameters for size in sizes
+    )
+    return Need(
+        f"{LEAST_TOKENS} tokens for each parameter", least >= LEAST_TOKENS, f"from {least:.1f} on"
+    )

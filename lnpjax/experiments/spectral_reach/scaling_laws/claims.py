@@ -19,7 +19,7 @@ import numpy as np
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import Bounds, Uncertain, pooled
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach.claims import trained_well
+from lnpjax.experiments.spectral_reach.claims import trained_long, trained_well
 from lnpjax.experiments.spectral_reach.runs import Runs
 from lnpjax.experiments.spectral_reach.scaling_laws.results import (
     Family,
@@ -62,18 +62,20 @@ def judge(config: ScalingConfig, sweep: Sweep) -> list[Claim | Observation]:
         sweep: its finished sweep.
     """
     found = families(config, sweep)
-    needs = trained_well([size for family in found for size in family.sizes])
+    sizes = [size for family in found for size in family.sizes]
+    needs = trained_well(sizes)
+    to_compare = [*needs, trained_long(sizes)]
     claims = [
-        power_law(found, needs),
-        tests_agree(found, needs),
+        power_law(found, to_compare),
+        tests_agree(found, to_compare),
         falls(found, needs),
-        ordered(found, needs),
-        flattens(found, needs),
+        ordered(found, to_compare),
+        flattens(found, to_compare),
         loss_component(found, needs),
         network_grows(found, needs),
         product(found, needs),
-        floors(found, needs),
-        floor_foretold(found, needs),
+        floors(found, to_compare),
+        floor_foretold(found, to_compare),
     ]
     return [*claims, *observed(found)]
 
