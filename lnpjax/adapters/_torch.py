@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, overload
 
 import jax
@@ -57,6 +56,8 @@ def from_torch(
         >>> apply_fn(params, jnp.ones((4, 3))).shape  # doctest: +SKIP
         (4, 2)
     """
+    from flax.traverse_util import flatten_dict, unflatten_dict
+
     torchax = import_extra("torchax", extra="torch", purpose="a PyTorch module")
     torch = import_extra("torch", extra="torch", purpose="a PyTorch module")
     require(
@@ -68,31 +69,15 @@ def from_torch(
     )
     arrays, call = torchax.extract_jax(module)
     names = {name for name, _ in module.named_parameters()}
-    own = _nested({name: array for name, array in arrays.items() if name in names})
-    frozen = _nested({name: array for name, array in arrays.items() if name not in names})
+    own = unflatten_dict({name: array for name, array in arrays.items() if name in names}, sep=".")
+    frozen = unflatten_dict(
+        {name: array for name, array in arrays.items() if name not in names}, sep="."
+    )
 
     def apply_fn(params: PyTree, inputs: PyTree, state: PyTree | None = None) -> Array:
         params = parameters.fit("params", params, own, of=MODULE)
         rest = frozen if state is None else fit_state(state, frozen)
-        arrays = _dotted(params) | _dotted(rest)
+        arrays = flatten_dict(params, sep=".") | flatten_dict(rest, sep=".")
         return call(arrays, (jax.tree.map(jnp.asarray, inputs),), keywords)
 
     return (apply_fn, own, frozen) if with_state else (apply_fn, own)
-
-
-def _nested(arrays: Mapping[str, Array]) -> dict[str, Any]:
-    """Put arrays into dictionaries by the parts of their dotted names."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *outer, last = name.split(".")
-        place = tree
-        for part in outer:
-            place = place.setdefault(part, {})
-        place[last] = array
-    return tree
-
-
-def _dotted(tree: Mapping[str, Any]) -> dict[str, Array]:
-    """Take apart what `_nested` has put together."""
-    names = (path.replace("/", ".") for path in parameters.paths(tree))
-    return dict(zip(names, jax.tree.leaves(tree), strict=True))

@@ -173,7 +173,7 @@ class LNPMeasure:
             >>> float(out.loss_a), gradient.ravel()
             (1.0, Array([-1., -1.], dtype=float32))
         """
-        return self._measured(
+        measured, on_a = self._measured(
             params,
             batch_a,
             batch_b,
@@ -183,6 +183,7 @@ class LNPMeasure:
             preconditioner=preconditioner,
             state=state,
         )
+        return measured, jax.tree.map(lambda leaf: multiplied(leaf, on_a.unit), on_a.gradient)
 
     def _measured(
         self,
@@ -198,8 +199,8 @@ class LNPMeasure:
         gradient_a: PyTree | None = None,
         check_gradient_a: Bool[ArrayLike, ""] = True,
         params_after: PyTree | None = None,
-    ) -> tuple[LNP, PyTree]:
-        """Return the components, and the gradient on A."""
+    ) -> tuple[LNP, MeasuredBatch]:
+        """Return the components, and what batch A contributed."""
         measure = with_state(self, state)
         shards = shards_over(self.axis_name)
         trainable, frozen = parameters.partition(params, self.wrt)
@@ -224,8 +225,7 @@ class LNPMeasure:
         eps = compute_precision(measure.apply_fn, params, rows_a.inputs)
         point = Point(params, params_after, members, preconditioner, eps)
         result, status, on_a = measure._decompose(point, shards, rows_a, rows_b)
-        result = shards.replicated(with_status(result, shards.flags(status | negative)))
-        return result, jax.tree.map(lambda leaf: multiplied(leaf, on_a.unit), on_a.gradient)
+        return shards.replicated(with_status(result, shards.flags(status | negative))), on_a
 
     def _checked(
         self,

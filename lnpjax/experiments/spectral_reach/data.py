@@ -22,6 +22,7 @@ from lnpjax.data.image_classes import load_image_classes
 from lnpjax.experiments.spectral_reach.options import Task
 from lnpjax.jacobian import Batch
 
+STORIES = "tinystories"
 TOKENIZER = "tokenizers/simplestories/simplestories-4096.json"
 DATA_SEED = 0
 _BATCH_B = 2
@@ -146,7 +147,7 @@ def _dataset(task: Task, data: Path | None, num_held_out: int) -> Dataset:
     folder = Path(str(data))
     if task.source in ("stories", "simplestories"):
         return load_dataset(
-            "simplestories" if task.source == "simplestories" else folder / "tinystories",
+            "simplestories" if task.source == "simplestories" else folder / STORIES,
             tokenizer=folder / TOKENIZER,
             context_length=task.context_length,
             num_validation=num_held_out,

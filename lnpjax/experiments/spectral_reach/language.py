@@ -15,13 +15,12 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax._base.checks import require
 from lnpjax.data import load_dataset
+from lnpjax.experiments.spectral_reach.data import STORIES, TOKENIZER
 from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.pretraining.loss import cross_entropy
 
 Text = Literal["stdlib", "stories"]
-STORIES = "tinystories"
-TOKENIZER = "tokenizers/simplestories/simplestories-4096.json"
 
 
 class Corpus(NamedTuple):

@@ -13,7 +13,7 @@ import numpy as np
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import Bounds
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach.maximal_update.config import ARMS, MODELS, NAMES, Arm
+from lnpjax.experiments.spectral_reach.maximal_update.config import MODELS, NAMES
 from lnpjax.experiments.spectral_reach.maximal_update.measure import LAYERS
 from lnpjax.experiments.spectral_reach.maximal_update.results import (
     at_edge,
@@ -22,6 +22,7 @@ from lnpjax.experiments.spectral_reach.maximal_update.results import (
     end_losses,
     growth,
 )
+from lnpjax.experiments.spectral_reach.parametrisations import ARMS, Arm
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_reach.maximal_update.config import MaximalUpdateConfig

@@ -7,12 +7,11 @@ import itertools
 from typing import Literal
 
 from lnpjax._base.checks import check_count, require
+from lnpjax.experiments.spectral_reach import parametrisations
 
 Model = Literal["mlp", "vit", "llama"]
-Arm = Literal["standard", "mup"]
 MODELS: tuple[Model, ...] = ("mlp", "vit", "llama")
-ARMS: tuple[Arm, ...] = ("standard", "mup")
-NAMES = {"mlp": "MLP", "vit": "ViT", "llama": "Llama", "standard": "standard", "mup": "muP"}
+NAMES = {"mlp": "MLP", "vit": "ViT", "llama": "Llama"} | parametrisations.NAMES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,9 @@ import numpy as np
 from lnpjax._base.checks import import_extra
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach.maximal_update.config import ARMS, MODELS, NAMES, Arm, Model
+from lnpjax.experiments.spectral_reach.maximal_update.config import MODELS, NAMES, Model
 from lnpjax.experiments.spectral_reach.maximal_update.results import changes, end_losses
+from lnpjax.experiments.spectral_reach.parametrisations import ARMS, Arm
 from lnpjax.plotting._style import COLOURS, Panel, add_legend, dress, new_figure
 
 if TYPE_CHECKING:

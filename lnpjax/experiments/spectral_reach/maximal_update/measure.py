@@ -23,13 +23,12 @@ from jaxtyping import Array, Float, Key, PyTree
 from lnpjax.data.image_classes import load_image_classes
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_reach.maximal_update.config import (
-    ARMS,
     HEAD_WIDTH,
     MODELS,
-    Arm,
     MaximalUpdateConfig,
     Model,
 )
+from lnpjax.experiments.spectral_reach.parametrisations import ARMS, Arm
 from lnpjax.jacobian import Batch
 from lnpjax.lens import nnx_hidden_states
 from lnpjax.models import MLP, Llama, LlamaConfig, ViT, ViTConfig, maximal_update

@@ -10,8 +10,9 @@ from jaxtyping import Float
 from lnpjax.experiments._harness.estimates import Uncertain, mean_of
 from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_reach.maximal_update.config import Arm, Model
+from lnpjax.experiments.spectral_reach.maximal_update.config import Model
 from lnpjax.experiments.spectral_reach.maximal_update.measure import unit_name
+from lnpjax.experiments.spectral_reach.parametrisations import Arm
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_reach.maximal_update.config import MaximalUpdateConfig

@@ -14,6 +14,7 @@ from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import Bounds
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_reach.claims import trained_well
+from lnpjax.experiments.spectral_reach.parametrisations import NAMES
 from lnpjax.experiments.spectral_reach.scaling_laws.results import (
     decades,
     end_ratios,
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from lnpjax.experiments.spectral_reach.vision.config import VisionConfig
 
 POSITIVE, NEGATIVE, CONSTANT = Bounds(low=0), Bounds(high=0), Bounds(-0.1, 0.1)
-NAMES = {"standard": "standard", "mup": "muP"}
 
 
 def judge(config: VisionConfig, sweep: Sweep) -> list[Claim | Observation]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
 
 from lnpjax._base.checks import check_count, require
 from lnpjax.experiments.spectral_reach.options import Recipe
 from lnpjax.models import ViTConfig
 
-Arm = Literal["standard", "mup"]
-ARMS: tuple[Arm, ...] = ("standard", "mup")
 HEAD_WIDTH = 32
 """Of all sizes, as in Table 4, so that muP asks nothing of attention."""
 

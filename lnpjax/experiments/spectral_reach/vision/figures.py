@@ -16,7 +16,7 @@ from lnpjax.experiments.spectral_reach.figures import (
     draw_component,
     draw_loss,
 )
-from lnpjax.experiments.spectral_reach.vision.claims import NAMES
+from lnpjax.experiments.spectral_reach.parametrisations import NAMES
 from lnpjax.experiments.spectral_reach.vision.results import Vision, arms
 from lnpjax.plotting._style import Panel, dress, new_figure, palette
 

@@ -26,9 +26,10 @@ from jaxtyping import Array, Float, Key, PyTree
 from lnpjax.decomposition import Exact
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_reach.options import short_count
+from lnpjax.experiments.spectral_reach.parametrisations import Arm
 from lnpjax.experiments.spectral_reach.training import Subject
 from lnpjax.experiments.spectral_reach.units import Trainee, best_rate
-from lnpjax.experiments.spectral_reach.vision.config import Arm, VisionConfig
+from lnpjax.experiments.spectral_reach.vision.config import VisionConfig
 from lnpjax.experiments.spectral_reach.vision.data import ImageSplit, load
 from lnpjax.models import ViT, maximal_update
 

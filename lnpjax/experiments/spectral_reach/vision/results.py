@@ -11,9 +11,9 @@ from jaxtyping import Float
 from lnpjax.experiments._harness.estimates import Uncertain, jackknifed
 from lnpjax.experiments._harness.power_laws import log_slope
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_reach.parametrisations import ARMS, Arm
 from lnpjax.experiments.spectral_reach.runs import runs_of
 from lnpjax.experiments.spectral_reach.scaling_laws.results import Family
-from lnpjax.experiments.spectral_reach.vision.config import ARMS, Arm
 from lnpjax.experiments.spectral_reach.vision.measure import unit_name
 
 if TYPE_CHECKING:
