@@ -152,6 +152,10 @@ def _dataset(task: Task, data: Path | None, num_held_out: int) -> Dataset:
             context_length=task.context_length,
             num_validation=num_held_out,
         )
+    if task.source == "bytes":
+        return load_dataset(
+            folder / STORIES, context_length=task.context_length, num_validation=num_held_out
+        )
     if task.source == "cifar5m":
         return load_dataset(folder / "cifar5m.npz", num_validation=num_held_out)
     images = load_image_classes("fashion_mnist", folder)

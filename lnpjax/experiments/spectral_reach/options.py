@@ -13,7 +13,7 @@ from lnpjax.models import LlamaConfig
 from lnpjax.pretraining import ModelOptions
 from lnpjax.training import Windows, log_windows
 
-Source = Literal["stories", "fashion", "digits", "simplestories", "cifar5m"]
+Source = Literal["stories", "bytes", "fashion", "digits", "simplestories", "cifar5m"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +21,10 @@ class Task:
     """What is learned, by which sizes of Llama.
 
     Attributes:
-        source: "stories" (TinyStories under the tokenizer of SimpleStories), "fashion" (the next
-            pixel of Fashion-MNIST), "digits" (of scikit-learn's), or, as in the paper,
-            "simplestories" and "cifar5m".
+        source: "stories" (TinyStories under the tokenizer of SimpleStories), "bytes" (of the same
+            text, for networks that are too small for 4096 tokens), "fashion" (the next pixel of
+            Fashion-MNIST), "digits" (of scikit-learn's), or, as in the paper, "simplestories" and
+            "cifar5m".
         sizes: layers, width, width of the feed-forward and heads of each, by number of parameters.
         context_length: tokens of a sequence; None for whole images, of which else the first rows
             are learned.

@@ -24,7 +24,7 @@ class IsocomputeConfig:
     """
 
     runs: ScalingConfig
-    shares: tuple[float, ...] = (0.02, 0.035, 0.05, 0.07, 0.1)
+    shares: tuple[float, ...] = (0.045, 0.06, 0.085, 0.12, 0.2)
     least_sizes: int = 3
 
     def __post_init__(self) -> None:

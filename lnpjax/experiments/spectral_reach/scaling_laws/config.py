@@ -33,6 +33,9 @@ class ScalingConfig:
             self.recipe.check_divides("steps", task.steps)
 
 
+SMALL = ((2, 16, 32, 2), (2, 24, 64, 2), (2, 36, 108, 2), (2, 56, 160, 2), (3, 72, 192, 2))
+"""13.4K, 26.2K, 52.3K, 108K and 224K parameters with 256 bytes or levels: those that two cores let
+learn from eight tokens a parameter."""
 STORIES = ((2, 8, 32, 2), (2, 16, 64, 2), (3, 32, 96, 2), (3, 64, 192, 2), (4, 96, 256, 2))
 """67.6K, 139K, 302K, 684K and 1.23M parameters with 4096 tokens; the last is in Table 1."""
 PIXELS = ((2, 24, 64, 2), (2, 40, 128, 2), (2, 64, 192, 2), (3, 96, 256, 2), (4, 128, 512, 2))
@@ -77,27 +80,30 @@ PRESETS = {
     "cpu": ScalingConfig(
         tasks=(
             Task(
-                source="stories",
-                sizes=STORIES,
+                source="bytes",
+                sizes=SMALL,
                 context_length=64,
-                batch_size=8,
-                steps=1500,
+                batch_size=16,
+                steps=1800,
                 num_validation=160,
                 num_test=160,
             ),
             Task(
                 source="fashion",
-                sizes=PIXELS,
-                context_length=97,
+                sizes=SMALL,
                 pooled=2,
-                batch_size=16,
-                steps=1500,
+                batch_size=8,
+                steps=1200,
                 num_validation=160,
-                num_test=160,
+                num_test=80,
             ),
         ),
         recipe=Recipe(
-            rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2), pilot_steps=150, num_seeds=3
+            rates=(1.5e-3, 3e-3, 6e-3, 1.2e-2, 2.4e-2, 4.8e-2),
+            pilot_steps=300,
+            num_seeds=3,
+            window_width=20,
+            window_growth=0.05,
         ),
     ),
     "long": ScalingConfig(

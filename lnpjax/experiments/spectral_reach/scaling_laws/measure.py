@@ -1,11 +1,11 @@
 """Train language models of several sizes and measure them (Spectral Reach, sections 4, B.2).
 
 What differs from the paper in the presets `cpu` and `long`: the sizes; fewer and smaller batches;
-TinyStories, the first 2 MiB, under the tokenizer of SimpleStories, in sequences of 64 tokens; in
-place of CIFAR-5M Fashion-MNIST, of which four pixels are averaged into one (and, in `cpu`, the
-upper half is learned). With 4096 tokens
-nothing has fewer parameters than 67K here: the embedding and the read-out alone have 65,536 at a
-width of 8. The learning rate of a size is the one of a grid whose short run has the lowest
+TinyStories, the first 2 MiB, in sequences of 64 tokens; in place of CIFAR-5M Fashion-MNIST, of
+which four pixels are averaged into one. `cpu` has networks that eight tokens for each parameter can
+be afforded for, and they learn the stories as bytes: with the 4096 tokens of `long`, the tokenizer
+of SimpleStories, the embedding and the read-out alone have 65,536 parameters at a width of 8.
+The learning rate of a size is the one of a grid whose short run has the lowest
 validation loss. Batches B are drawn from validation samples and test losses taken on others. One
 probe for each sequence stands for the paper's ten for the whole batch. The last window ends with
 the run; late ones are longer.
