@@ -41,7 +41,7 @@ class FreezingConfig:
         ValueError: on construction, naming the field that cannot be.
     """
 
-    widths: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    widths: tuple[int, ...] = (1, 4, 16)
     hidden_layers: int = 1
     num_seeds: int = 6
     side: int = 4
@@ -50,7 +50,7 @@ class FreezingConfig:
     num_rounds: int = 2000
     steps_per_round: int = 1
     step: float = 0.5
-    hidden_sizes: tuple[int, ...] = (2, 8, 32)
+    hidden_sizes: tuple[int, ...] = (2, 8)
     num_layers: int = 2
     num_ritz_seeds: int = 6
     num_sequences: int = 16
@@ -97,6 +97,7 @@ PRESETS = {
         ritz_steps_per_round=2,
     ),
     "cpu": FreezingConfig(),
+    "long": FreezingConfig(widths=(1, 2, 4, 8, 16, 32), hidden_sizes=(2, 8, 32)),
     "paper": FreezingConfig(
         widths=(1, 2, 4, 8, 16, 32, 64, 128, 256),
         num_seeds=10,

@@ -66,7 +66,7 @@ def num_units(config: FreezingConfig, data: Path | None = None) -> int:  # noqa:
     Example:
         >>> from lnpjax.experiments.spectral_reach.mode_freezing.config import PRESETS
         >>> num_units(PRESETS["cpu"])
-        54
+        30
     """
     dense_runs = len(config.widths) * config.num_seeds
     return dense_runs + len(config.hidden_sizes) * config.num_ritz_seeds
