@@ -89,6 +89,8 @@ class DyingModule:
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._module, name)
+        if name == "fsync":  # against what the death of a process does not lose
+            return lambda descriptor: None
         if name not in self._names:
             return function
 
