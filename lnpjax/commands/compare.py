@@ -22,7 +22,7 @@ from lnpjax.comparison import (
 )
 from lnpjax.comparison._families import differences
 from lnpjax.plotting import plot_comparison
-from lnpjax.plotting._comparison import correlation_text, matched_text, run_label
+from lnpjax.plotting._comparison import correlation_text, matched_text, seeds_label
 from lnpjax.plotting._lens import brief
 from lnpjax.runs import read_run
 
@@ -136,7 +136,7 @@ def _runs_table(comparison: Comparison) -> Any:
 
 def _spectra_table(comparison: Comparison) -> Any:
     headings = ("run", "RankMe", "α head", "α tail", "gradient RankMe", "tokens", "loss")
-    spectra = table(f"Spectra measured nearest to {_where(comparison)}", headings)
+    spectra = table(f"Spectra at {_where(comparison)}", headings)
     for run, matched in zip(comparison.runs, comparison.matches, strict=True):
         if matched is None:
             spectra.add_row(run.name, *["-"] * 6)
@@ -158,7 +158,7 @@ def _transitions_table(comparison: Comparison) -> Any:
     headings = ("from → to", "TokGain", "ThrGain", "activations", "gradients", "label")
     changes = table("Changes", headings)
     for step in comparison.transitions:
-        before, after = (run_label(comparison, run) for run in (step.before, step.after))
+        before, after = (seeds_label(comparison, side) for side in (step.before, step.after))
         changes.add_row(
             f"{before} → {after}",
             _text(100 * step.gains.token, "+.1f", " %"),

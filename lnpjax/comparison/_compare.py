@@ -87,12 +87,12 @@ class ComparisonOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Transition:
-    """A change from one run to another.
+    """A change from one run to another, each a mean over runs that differ in their seeds only.
 
     Attributes:
-        before: index of the run without the change.
-        after: index of the run with it.
-        gains: TokGain and ThrGain, and their logarithms.
+        before: indices of the runs without the change.
+        after: indices of the runs with it.
+        gains: TokGain and ThrGain, and their logarithms, of geometric means.
         moved: how far the spectra of the activations and of the gradients moved; NaN without any.
         verdict: the label of the taxonomy, and why.
 
@@ -100,12 +100,12 @@ class Transition:
         >>> from lnpjax.comparison import gains
         >>> brought = gains(2e6, 1e6, 100.0, 100.0)
         >>> verdict = classify(brought.log_token, brought.log_throughput, 5.0, 1.0)
-        >>> Transition(0, 1, brought, {}, verdict).verdict.label
+        >>> Transition((0,), (1, 2), brought, {}, verdict).verdict.label
         'activation-led'
     """
 
-    before: int
-    after: int
+    before: tuple[int, ...]
+    after: tuple[int, ...]
     gains: Gains
     moved: Mapping[Kind, Displacement]
     verdict: Verdict
@@ -187,9 +187,12 @@ def family_name(index: int) -> str:
 def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None) -> Comparison:
     """Compare runs (*Spectral Lens*, sections 2 to 4).
 
-    Changes lead from each family to the next in the order given, between the fastest runs of one
-    batch size (the paper: tier 8), or between the fastest of each family where no batch size is in
-    both. Within a single family they lead from each run to the next.
+    Changes lead from each family to the next in the order given, between the runs of one batch size
+    (the paper: tier 8), or between the fastest of each family where no batch size is in both. Runs
+    that differ in their seeds only count together, all of them; of other runs of one batch size,
+    the fastest count. Within a single family changes lead from each such set of runs to the next.
+    They have gains and no label: another batch size is no architecture or recipe that could help by
+    activations or gradients.
 
     Args:
         runs: at least two.
@@ -205,7 +208,7 @@ def compare(runs: Sequence[RunSummary], options: ComparisonOptions | None = None
     Example:
         >>> tokens = np.array([100.0, 10_000.0])
         >>> slow, fast = (
-        ...     RunSummary(name, {}, tokens, losses, 1e4, 9e4, 9e4, ())
+        ...     RunSummary(name, {"model": name}, tokens, losses, 1e4, 9e4, 9e4, ())
         ...     for name, losses in (("slow", np.array([3.0, 2.0])), ("fast", np.array([3.0, 1.0])))
         ... )
         >>> comparison = compare([slow, fast])
@@ -316,16 +319,51 @@ def _transitions(
         for kind, of_runs in heads.items()
     }
     transitions = []
-    for before, after in _steps(runs, members, tokens):
-        brought = gains(tokens[before], tokens[after], throughput[before], throughput[after])
+    for before, after in _steps(runs, members, alike, tokens):
+        brought = gains(
+            *(
+                _geometric_mean(of_runs[list(side)])
+                for of_runs in (tokens, throughput)
+                for side in (before, after)
+            )
+        )
+        # The spread of a run, for the difference of means over the seeds of both sides.
+        fewer = math.sqrt((1 / len(before) + 1 / len(after)) / 2)
         moved = {
-            kind: displacement(of_runs[before], of_runs[after], seed_spread=spreads[kind])
+            kind: displacement(
+                _mean_head([of_runs[run] for run in before]),
+                _mean_head([of_runs[run] for run in after]),
+                seed_spread=fewer * spreads[kind],
+            )
             for kind, of_runs in heads.items()
         }
         sizes = [moved[kind].size for kind in KINDS]
-        verdict = classify(brought.log_token, brought.log_throughput, sizes[0], sizes[1])
+        verdict = (
+            Verdict("undecided", "another regime of one architecture and recipe")
+            if len(members) == 1
+            else classify(brought.log_token, brought.log_throughput, sizes[0], sizes[1])
+        )
         transitions.append(Transition(before, after, brought, moved, verdict))
     return tuple(transitions)
+
+
+def _geometric_mean(values: Float[np.ndarray, " run"]) -> float:
+    """Return the mean over seeds; NaN if one of them has no value."""
+    return math.exp(np.mean(np.log(values)))
+
+
+def _mean_head(heads: Sequence[Head]) -> Head:
+    """Average the heads of runs that differ in their seeds; of spectra, the shares of the trace."""
+    spectra = [head.eigenvalues for head in heads]
+    shapes = {None if spectrum is None else spectrum.shape for spectrum in spectra}
+    stored = [spectrum for spectrum in spectra if spectrum is not None]
+    return Head(
+        exponent=float(np.mean([head.exponent for head in heads])),
+        sem=math.hypot(*(head.sem for head in heads)) / len(heads),
+        eigenvalues=np.mean([spectrum / spectrum.sum() for spectrum in stored], axis=0)
+        if len(shapes) == 1 and stored
+        else None,
+    )
 
 
 def _head(run: RunSummary, matched: Match | None, kind: Kind) -> Head:
@@ -344,21 +382,27 @@ def _head(run: RunSummary, matched: Match | None, kind: Kind) -> Head:
 def _steps(
     runs: Sequence[RunSummary],
     members: Sequence[Sequence[int]],
+    alike: Sequence[Sequence[int]],
     tokens: Float[np.ndarray, " run"],
-) -> list[tuple[int, int]]:
-    """Return the pairs of runs that a transition leads between."""
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Return the pairs of runs that a transition leads between, with all seeds of each."""
+    sets = [[tuple(same) for same in alike if same[0] in family] for family in members]
     if len(members) == 1:
-        return list(itertools.pairwise(members[0]))
+        return list(itertools.pairwise(sets[0]))
 
-    def fastest(family: Sequence[int]) -> int:
-        return min(family, key=lambda run: math.inf if math.isnan(tokens[run]) else tokens[run])
+    def fastest(candidates: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+        means = [_geometric_mean(tokens[list(same)]) for same in candidates]
+        return candidates[int(np.argmin(np.nan_to_num(means, nan=math.inf)))]
 
-    def by_batch(family: Sequence[int]) -> dict[int | None, int]:
-        sizes = dict.fromkeys(runs[run].batch_size for run in family)
-        return {size: fastest([r for r in family if runs[r].batch_size == size]) for size in sizes}
+    def by_batch(family: Sequence[tuple[int, ...]]) -> dict[int | None, tuple[int, ...]]:
+        sizes = [runs[same[0]].batch_size for same in family]
+        return {
+            size: fastest([same for same, its in zip(family, sizes, strict=True) if its == size])
+            for size in dict.fromkeys(sizes)
+        }
 
     pairs = []
-    for before, after in itertools.pairwise(members):
+    for before, after in itertools.pairwise(sets):
         old, new = by_batch(before), by_batch(after)
         shared = [size for size in old if size in new]
         pairs += [(old[size], new[size]) for size in shared] or [(fastest(before), fastest(after))]

@@ -94,7 +94,8 @@ class CorrelationCurves(NamedTuple):
 def fit_windows(dimension: int) -> tuple[tuple[int, int], ...]:
     """Return the three windows of *Spectral Lens*, figure 8, scaled to narrower spectra.
 
-    The paper's networks are 768 wide. Its text (E.1) gives the deepest window as 100-200, its
+    Each has three ranks at least, and begins where the one before ends. The paper's networks are
+    768 wide. Its text (E.1) gives the deepest window as 100-200, its
     figure and caption as 90-200.
 
     Args:
@@ -104,16 +105,20 @@ def fit_windows(dimension: int) -> tuple[tuple[int, int], ...]:
         ``(first, last)`` ranks of three windows.
 
     Example:
-        >>> fit_windows(768), fit_windows(128)
-        (((10, 40), (40, 90), (90, 200)), ((2, 7), (7, 15), (15, 33)))
+        >>> fit_windows(128), fit_windows(16)
+        (((2, 7), (7, 15), (15, 33)), ((1, 3), (3, 5), (5, 7)))
     """
     if dimension >= PAPER_FIT_WINDOWS[-1][1]:
         return PAPER_FIT_WINDOWS
-    scaled = []
+    scaled: list[tuple[int, int]] = []
     for window in PAPER_FIT_WINDOWS:
         first, last = (max(round(rank * dimension / _PAPER_WIDTH), 1) for rank in window)
-        scaled.append((first, min(max(last, first + 2), dimension)))
-    return tuple(dict.fromkeys(scaled))  # narrow spectra have fewer than three
+        first = max(first, scaled[-1][1]) if scaled else first
+        last = max(last, first + 2)
+        if last > dimension and scaled:
+            break  # narrow spectra have fewer than three
+        scaled.append((first, min(last, dimension)))
+    return tuple(scaled)
 
 
 def correlation_over_fraction(

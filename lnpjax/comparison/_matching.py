@@ -135,14 +135,15 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 
 class Match(NamedTuple):
-    """The measured step of a run that is compared, and how far it is from where it should be.
+    """The spectra of a run where it is compared, and how far from there it was measured.
 
     Attributes:
-        spectra: what was measured there.
+        spectra: between the measured steps on both sides; where there is only one, what was
+            measured there.
         wanted_tokens: where the comparison is made.
-        loss: the run's validation loss at the measured step, interpolated; if it was not measured
-            on both sides, the loss that was recorded with the spectra.
-        token_ratio: measured tokens over wanted: 1 is a perfect match.
+        loss: the run's validation loss at the tokens of the spectra, interpolated; if it was not
+            measured on both sides, the loss that was recorded with the spectra.
+        token_ratio: tokens at the nearest measured step over wanted: 1 is a perfect match.
 
     Example:
         >>> spectra = MeasuredSpectra(9, 1100.0, 2.5, {}, {})
@@ -157,10 +158,12 @@ class Match(NamedTuple):
 
 
 def match(run: RunSummary, at: At, value: float) -> Match | None:
-    """Find the measured step of a run that is nearest to where runs are compared.
+    """Find the spectra of a run where runs are compared.
 
-    For a loss, that is where the validation loss first met it (`tokens_to_target`). Nearest is
-    meant in the logarithm of tokens (*Spectral Lens*, section 2).
+    For a loss, that is where the validation loss first met it (`tokens_to_target`). Between the
+    measured steps on both sides, numbers and logarithms of eigenvalues are linear in the logarithm
+    of tokens, so that runs of equal loss (*Spectral Lens*, section 2) are compared at equal loss,
+    however sparsely they were measured.
 
     Args:
         run: the run.
@@ -168,8 +171,8 @@ def match(run: RunSummary, at: At, value: float) -> Match | None:
         value: the loss, number of tokens, or fraction in (0, 1].
 
     Returns:
-        The match, with its distance; None if the run has no spectra, or never reached the loss or
-        the number of tokens.
+        The match, with its distance; None if the run has no spectra after its start, or never
+        reached the loss or the number of tokens.
 
     Raises:
         ValueError: if `at` is another word, or the value is invalid.
@@ -177,8 +180,9 @@ def match(run: RunSummary, at: At, value: float) -> Match | None:
     Example:
         >>> spectra = tuple(MeasuredSpectra(s, t, 3.0, {}, {}) for s, t in ((0, 1e2), (9, 1e4)))
         >>> run = RunSummary("small", {}, np.zeros(0), np.zeros(0), 1e4, 9e4, 9e4, spectra)
-        >>> match(run, "fraction", 0.5).token_ratio
-        2.0
+        >>> found = match(run, "fraction", 0.5)
+        >>> found.spectra.tokens, found.token_ratio
+        (5000.0, 2.0)
     """
     choices = get_args(At)
     require(at in choices, "at", expected=f"one of {choices}", got=repr(at))
@@ -188,13 +192,57 @@ def match(run: RunSummary, at: At, value: float) -> Match | None:
         wanted = tokens_to_target(run.validation_tokens, run.validation_losses, value)
     else:
         wanted = value * run.num_tokens if at == "fraction" else value
-    if not run.spectra or not wanted <= run.num_tokens:
+    measured = [spectra for spectra in run.spectra if spectra.tokens > 0]
+    if not measured or not wanted <= run.num_tokens:
         return None
-    distances = [abs(math.log(spectra.tokens / wanted)) for spectra in run.spectra]
-    nearest = run.spectra[int(np.argmin(distances))]
-    loss = run.loss_at(nearest.tokens)
-    loss = nearest.loss if math.isnan(loss) else loss
-    return Match(nearest, wanted, loss, nearest.tokens / wanted)
+    distances = [abs(math.log(spectra.tokens / wanted)) for spectra in measured]
+    nearest = measured[int(np.argmin(distances))]
+    before = [spectra for spectra in measured if spectra.tokens < wanted]
+    after = [spectra for spectra in measured if spectra.tokens > wanted]
+    here = nearest
+    if before and after and nearest.tokens != wanted:
+        here = _between(before[-1], after[0], wanted)
+    loss = run.loss_at(here.tokens)
+    return Match(here, wanted, here.loss if math.isnan(loss) else loss, nearest.tokens / wanted)
+
+
+def _between(before: MeasuredSpectra, after: MeasuredSpectra, tokens: float) -> MeasuredSpectra:
+    """Interpolate in the logarithm of tokens; what is missing on one side is of the nearer one."""
+    share = math.log(tokens / before.tokens) / math.log(after.tokens / before.tokens)
+    nearer, other = (before, after) if share < 0.5 else (after, before)
+    weight = min(share, 1 - share)
+    summaries = {
+        kind: {
+            name: {
+                quantity: _number(quantity, value, other.number(kind, quantity, name), weight)
+                for quantity, value in numbers.items()
+            }
+            for name, numbers in names.items()
+        }
+        for kind, names in nearer.summaries.items()
+    }
+    arrays = {
+        name: _spectrum(values, other.arrays.get(name), weight)
+        if name.split("/")[0] in nearer.summaries
+        else values
+        for name, values in nearer.arrays.items()
+    }
+    loss = nearer.loss + weight * (other.loss - nearer.loss)
+    return MeasuredSpectra(nearer.step, tokens, loss, summaries, arrays)
+
+
+def _number(quantity: str, near: float, far: float, weight: float) -> float:
+    if quantity == "status":  # flags
+        return near if math.isnan(far) else int(near) | int(far)
+    return near + weight * (far - near) if math.isfinite(far) else near
+
+
+def _spectrum(near: np.ndarray, far: np.ndarray | None, weight: float) -> np.ndarray:
+    if far is None or far.shape != near.shape:
+        return near
+    positive = (near > 0) & (far > 0)
+    ratio = np.divide(far, near, out=np.ones_like(near, np.float64), where=positive)
+    return np.where(positive, near * ratio**weight, near + weight * (far - near))
 
 
 def reachable_target(runs: Sequence[RunSummary]) -> float:

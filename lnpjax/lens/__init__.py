@@ -1,6 +1,11 @@
 """The spectra of activations, of gradients and of weights (*Spectral Lens*)."""
 
-from lnpjax.lens._activations import ActivationSpectra, activation_spectra, stream_covariances
+from lnpjax.lens._activations import (
+    ActivationSpectra,
+    activation_spectra,
+    normalized_states,
+    stream_covariances,
+)
 from lnpjax.lens._covariance import (
     Covariance,
     CovarianceState,
@@ -29,6 +34,7 @@ __all__ = [
     # hidden states of Flax modules
     "nnx_hidden_states",
     "linen_hidden_states",
+    "normalized_states",
     # covariances of streams
     "Covariance",
     "CovarianceState",

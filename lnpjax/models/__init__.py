@@ -6,6 +6,23 @@ from lnpjax.models.gpt import GPT, GPTConfig
 from lnpjax.models.language import split_language_model
 from lnpjax.models.llama import Llama, LlamaConfig, split_llama
 from lnpjax.models.maximal_update import MaximalUpdate, maximal_update
+from lnpjax.models.nanogpt import (
+    LSWA_ADAM,
+    NANOGPT_SIZES,
+    NANOGPT_VARIANTS,
+    AttentionWindow,
+    NanoGPT,
+    NanoGPTConfig,
+    NanoGPTRecipe,
+    NanoGPTSize,
+    Rates,
+    WindowedTokens,
+    fp8_matmul,
+    nanogpt_groups,
+    nanogpt_optimizer,
+    nanogpt_recipe,
+    nanogpt_variant,
+)
 from lnpjax.models.presets import (
     CIFAR5M_PRESETS,
     MUP_VIT_PRESETS,
@@ -28,6 +45,22 @@ __all__ = [
     "generate_greedy",
     "split_language_model",
     "split_llama",
+    # nanoGPT and its records
+    "NanoGPT",
+    "NanoGPTConfig",
+    "AttentionWindow",
+    "WindowedTokens",
+    "fp8_matmul",
+    "nanogpt_variant",
+    "NANOGPT_VARIANTS",
+    "LSWA_ADAM",
+    "NanoGPTSize",
+    "NANOGPT_SIZES",
+    "nanogpt_recipe",
+    "NanoGPTRecipe",
+    "Rates",
+    "nanogpt_groups",
+    "nanogpt_optimizer",
     # the published sizes
     "preset",
     "TINY_PRESETS",

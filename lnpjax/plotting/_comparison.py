@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,6 +109,12 @@ def run_label(comparison: Comparison, run: int) -> str:
     return f"{comparison.family_of(run)} {name}" if len(comparison.families) > 1 else name
 
 
+def seeds_label(comparison: Comparison, runs: Sequence[int]) -> str:
+    """Name runs that differ in their seeds only: the first, and how many more there are."""
+    more = f" (and {len(runs) - 1} more)" if len(runs) > 1 else ""
+    return run_label(comparison, runs[0]) + more
+
+
 def correlation_text(correlation: RankCorrelation) -> str:
     """Write a correlation with what is needed to judge it."""
     if math.isnan(correlation.rho):
@@ -170,7 +176,7 @@ def _plot_gains(ax: Axes, comparison: Comparison) -> None:
         if not math.isfinite(x + y):
             continue
         size = max(size, 1.25 * abs(x), 1.25 * abs(y))
-        before, after = (run_label(comparison, run) for run in (step.before, step.after))
+        before, after = (seeds_label(comparison, side) for side in (step.before, step.after))
         label = f"{number}: {before} → {after}, {step.verdict.label}"
         ax.plot(x, y, "o", color=LABEL_COLOURS[step.verdict.label], markersize=8, label=label)
         ax.annotate(str(number), (x, y), (6, 4), textcoords="offset points", fontsize=8)

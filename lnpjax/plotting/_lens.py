@@ -184,9 +184,9 @@ def brief(number: float) -> str:
 
 def _times(spectra: Sequence[MeasuredSpectra]) -> list[MeasuredSpectra]:
     """Choose a few measured steps that have arrays, about even in the logarithm of tokens."""
-    stored = [one for one in spectra if one.arrays]
+    stored = [one for one in spectra if one.arrays and one.tokens > 0]
     if not stored:
-        return []
+        return [one for one in spectra if one.arrays]
     logarithms = np.log([one.tokens for one in stored])
     wanted = np.linspace(logarithms[0], logarithms[-1], TIMES_SHOWN)
     return [stored[i] for i in sorted({int(np.argmin(abs(logarithms - w))) for w in wanted})]

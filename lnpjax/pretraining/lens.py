@@ -17,9 +17,10 @@ from lnpjax.lens import (
     attention_probes,
     gradient_spectra,
     nnx_hidden_states,
+    normalized_states,
     weight_spectra,
 )
-from lnpjax.models import Llama
+from lnpjax.models import Llama, NanoGPT
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.runs import Run
 from lnpjax.runs._rows import LENS_FILE, SPECTRUM_NUMBERS
@@ -43,22 +44,30 @@ class LensSpectra(NamedTuple):
 
 
 class Lens:
-    """Measure the spectra of a Llama: ``lens(params, pool) -> LensSpectra``, to be compiled.
+    """Measure a language model: ``lens(params, pool) -> LensSpectra``, to be compiled.
 
     Args:
         model: the model, abstract or not.
         apply_fn: its function.
         loss_fn: the mean loss over a batch.
         microbatch_size: sequences in memory at once.
+        normalize: divide the outputs of blocks by their root mean square.
     """
 
     def __init__(
-        self, model: Llama, apply_fn: ApplyFn, loss_fn: LossFn, *, microbatch_size: int
+        self,
+        model: Llama | NanoGPT,
+        apply_fn: ApplyFn,
+        loss_fn: LossFn,
+        *,
+        microbatch_size: int,
+        normalize: bool = False,
     ) -> None:
         self.layers = [f"layers/{index}" for index in range(model.config.num_layers)]
         hidden_states, params = nnx_hidden_states(model, self.layers)
         self.weights = list(attention_probes(params).values())
-        self._activations = activation_spectra(hidden_states, microbatch_size=microbatch_size)
+        states = normalized_states(hidden_states) if normalize else hidden_states
+        self._activations = activation_spectra(states, microbatch_size=microbatch_size)
         self._gradients = gradient_spectra(
             apply_fn, loss_fn, weights=self.weights, microbatch_size=microbatch_size
         )

@@ -63,8 +63,9 @@ def pretrain(
     """Train from a run's last checkpoint, or from the start, to the end.
 
     Rows go to `metrics.jsonl` in the order of the steps. A row of step s counts the tokens seen up
-    to and including that step. "train" and "lnp" rows hold for the parameters before its update,
-    "validation" and "test" rows for those after it.
+    to and including that step. "train", "lnp" and "spectra" rows hold for the parameters before its
+    update (the last also say how many tokens these have seen), "validation" and "test" rows for
+    those after it.
 
     Args:
         experiment: what is run.

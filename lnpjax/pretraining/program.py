@@ -99,7 +99,13 @@ class Experiment:
         # Only the structure of the model is made here; its arrays come with `initial_state`.
         model = nnx.eval_shape(self.model)
         self.apply_fn, _ = split_llama(model)
-        self.lens = Lens(model, self.apply_fn, cross_entropy, microbatch_size=training.batch_size)
+        self.lens = Lens(
+            model,
+            self.apply_fn,
+            cross_entropy,
+            microbatch_size=training.batch_size,
+            normalize=config.measurement.hidden_states == "normalized",
+        )
         self.learning_rate = learning_rate_of(training)
         self._optimizer = make_optimizer(training)
         self._trained_parts = config.start.groups("wrt")

@@ -143,7 +143,8 @@ class Recorder:
         """
         spectra = jax.device_get(spectra)
         save_lens(self._run, step, spectra)
-        self.write("spectra", step, loss=loss, **lens_row(spectra))
+        before = step * self._tokens_per_step
+        self.write("spectra", step, tokens_before=before, loss=loss, **lens_row(spectra))
 
     def write_distribution(self, step: int, distribution: PositionDistribution) -> None:
         """Append a "distribution" row, and save the whole of it to `spectra/position-STEP.npz`.

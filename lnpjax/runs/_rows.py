@@ -214,6 +214,12 @@ ROWS = {
         "validation loss at the same parameters. Of activations by layer, in the order of depth; "
         "of per-sample gradients and of weights by the path of the weight.",
         (
+            Field(
+                "tokens_before",
+                "tokens that these parameters were trained on: those of the steps before; not in "
+                "older runs",
+                unit="tokens",
+            ),
             _LOSS,
             *(
                 Field(kind, f"what is read off each spectrum of {kind}", parts=SPECTRUM_NUMBERS)

@@ -23,7 +23,8 @@ class MeasuredSpectra:
 
     Attributes:
         step: the step.
-        tokens: seen up to and including the step; the spectra are those before its update.
+        tokens: that the parameters were trained on, those of the steps before: the spectra are
+            those before the update of the step.
         loss: the validation loss at the same parameters.
         summaries: numbers by kind ("activations", "gradients", "weights"), name and quantity
             ("rank_me", "alpha_head", "alpha_head_sem", ...); names by depth, the deepest last.
@@ -182,8 +183,10 @@ def read_run(run: Run) -> RunSummary:
 
 def _measured(row: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> MeasuredSpectra:
     summaries = {kind: row[kind] for kind in get_args(Kind) if row.get(kind)}
-    loss = float(row.get("loss", math.nan))
-    return MeasuredSpectra(int(row["step"]), float(row["tokens"]), loss, summaries, arrays)
+    loss, step = float(row.get("loss", math.nan)), int(row["step"])
+    # Older rows count the tokens of the step itself, which these parameters have not seen.
+    tokens = row.get("tokens_before", row["tokens"] * step / (step + 1))
+    return MeasuredSpectra(step, float(tokens), loss, summaries, arrays)
 
 
 def _throughput(sessions: Iterable[Mapping[str, Any]]) -> tuple[float, float]:

@@ -30,12 +30,13 @@ def named(*configs, **changes):
 
 
 def pairs(runs):
-    return [(step.before, step.after) for step in compare(runs).transitions]
+    return [(*step.before, *step.after) for step in compare(runs).transitions]
 
 
 def test_changes_lead_between_families_at_equal_batch_size():
     single = named(config(4), config(8), config(16))
     assert pairs(single) == [(0, 1), (1, 2)]
+    assert {step.verdict.label for step in compare(single).transitions} == {"undecided"}
     double = named(config(4), config(8), config(8, num_layers=4), config(4, num_layers=4))
     assert pairs(double) == [(0, 3), (1, 2)]
     apart = named(config(4), config(8), config(16, num_layers=4))
@@ -59,7 +60,10 @@ def test_speeds_are_compared_without_measurements_or_with_them_never_mixed():
 
 
 def test_seeds_set_the_unit_of_displacements(tmp_path):
-    """Heads 1.0 and 1.2 with two seeds, 2.0 after the change: (2.0 - 1.0) / (0.2 / sqrt 2)."""
+    """Heads 1.0 and 1.2 with two seeds, 2.0 after the change, in units of a single run's spread.
+
+    The mean of two runs less one run scatters by sqrt(1/2 + 1), two single runs by sqrt(2).
+    """
     runs = [
         read_run(make_run(tmp_path / str(index), tokens_to_target=target, end=40_000, alpha=alpha,
                           gradient=gradient, options=config(8, seed=seed, num_layers=layers)))
@@ -69,12 +73,14 @@ def test_seeds_set_the_unit_of_displacements(tmp_path):
     ]  # fmt: skip
     found = compare(runs, ComparisonOptions(target=TARGET))
     (step,) = found.transitions
-    assert (step.before, step.after) == (0, 2)  # from the faster of the repeated runs
-    assert step.gains.token == pytest.approx(1.0, rel=1e-3)
+    assert (step.before, step.after) == ((0, 1), (2,))  # both of the repeated runs
+    assert step.gains.token == pytest.approx(math.sqrt(2.0 * 2.5) - 1, rel=1e-3)
     assert step.moved["activations"].unit == "seeds"
-    assert step.moved["activations"].size == pytest.approx(math.sqrt(2) / 0.2)
-    assert step.moved["gradients"].size == pytest.approx(0, abs=1e-9)
-    assert step.moved["gradients"].divergence == 0
+    fewer = math.sqrt((1 / 2 + 1) / 2)
+    unit = 0.2 / math.sqrt(2) * fewer
+    assert step.moved["activations"].size == pytest.approx(0.9 / unit)
+    assert step.moved["gradients"].size == pytest.approx(0.05 / (unit / 2))
+    assert 0 < step.moved["gradients"].divergence < 0.01
     assert step.moved["activations"].divergence > 0.01
     assert step.verdict.label == "activation-led"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -35,6 +36,8 @@ def test_windows_scale_with_the_width_and_stay_inside():
     for width in (3, 16, 64, 199):
         for first, last in fit_windows(width):
             assert 1 <= first <= last - 2 <= width - 2
+        for (_, last), (first, _) in itertools.pairwise(fit_windows(width)):
+            assert first >= last
     assert fit_windows(3) == ((1, 3),)
 
 

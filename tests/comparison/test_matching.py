@@ -72,15 +72,16 @@ def test_efficiency_and_gains():
     assert all(map(math.isnan, unknown))
 
 
-def test_matches_are_the_nearest_steps_and_say_how_near(one):
+def test_matches_lie_between_the_measured_steps_and_say_how_near_these_are(one):
     steps = np.geomspace(512, 40_000, 9)
     nearest = steps[np.argmin(abs(np.log(steps / 10_000)))]
     for at, value in (("loss", TARGET), ("tokens", 10_000), ("fraction", 0.25)):
         found = match(one, at, value)
-        assert found.spectra.tokens == int(nearest)
-        assert found.wanted_tokens == pytest.approx(10_000, rel=1e-3)
+        assert found.spectra.tokens == found.wanted_tokens == pytest.approx(10_000, rel=1e-3)
         assert found.token_ratio == pytest.approx(nearest / 10_000, rel=1e-3)
-        assert found.loss == pytest.approx(TARGET - 0.25 * math.log(nearest / 10_000), abs=1e-3)
+        assert found.loss == pytest.approx(TARGET, abs=1e-3)
+    at_the_end = match(one, "tokens", one.num_tokens)
+    assert at_the_end.spectra is one.spectra[-1]
     assert match(one, "loss", 0.1) is None
     assert match(one, "tokens", 50_000) is None
     assert match(run_summary(), "loss", 3.0) is None  # no spectra

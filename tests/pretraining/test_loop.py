@@ -199,6 +199,9 @@ def test_spectra_and_their_loss_are_of_before_the_update(
     after_update = {row["step"]: row["loss"] for row in run.rows("validation")}
     later = {row["step"]: row["loss"] for row in run.rows("spectra")}
     assert later[1] == after_update[0]
+    for row in run.rows("spectra"):
+        assert row["tokens_before"] == row["step"] * experiment.tokens_per_step
+        assert row["tokens"] - row["tokens_before"] == experiment.tokens_per_step
 
     state = experiment.initial_state()
     state, _ = experiment.compiled.plain(state, experiment.batches.batch(0))

@@ -38,6 +38,16 @@ def test_reading_a_run(one):
     assert first.probe("weights") is None
 
 
+def test_spectra_of_older_runs_lie_at_the_tokens_before_their_step(tmp_path):
+    with Run.create(tmp_path / "run", config()) as run:
+        for step in (0, 3):
+            tokens = 100 * (step + 1)
+            run.append({"kind": "validation", "step": step, "tokens": tokens, "loss": 3.0})
+            run.append({"kind": "spectra", "step": step, "tokens": tokens, "loss": 3.1})
+    found = read_run(Run.open(tmp_path / "run"))
+    np.testing.assert_array_equal(found.spectra_tokens(), [0, 300])
+
+
 def test_gradients_are_read_at_the_last_attention_output_where_it_was_measured(one):
     names = ["layers/0/attention/output/kernel", WEIGHT, "layers/2/feed_forward/down/kernel"]
     given = {"gradients": {name: {"rank_me": float(i)} for i, name in enumerate(names)}}

@@ -88,6 +88,7 @@ def make_run(
             }  # fmt: skip
             run.append({
                 "kind": "spectra", "step": number, "tokens": int(tokens), "flops": 6.0 * tokens,
+                "tokens_before": int(tokens),
                 "loss": loss_at(tokens, tokens_to_target) + 0.01,
                 "activations": activations,
                 "gradients": {WEIGHT: summary(gradient, rank_me=8 + number)},

@@ -48,6 +48,8 @@ class MeasurementOptions:
         spectra: Also measure, at the first step of each window and at the last step, the spectra of
             each block's activations and of per-sample gradients in the last block, over this many
             held-out sequences (64 are enough). Saved in RUN/spectra.
+        hidden_states: Activations for these spectra: raw outputs of blocks, or normalized to a root
+            mean square of one, as the authors of Spectral Lens have them.
     """
 
     windows_per_decade: int = 5
@@ -59,6 +61,7 @@ class MeasurementOptions:
     normalization: Literal["sample", "token", "none"] = "sample"
     distribution: int = 0
     spectra: int = 0
+    hidden_states: Literal["raw", "normalized"] = "raw"
 
     def check(self) -> None:
         """Refuse values that are invalid, alone or together.
@@ -73,6 +76,7 @@ class MeasurementOptions:
         require_at_most("windows_per_decade", self.windows_per_decade, MOST_WINDOWS_PER_DECADE)
         require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
         require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
+        require_choice("hidden_states", self.hidden_states, ("raw", "normalized"))
         require_choice("normalization", self.normalization, ("sample", "token", "none"))
         require(
             self.estimator != "exact" or self.num_probes == 1,

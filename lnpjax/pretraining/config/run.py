@@ -26,6 +26,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "data/sequences": "packed",
     "data/vocab_size": None,
     "measurement/distribution": 0,
+    "measurement/hidden_states": "raw",
     "measurement/open_end": True,
     "measurement/spectra": 0,
     "model/rope_scaling": None,
