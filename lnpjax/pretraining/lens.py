@@ -19,7 +19,7 @@ from lnpjax.lens import (
     nnx_hidden_states,
     weight_spectra,
 )
-from lnpjax.models import Llama
+from lnpjax.models import Llama, ViT
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.runs import Run
 from lnpjax.runs._rows import LENS_FILE, SPECTRUM_NUMBERS
@@ -43,7 +43,7 @@ class LensSpectra(NamedTuple):
 
 
 class Lens:
-    """Measure the spectra of a Llama: ``lens(params, pool) -> LensSpectra``, to be compiled.
+    """Measure the spectra of a transformer: ``lens(params, pool) -> LensSpectra``, to be compiled.
 
     Args:
         model: the model, abstract or not.
@@ -53,7 +53,7 @@ class Lens:
     """
 
     def __init__(
-        self, model: Llama, apply_fn: ApplyFn, loss_fn: LossFn, *, microbatch_size: int
+        self, model: Llama | ViT, apply_fn: ApplyFn, loss_fn: LossFn, *, microbatch_size: int
     ) -> None:
         self.layers = [f"layers/{index}" for index in range(model.config.num_layers)]
         hidden_states, params = nnx_hidden_states(model, self.layers)
