@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import json
@@ -109,7 +110,14 @@ def _converter(refuse_unknown: bool) -> Any:
     )
     converter.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _choice)
     converter.register_structure_hook_func(lambda kind: kind == DTypeLike, lambda value, _: value)
+    converter.register_structure_hook_func(_is_choice_of_dataclasses, lambda value, _: value)
     return converter
+
+
+def _is_choice_of_dataclasses(kind: Any) -> bool:
+    """Return whether a field holds one of several dataclasses, which its caller has made."""
+    kinds = get_args(kind)
+    return len(kinds) > 1 and all(dataclasses.is_dataclass(one) for one in kinds)
 
 
 def _checked(expected: str, accepts: Any) -> Any:

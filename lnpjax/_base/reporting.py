@@ -37,5 +37,12 @@ class Reporter:
             chi_pos: its spectral position, if it was measured.
         """
 
+    def score(self, *, accuracy: float) -> None:
+        """Report that the network was validated.
+
+        Args:
+            accuracy: the share of samples whose class it predicts.
+        """
+
     def stop(self) -> None:
         """Report that training has ended."""

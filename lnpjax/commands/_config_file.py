@@ -10,10 +10,16 @@ from typing import Any, TypeVar
 
 from lnpjax._base.checks import require
 from lnpjax._base.configs import decode, nearest, read_settings
-from lnpjax.models import LlamaConfig
+from lnpjax.models import LlamaConfig, ViTConfig
 from lnpjax.models.presets import PRESETS
 from lnpjax.pretraining import ModelOptions, PretrainConfig
-from lnpjax.pretraining.config import RECIPES, SIZES
+from lnpjax.pretraining.config import CLASSIFIERS, RECIPES, SIZES, ModelConfig
+from lnpjax.pretraining.config.networks import (
+    kind_of_model,
+    num_outputs_of,
+    sample_shape_of,
+)
+from lnpjax.pretraining.config.own import OwnConfig
 from lnpjax.pretraining.folders import DESCRIPTIVE
 
 Command = TypeVar("Command")
@@ -128,25 +134,55 @@ def _options_of_run(values: Mapping[str, Any], source: str) -> dict[str, Any]:
         known["data"] = {name: value for name, value in data if name not in DESCRIPTIVE["data"]}
     config = PretrainConfig.from_json(known, source=source, refuse_unknown=True)
     options = config.to_json()
-    length = config.data.context_length or 1
+    length = config.data.context_length
+    if config.data.classifies:
+        options["data"].pop("context_length")  # which is None, and no option of the task
     options["model"] = dataclasses.asdict(_model_options(config.model, length, source))
     return options
 
 
-def _model_options(model: LlamaConfig, context_length: int, source: str) -> ModelOptions:
+def _model_options(model: ModelConfig, context_length: int | None, source: str) -> ModelOptions:
     """Return the options of a model, with the preset that needs the fewest changes."""
+    expected = "a model that the options of lnpjax train make"
+    own = isinstance(model, OwnConfig)
+    got = "one of a file, which only --model FILE.py:FUNCTION names"
+    require(not own, f"{source}: model", expected=expected, got=got)
     candidates = []
-    for name, preset in PRESETS.items():
-        changes = {s: getattr(model, s) for s in SIZES if getattr(model, s) != getattr(preset, s)}
-        given: dict[str, Any] = {"tie_embeddings": model.tie_embeddings, "dtype": model.dtype}
-        options = ModelOptions(preset=name, **given, **changes)
+    for name, preset in _presets_of(model).items():
+        sizes = [size for size in SIZES if hasattr(model, size)]
+        changes = {
+            size: getattr(model, size)
+            for size in sizes
+            if getattr(model, size) != getattr(preset, size, None)
+        }
+        options = ModelOptions(preset=name, **_other_options(model), **changes)
         try:
-            made = options.resolve(vocab_size=model.vocab_size, context_length=context_length)
+            made = options.resolve(
+                vocab_size=num_outputs_of(model),
+                context_length=context_length,
+                sample_shape=sample_shape_of(model) or (),
+            )
         except ValueError:  # the sizes do not fit to the width of this preset's heads
             continue
         if made == model:
             candidates.append((len(changes), options))
-    expected = "a model that the options of lnpjax train make"
     got = "one with other settings (is a size, or rope_base, changed by hand?)"
     require(bool(candidates), f"{source}: model", expected=expected, got=got)
     return min(candidates, key=lambda candidate: candidate[0])[1]
+
+
+def _presets_of(model: ModelConfig) -> Mapping[Any, Any]:
+    """Return the sizes of a network by name; of one without names, none without a name."""
+    if isinstance(model, LlamaConfig):
+        return PRESETS
+    return CLASSIFIERS if isinstance(model, ViTConfig) else {None: None}
+
+
+def _other_options(model: ModelConfig) -> dict[str, Any]:
+    """Return the options of a network that are not sizes."""
+    if isinstance(model, LlamaConfig):
+        return {"tie_embeddings": model.tie_embeddings, "dtype": model.dtype}
+    kind = kind_of_model(model)
+    if isinstance(model, ViTConfig):
+        return {"model": kind, "patch_size": model.patch_size, "dtype": model.dtype}
+    return {"model": kind}

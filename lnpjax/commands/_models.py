@@ -19,10 +19,11 @@ from lnpjax.data.files import TOKEN_EXTENSIONS, holds
 from lnpjax.data.image_classes import LabelledImages, read_labelled_images
 from lnpjax.data.loading import is_path
 from lnpjax.jacobian import ApplyFn, Batch
-from lnpjax.models import load_checkpoint, split_llama
+from lnpjax.models import LlamaConfig, load_checkpoint
 from lnpjax.models.checkpoints.hub import PREFIX
 from lnpjax.models.llama2c import PieceTokenizer
-from lnpjax.pretraining import Experiment, open_run, read_model
+from lnpjax.pretraining import Experiment, PretrainConfig, open_run, read_model
+from lnpjax.pretraining.config.networks import sample_shape_of, split_model
 from lnpjax.runs._rows import METRICS_FILE
 
 LONGEST_BY_DEFAULT = 128
@@ -175,7 +176,9 @@ def _revision(source: str) -> str:
 def _of_run(folder: str, choice: DataChoice, step: int | None, every: bool) -> Network:
     path = Path(folder)
     module, config, last = read_model(path, step=step)
-    if choice.data is None:
+    if choice.data is not None:
+        batches, data = _data_for(choice, config)
+    else:
         for option in ("tokenizer", "context_length"):
             given, name = getattr(choice, option), f"--{option.replace('_', '-')}"
             require(given is None, name, expected="--data with it", got=given)
@@ -185,32 +188,39 @@ def _of_run(folder: str, choice: DataChoice, step: int | None, every: bool) -> N
         _, _, dataset = open_run(path)
         batches = _drawn(dataset, choice, seed=config.training.data_seed)
         data = _about_dataset(dataset, "what the run was trained on")
-    else:
-        own = config.data.tokenizer
-        batches, data = _text(choice, config.model.vocab_size, config.model.max_seq_len, own)
     name = path.resolve().name
     states = (
-        _every_state(path) if every else {f"{name}, step {last}": lambda: split_llama(module)[1]}
+        _every_state(path) if every else {f"{name}, step {last}": lambda: split_model(module)[1]}
     )
     return Network(
         name=name,
-        apply_fn=split_llama(module)[0],
+        apply_fn=split_model(module)[0],
         module=module,
         states=states,
         batches=batches,
         folder=path,
         about={
-            "Model": _about(name, folder, "Llama", config.model) | {"step": last},
+            "Model": _about(name, folder, type(module).__name__, config.model) | {"step": last},
             "Data": data | _about_batches(batches),
         },
     )
+
+
+def _data_for(choice: DataChoice, config: PretrainConfig) -> tuple[list[Batch], dict[str, Any]]:
+    """Return batches of named data for the model of a run."""
+    if isinstance(config.model, LlamaConfig):
+        own = config.data.tokenizer
+        return _text(choice, config.model.vocab_size, config.model.max_seq_len, own)
+    shape = sample_shape_of(config.model)
+    assert shape is not None
+    return _images(choice, shape)
 
 
 def _every_state(path: Path) -> dict[str, Callable[[], PyTree]]:
     run, config, dataset = open_run(path)
 
     def state_of(step: int) -> Callable[[], PyTree]:
-        return lambda: split_llama(read_model(path, step=step)[0])[1]
+        return lambda: split_model(read_model(path, step=step)[0])[1]
 
     states = {f"step {step}": state_of(step) for step in run.checkpoint_steps()}
     start = Experiment(config, dataset).initial_state

@@ -38,6 +38,13 @@ from lnpjax.pretraining import (
     pretrain,
 )
 from lnpjax.pretraining.config import LEARNING_RATES, RECIPES, RecipeName, recipe_of
+from lnpjax.pretraining.config.own import (
+    MakeModel,
+    OwnConfig,
+    check_same_code,
+    is_own,
+    load_function,
+)
 from lnpjax.pretraining.processes import Group, ProcessOptions, SharedRun, StopTogether, joined
 from lnpjax.runs import (
     Run,
@@ -64,7 +71,9 @@ class OutputOptions:
             runs/DATA-PRESET-N with the first free N.
         resume: Go on with the run in this folder from its last checkpoint, with its own
             configuration. The only other options allowed are --force, --tensorboard,
-            --tensorboard-all, --wandb, --trackio and those that join processes.
+            --tensorboard-all, --wandb, --trackio and those that join processes; and --model
+            FILE.py:FUNCTION, which a run of a model of your own needs again, since no code runs
+            because a run names it.
         force: With --resume, go on although releases, settings of JAX or the kind of device are
             others, so that the numbers differ from those of an uninterrupted run.
         tensorboard: Also write event files for TensorBoard into the run (needs the extra
@@ -87,13 +96,14 @@ class OutputOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
-    """Train a Llama on text or images, and measure where in the spectrum it learns.
+    """Train a network on text or images, and measure where in the spectrum it learns.
 
     While the model trains, the linearised change of its loss is split into chi_loss (how wrong the
     predictions are), chi_net (how strongly the outputs respond to the parameters) and chi_pos: in
     which part of the spectrum of the empirical neural tangent kernel learning takes place. The rows
     go to RUN/metrics.jsonl, the curves over training compute to RUN/figures. Without options, a
-    model of 115K parameters trains on the Python library's sources, in about a minute on two cores.
+    Llama of 115K parameters trains on the Python library's sources, in about a minute on two cores;
+    with --task classify alone, a vision transformer of 70K learns handwritten digits.
     A run that was stopped by Ctrl-C, or killed, goes on with --resume RUN and ends with exactly
     what an uninterrupted run has. --mesh shards a run over many devices, --coordinator over
     processes.
@@ -162,6 +172,7 @@ class Train:
 
     def _check(self) -> None:
         """Refuse what can be refused before the data are read, which can take long."""
+        self.data.check()
         self.training.check()
         self.measurement.check()
         self.start.check()
@@ -176,14 +187,16 @@ class Train:
             require(not self.output.force, "--force", expected="--resume RUN with it", got="none")
             return
         allowed = dataclasses.replace(self.output, out=None)
-        given = _changed_fields(self, Train(output=allowed, processes=self.processes))
+        own = ModelOptions(model=self.model.model if is_own(self.model.model) else None)
+        given = _changed_fields(self, Train(model=own, output=allowed, processes=self.processes))
         sources = [name for name in ("config", "recipe") if getattr(self, name) is not None]
         given = sources or given
         require(
             not given,
             "--resume",
             expected="no option with it except --force, --tensorboard, --tensorboard-all, --wandb, "
-            "--trackio and those that join processes, since the run has its own",
+            "--trackio, those that join processes and --model FILE.py:FUNCTION, since the run has "
+            "its own",
             got=", ".join(f"--{name.replace('_', '-')}" for name in given),
         )
 
@@ -194,8 +207,15 @@ class Train:
                 "without --tokenizer the tokens are bytes, of which most stories have more than "
                 f"{self.data.context_length}: they are cut there"
             )
-        preset, name = self.model.preset, recipe_of(self.model.preset)
-        if name is None or self.training.learning_rate is not None or self.output.resume:
+        preset = self.model.preset_of("llama")
+        name = recipe_of(preset) if preset and self.model.model in (None, "llama") else None
+        if (
+            preset is None
+            or name is None
+            or self.data.classifies
+            or self.training.learning_rate is not None
+            or self.output.resume
+        ):
             return
         size, ours = RECIPES[name]["training"]["batch_size"], self.training.batch_size
         if ours != size:
@@ -220,7 +240,7 @@ class Train:
                 measurement=self.measurement,
                 start=self.start,
             )
-            return Experiment(config, dataset, mesh=mesh)
+            return Experiment(config, dataset, mesh=mesh, make_model=self._own_function())
 
         def check_alike() -> None:
             for name, theirs, ours in differences(first, given):
@@ -248,19 +268,43 @@ class Train:
         def load() -> Experiment:
             config = PretrainConfig.from_json(written, source=f"{path}/{CONFIG_FILE}")
             mesh = _mesh(config.training.mesh, group)
-            return Experiment(config, load_same_data(config, written, path), mesh=mesh)
+            own = self._own_function(config, path)
+            dataset = load_same_data(config, written, path)
+            return Experiment(config, dataset, mesh=mesh, make_model=own)
 
         own = group.together(lambda: open_to_read(folder) if group.is_first else None)
         path, written = group.from_first(own and [str(own.path), own.config])
         return own, group.together(load)
 
+    def _own_function(
+        self, config: PretrainConfig | None = None, path: str | None = None
+    ) -> MakeModel | None:
+        """Return the function of a model of one's own; of a run, the one that it was started with.
+
+        Only the command line names the file that is run, never the run.
+        """
+        name = self.model.model
+        named = name if name is not None and is_own(name) else None
+        if config is not None:
+            ran = config.model
+            if isinstance(ran, OwnConfig):
+                expected = f"FILE.py:{ran.function} again, since {path} is of a model of your own"
+                require(named is not None, "--model", expected=expected, got="none")
+                assert named is not None
+                check_same_code(ran, named)
+            else:
+                expected = f"none with --resume, since the model of {path} is not of a file"
+                require(named is None, "--model", expected=expected, got=named)
+        return None if named is None else load_function(named)
+
     def _folders(self) -> Iterator[Path]:
         """Return where the run may go, in order of preference."""
         if self.output.out is not None:
             return iter([Path(self.output.out)])
-        data = self.data.data
+        data = self.data.source
         source = data if data in KNOWN_DATA else Path(data).stem
-        size = "custom" if self.model.changes() else self.model.preset
+        kind = self.model.kind(classifies=self.data.classifies)
+        size = "custom" if self.model.changes() else self.model.preset_of(kind) or kind
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{source}-{size}")
         return (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
 
@@ -330,11 +374,16 @@ def _mesh(shape: str | None, group: Group) -> Mesh | None:
 def _announce(run: Run | SharedRun, experiment: Experiment, reporter: Reporter) -> None:
     training, dataset = experiment.config.training, experiment.dataset
     mesh = "" if training.mesh is None else f", over {training.mesh}"
+    if experiment.classifies:
+        of, samples, targets = "images", "images", f"{dataset.vocab_size:,} classes"
+    else:
+        of, samples = f"x {dataset.context_length} tokens", "sequences"
+        targets = f"vocabulary {dataset.vocab_size:,}"
     reporter.note(
         f"{experiment.config.model.num_parameters:,} parameters on {dataset.name}: "
-        f"{training.steps:,} steps of {training.batch_size} x {dataset.context_length} tokens"
-        f"{mesh} ({dataset.num_train:,} sequences to train on, {dataset.num_validation:,} to "
-        f"validate, {num_test(dataset):,} to test, vocabulary {dataset.vocab_size:,})\n"
+        f"{training.steps:,} steps of {training.batch_size} {of}"
+        f"{mesh} ({dataset.num_train:,} {samples} to train on, {dataset.num_validation:,} to "
+        f"validate, {num_test(dataset):,} to test, {targets})\n"
         f"measuring {len(experiment.windows.steps):,} steps in "
         f"{len(experiment.windows.starts)} windows; run folder {shown(run.path)}"
     )

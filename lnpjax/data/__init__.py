@@ -30,6 +30,7 @@ from lnpjax.data.encoding import encode_documents
 from lnpjax.data.hub import hub_documents
 from lnpjax.data.image_parts import ImageParts, read_image_parts
 from lnpjax.data.images import digits, next_pixel_dataset, next_pixel_sequences
+from lnpjax.data.labelled import LabelledDataset, load_labelled_dataset
 from lnpjax.data.loading import KNOWN_DATA, load_dataset, load_tokenizer
 from lnpjax.data.random_access import Source, SourceDataset
 from lnpjax.data.sources import read_documents, split_documents, standard_library_documents
@@ -48,6 +49,7 @@ __all__ = [
     "DocumentSequences",
     "ImageParts",
     "JsonTokenizer",
+    "LabelledDataset",
     "Source",
     "SourceDataset",
     "TokenDataset",
@@ -59,6 +61,7 @@ __all__ = [
     "fingerprint",
     "hub_documents",
     "load_dataset",
+    "load_labelled_dataset",
     "load_tokenizer",
     "next_pixel_dataset",
     "next_pixel_sequences",

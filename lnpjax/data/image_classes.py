@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import math
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, cast
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from lnpjax._base.checks import import_extra, require
 from lnpjax._base.files import load_arrays
+from lnpjax.data.idx import read_idx
 from lnpjax.data.image_parts import NUM_PARTS, ImageParts, holds_image_parts, read_image_parts
 from lnpjax.data.images import DIGITS_WHITE, read_digits
 from lnpjax.data.splits import size_of_test, split_rows
@@ -25,9 +23,7 @@ CIFAR5M_TEST_SHARE = 0.1
 """*Spectral Reach*, B.2.3, holds out 600,268 images of 6,002,688."""
 _CIFAR_SHAPE = (3, 32, 32)
 _NUM_CIFAR_FILES = 5
-MOST_BYTES = 4 * 2**30  # of one idx file; the largest published one has 47 million
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp")
-_UNSIGNED_BYTES = 8  # the code of uint8 in the idx format
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +168,8 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
             ``y`` (labels); what `read_image_parts` reads, whose images stay on the disk; or a
             folder with a folder of pictures for each class, all of one size.
             Classes are numbered in the order of the folders' names, or by these where all of them
-            are numbers.
+            are numbers. Of a folder with a test set of its own (`read_train_and_test`), the images
+            that are trained on.
 
     Returns:
         The images.
@@ -189,13 +186,52 @@ def read_labelled_images(source: str | Path) -> LabelledImages:
         images, labels = read_digits()
         return LabelledImages(images[..., None], labels, white=DIGITS_WHITE)
     place = Path(source)
+    reader = _published(place)
+    if reader is not None:
+        return reader(place)[0]
     if place.exists() and holds_image_parts(place):
         return LabelledImages(*read_image_parts(place))
     if place.is_dir():
         return _pictures(place)
-    expected = "digits, an .npz file with arrays x and y, or a folder with one folder per class"
+    expected = (
+        "digits, an .npz file with arrays x and y, the folder of MNIST, CIFAR-10 or CIFAR-5M as "
+        "distributed, or a folder with one folder of pictures per class"
+    )
     require(place.suffix == ".npz" and place.is_file(), "data", expected=expected, got=source)
     return _npz(place)
+
+
+def read_train_and_test(source: str | Path) -> tuple[LabelledImages, LabelledImages | None]:
+    """Read labelled images of one place, and those that it keeps for testing.
+
+    Args:
+        source: what `read_labelled_images` reads; or a folder with the idx files of MNIST or
+            Fashion-MNIST, or with CIFAR-10's binary version, which come with a test set.
+
+    Returns:
+        The images that are trained on, and those that test; `None` where the place does not say.
+
+    Raises:
+        ValueError, ImportError: as `read_labelled_images`.
+
+    Example:
+        >>> train, test = read_train_and_test("digits")
+        >>> len(train), test
+        (1797, None)
+    """
+    reader = _published(Path(source))
+    return (read_labelled_images(source), None) if reader is None else reader(Path(source))
+
+
+def _published(
+    place: Path,
+) -> Callable[[Path], tuple[LabelledImages, LabelledImages | None]] | None:
+    """Return what reads a folder of a set with its own test images; `None` for any other place."""
+    if not place.is_dir():
+        return None
+    if any(place.glob("*-idx3-ubyte*")):
+        return _idx_folder
+    return _cifar_folder if (place / "data_batch_1.bin").exists() else None
 
 
 def _pictures(folder: Path) -> LabelledImages:
@@ -228,7 +264,12 @@ def _digits(name: str, _: Path) -> ImageClasses:
 
 
 def _mnist(name: str, folder: Path) -> ImageClasses:
-    place = _place(name, folder)
+    train, test = _idx_folder(_place(name, folder))
+    return _divided(name, train) if test is None else ImageClasses(name, train, test)
+
+
+def _idx_folder(place: Path) -> tuple[LabelledImages, LabelledImages | None]:
+    """Read the two sets of a folder, or the only one that it has."""
     train, test = _idx_pair(place, "train"), _idx_pair(place, "t10k")
     archives = sorted(place.glob("*.npz"))
     if train is None and archives:
@@ -236,18 +277,17 @@ def _mnist(name: str, folder: Path) -> ImageClasses:
             len(archives) == 1, "folder", expected=f"one .npz file in {place}", got=len(archives)
         )
         train = _npz(archives[0])
-    if train is not None and test is not None:
-        return ImageClasses(name, train, test)
-    only = train if train is not None else test
+    if train is not None:
+        return train, test
     require(
-        only is not None,
+        test is not None,
         "folder",
         expected=f"{_idx_names('train')} and {_idx_names('t10k')} (or .gz), or an .npz file with "
         f"arrays x and y, in {place}",
         got=sorted(file.name for file in place.iterdir()),
     )
-    assert only is not None
-    return _divided(name, only)
+    assert test is not None
+    return test, None
 
 
 def _patches(name: str, folder: Path) -> ImageClasses:
@@ -258,14 +298,16 @@ def _patches(name: str, folder: Path) -> ImageClasses:
 
 
 def _cifar(name: str, folder: Path) -> ImageClasses:
-    place = _place(name, folder)
+    return ImageClasses(name, *_cifar_folder(_place(name, folder)))
+
+
+def _cifar_folder(place: Path) -> tuple[LabelledImages, LabelledImages]:
     parts = [
         _cifar_file(place / f"data_batch_{number}.bin") for number in range(1, _NUM_CIFAR_FILES + 1)
     ]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    return ImageClasses(
-        name, LabelledImages(images, labels), LabelledImages(*_cifar_file(place / "test_batch.bin"))
-    )
+    test = LabelledImages(*_cifar_file(place / "test_batch.bin"))
+    return LabelledImages(images, labels), test
 
 
 def _cifar5m(name: str, folder: Path) -> ImageClasses:
@@ -333,42 +375,9 @@ def _idx_pair(place: Path, split: str) -> LabelledImages | None:
     for name, file in zip(names, files, strict=True):
         require(file is not None, "folder", expected=f"{name} or {name}.gz in {place}", got="none")
     images, labels = (
-        _idx(file, axes) for file, axes in zip(files, (3, 1), strict=True) if file is not None
+        read_idx(file, axes) for file, axes in zip(files, (3, 1), strict=True) if file is not None
     )
     return _checked(images, labels, place / names[0])
-
-
-def _idx(file: Path, num_axes: int) -> np.ndarray:
-    expected = f"an idx file of unsigned bytes with {num_axes} axes, whole, as published, at {file}"
-    try:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rb") as stream:
-            return _read_idx(cast(IO[bytes], stream), num_axes, expected)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"folder: expected {expected}, got {error}") from error
-
-
-def _read_idx(stream: IO[bytes], num_axes: int, expected: str) -> np.ndarray:
-    start = stream.read(4 * (1 + num_axes))
-    header = np.frombuffer(start.ljust(4 * (1 + num_axes), b"\0"), ">u4")
-    require(
-        int(header[0]) == _UNSIGNED_BYTES << 8 | num_axes,
-        "folder",
-        expected=expected,
-        got=f"another header, {start[:4]!r}",
-    )
-    shape = tuple(int(size) for size in header[1:])
-    promised = math.prod(shape)
-    got = f"{promised} bytes for the shape {shape} that its header names"
-    require(promised <= MOST_BYTES, "folder", expected=f"at most {MOST_BYTES} bytes", got=got)
-    content = stream.read(promised + 1)  # a compressed file may hold far more
-    require(
-        len(content) == promised,
-        "folder",
-        expected=expected,
-        got=f"{'more than ' * (len(content) > promised)}{min(len(content), promised)} bytes for "
-        f"the shape {shape} that its header names",
-    )
-    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def _npz(file: Path) -> LabelledImages:
@@ -383,10 +392,14 @@ def _npz(file: Path) -> LabelledImages:
 
 def _checked(images: np.ndarray, labels: np.ndarray, file: Path) -> LabelledImages:
     require(
-        images.dtype == np.uint8 and images.ndim in (3, 4) and labels.shape == images.shape[:1],
+        images.dtype == np.uint8
+        and images.ndim in (3, 4)
+        and labels.shape == images.shape[:1]
+        and labels.dtype.kind in "iu",
         "folder",
-        expected=f"uint8 images (n, height, width) and n labels for {file}",
-        got=f"{images.dtype} of shape {images.shape} and labels of shape {labels.shape}",
+        expected=f"uint8 images (n, height, width) and n labels, integers, for {file}",
+        got=f"{images.dtype} of shape {images.shape} and labels of shape {labels.shape}, "
+        f"{labels.dtype}",
     )
     if images.ndim == 3:
         images = images[..., None]

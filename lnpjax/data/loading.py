@@ -36,7 +36,7 @@ KNOWN_DATA = ("stdlib", "digits", *HUB_DATASETS)
 """Names that `load_dataset` knows; anything else is a path, or a name on the hub."""
 DEFAULT_CONTEXT_LENGTH = 128
 """Positions per sequence of text when none are named."""
-_Kind: TypeAlias = Literal["text", "images", "tokens"]
+Kind: TypeAlias = Literal["text", "images", "tokens"]
 
 
 def is_path(data: str) -> bool:
@@ -139,7 +139,7 @@ def load_dataset(
     for argument, count in (("max_bytes", max_bytes), ("vocab_size", vocab_size)):
         check_count(argument, count, optional=True)
     data = str(data)
-    kind = _kind_of(data)
+    kind = kind_of(data)
     given = {"tokenizer": tokenizer, "vocab_size": vocab_size}
     given |= {"max_bytes": max_bytes, "text_field": text_field}
     require(
@@ -204,8 +204,17 @@ _WITHOUT_EFFECT = {
 """Arguments of `load_dataset` that say nothing about data of a kind, and have to be None."""
 
 
-def _kind_of(data: str) -> _Kind:
-    """Return what a name or path holds; refuse what is neither."""
+def kind_of(data: str) -> Kind:
+    """Return what a name or path holds; refuse what is neither.
+
+    Raises:
+        FileNotFoundError: if it is neither.
+        ValueError: if it is a file of an unknown kind.
+
+    Example:
+        >>> kind_of("stdlib"), kind_of("digits")
+        ('text', 'images')
+    """
     if not is_path(data):
         return "images" if data == "digits" else "text"
     require(

@@ -25,6 +25,8 @@ _READINGS = {
     "spectrum of the neural tangent kernel the network learns (chi_pos). Where "
     "chi_pos falls by orders of magnitude, learning has moved from the dominant modes into the "
     "spectral tail. Hollow triangles: negative, a step on one batch raises the loss on another.",
+    "accuracy": "Which share of the validation and of the test set is put into its class. It may "
+    "stand still where the loss still moves.",
     "groups": "Left: where each group of parameters learns, in its own kernel. Right: its share of "
     "the response to parameters.",
     "position": "At each measured step, how the loss gradient is spread over modes by their "

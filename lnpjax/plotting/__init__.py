@@ -10,7 +10,7 @@ from lnpjax.plotting._network import (
     plot_spectra,
 )
 from lnpjax.plotting._position import plot_positions
-from lnpjax.plotting._runs import plot_components, plot_groups, plot_run
+from lnpjax.plotting._runs import plot_accuracy, plot_components, plot_groups, plot_run
 from lnpjax.plotting._shells import plot_shell_profile, plot_shell_profiles
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "plot_run",
     "plot_components",
     "plot_groups",
+    "plot_accuracy",
     "plot_positions",
     "plot_lens",
     # kernels and shells

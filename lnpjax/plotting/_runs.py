@@ -204,10 +204,64 @@ def plot_groups(run: Run, path: str | os.PathLike[str] | None = None) -> Figure:
     return saved(figure, path)
 
 
+def plot_accuracy(
+    runs: Run | Sequence[Run] | Mapping[str, Sequence[Row]],
+    path: str | os.PathLike[str] | None = None,
+) -> Figure:
+    """Draw the accuracy of runs that learn classes over training compute.
+
+    Over the number of steps, where the rows of a run do not say how much compute that was.
+
+    Args:
+        runs: a run, several, or rows by label.
+        path: where to save the figure, if anywhere; the suffix decides the format.
+
+    Returns:
+        The figure: a line with dots for each run's validation set, a diamond for its test set.
+
+    Raises:
+        ValueError: if there are no runs, or none has an accuracy.
+        ImportError: if matplotlib is not installed (the extra "run").
+
+    Example:
+        >>> rows = [{"kind": "train", "step": 0, "flops": 1e9, "loss": 2.0}]
+        >>> rows += [{"kind": "validation", "flops": 1e9, "loss": 2.0, "accuracy": 0.25}]
+        >>> (ax,) = plot_accuracy({"mine": rows}).axes
+        >>> ax.get_lines()[0].get_ydata()
+        array([0.25])
+    """
+    rows_by_label = _rows_by_label(runs)
+    expected, name = "rows with an accuracy, as runs that learn classes have", "accuracy"
+    has_any = any(map(has_accuracy, rows_by_label.values()))
+    require(has_any, "runs", expected=expected, got="none")
+    x = _horizontal(rows_by_label.values())
+    figure = new_figure(figsize=(6.4, 4.6))
+    ax = figure.subplots()
+    colours = palette(len(rows_by_label))
+    for (label, rows), colour in zip(rows_by_label.items(), colours, strict=True):
+        for kind, style in (("validation", "o-"), ("test", "D")):
+            if name in (scores := columns(rows, kind)):
+                of_kind = f"{label}, {kind}"
+                ax.plot(scores[x.name], scores[name], style, color=colour, markersize=4.5,
+                        markeredgecolor="white" if kind == "validation" else "black",
+                        linewidth=1.5, label=of_kind)  # fmt: skip
+    caption = "share of samples whose most probable class is their label"
+    dress(ax, Panel(name, "Accuracy", caption, "accuracy"), xlabel=x.label, yscale="linear")
+    ax.set_ylim(0, 1.02)
+    ax.legend(fontsize="small", loc="lower right")
+    return saved(figure, path)
+
+
+def has_accuracy(rows: Sequence[Row]) -> bool:
+    """Return whether a run learns classes."""
+    return any("accuracy" in row for row in rows if row["kind"] in ("validation", "test"))
+
+
 def plot_run(run: Run) -> Path:
     """Draw a run's figures into it.
 
-    `figures/components.png`; `groups.png` if its rows have groups; `position.png` if it has saved
+    `figures/components.png`; `accuracy.png` if it learns classes; `groups.png` if its rows have
+    groups; `position.png` if it has saved
     distributions of learning over the spectrum at two steps or more; `lens.png` if it has spectra
     of activations and gradients.
 
@@ -231,6 +285,8 @@ def plot_run(run: Run) -> Path:
     """
     path = run.figure_path("components")
     plot_components(run, path)
+    if has_accuracy(run.rows()):
+        plot_accuracy(run, run.figure_path("accuracy"))
     if _group_names(run.columns("lnp")):
         plot_groups(run, run.figure_path("groups"))
     positions = positions_of(run)

@@ -12,8 +12,9 @@ from flax import nnx
 from lnpjax._base.checks import require
 from lnpjax._version import __version__
 from lnpjax.data import Dataset
-from lnpjax.models import Llama
 from lnpjax.pretraining.config import PretrainConfig
+from lnpjax.pretraining.config.networks import abstract_model
+from lnpjax.pretraining.config.own import MakeModel
 from lnpjax.runs import Run
 from lnpjax.runs._rows import CONFIG_FILE
 
@@ -98,20 +99,23 @@ def open_run(path: str | os.PathLike[str]) -> tuple[Run, PretrainConfig, Dataset
 
 
 def read_model(
-    path: str | os.PathLike[str], *, step: int | None = None
-) -> tuple[Llama, PretrainConfig, int]:
+    path: str | os.PathLike[str], *, step: int | None = None, make_model: MakeModel | None = None
+) -> tuple[Any, PretrainConfig, int]:
     """Read the trained model of a run; its data are not needed.
 
     Args:
         path: the run's folder.
         step: one of its checkpoints; the last by default.
+        make_model: the function that made the model, if it is one of a file: the code that a run
+            names is not run by itself.
 
     Returns:
-        The model, the configuration of the run, and the step.
+        The model, a Flax NNX module; the configuration of the run, and the step.
 
     Raises:
         FileNotFoundError: if there is no run, or it has no checkpoint.
-        ValueError: if the folder is corrupt, or there is no checkpoint of that step.
+        ValueError: if the folder is corrupt, there is no checkpoint of that step, or the model is
+            of a file and its function is not given.
 
     Example:
         >>> read_model("nowhere")
@@ -121,13 +125,13 @@ def read_model(
     """
     run = Run.open(path)
     config = PretrainConfig.from_json(run.config, source=str(run.path / CONFIG_FILE))
-    structure, shapes = nnx.split(nnx.eval_shape(lambda: Llama(config.model, rngs=nnx.Rngs(0))))
+    structure, shapes, rest = nnx.split(abstract_model(config.model, make_model), nnx.Param, ...)
     checkpoint = run.read_part("params", shapes, step=step)
     expected = "a run with a checkpoint"
     got = f"none in {run.path}"
     require(checkpoint is not None, "path", expected=expected, got=got, error=FileNotFoundError)
     assert checkpoint is not None
-    return nnx.merge(structure, checkpoint.state), config, checkpoint.step
+    return nnx.merge(structure, checkpoint.state, rest), config, checkpoint.step
 
 
 def load_same_data(
@@ -163,6 +167,6 @@ def load_same_data(
         dataset.fingerprint == expected,
         "data",
         expected=f"the data that {path} was started with (fingerprint {expected})",
-        got=f"other data in {config.data.data} (fingerprint {dataset.fingerprint})",
+        got=f"other data in {config.data.source} (fingerprint {dataset.fingerprint})",
     )
     return dataset

@@ -20,7 +20,7 @@ from lnpjax.lens import (
     normalized_states,
     weight_spectra,
 )
-from lnpjax.models import Llama, NanoGPT
+from lnpjax.models import Llama, NanoGPT, ViT
 from lnpjax.pretraining.processes import SharedRun
 from lnpjax.runs import Run
 from lnpjax.runs._rows import LENS_FILE, SPECTRUM_NUMBERS
@@ -44,7 +44,7 @@ class LensSpectra(NamedTuple):
 
 
 class Lens:
-    """Measure a language model: ``lens(params, pool) -> LensSpectra``, to be compiled.
+    """Measure the spectra of a transformer: ``lens(params, pool) -> LensSpectra``, to be compiled.
 
     Args:
         model: the model, abstract or not.
@@ -56,7 +56,7 @@ class Lens:
 
     def __init__(
         self,
-        model: Llama | NanoGPT,
+        model: Llama | NanoGPT | ViT,
         apply_fn: ApplyFn,
         loss_fn: LossFn,
         *,

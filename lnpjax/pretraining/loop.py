@@ -1,4 +1,4 @@
-"""Pre-training a Llama while measuring the LNP components (*Spectral Reach*, section 4, B.2.1).
+"""Training a network while measuring the LNP components (*Spectral Reach*, section 4, B.2.1).
 
 A run continues exactly where it was stopped, since everything that the next step depends on is
 either in `PretrainState` or a pure function of the configuration and the step's number: the
@@ -175,11 +175,11 @@ def _train(
         done, last = step + 1, step + 1 == training.steps
         if last or step == 0 or done % training.validate_every == 0:
             recorder.flush()
-            recorder.write("validation", step, loss=compiled.validation_loss(state.params))
+            recorder.write_scores("validation", step, compiled.validation_scores(state.params))
         if last or (training.test_every and done % training.test_every == 0):
             recorder.flush()
-            if (loss := compiled.test_loss(state.params)) is not None:
-                recorder.write("test", step, loss=loss)
+            if (scores := compiled.test_scores(state.params)) is not None:
+                recorder.write_scores("test", step, scores)
         if last or done % training.checkpoint_every == 0 or done in pinned:
             recorder.flush()
             run.save(done, state, extra)
@@ -203,7 +203,8 @@ def _step(
         recorder.write_distribution(step, distribution)
     if (spectra := compiled.lens(state, step)) is not None:
         recorder.flush()
-        recorder.write_spectra(step, spectra, compiled.validation_loss(state.params))
+        loss = compiled.validation_scores(state.params)["loss"]
+        recorder.write_spectra(step, spectra, loss)
     if experiment.windows.active(step):
         batch_b = experiment.validation_batch(step)
         state, metrics, record = compiled.measured(state, batch, batch_b)

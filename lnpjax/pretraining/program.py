@@ -28,14 +28,23 @@ from lnpjax.data import (
 )
 from lnpjax.data.datasets import num_test
 from lnpjax.decomposition import lnp
-from lnpjax.jacobian import Batch
-from lnpjax.models import Llama, split_llama
+from lnpjax.jacobian import ApplyFn, Batch
+from lnpjax.jacobian._interaction import samples_interact
+from lnpjax.models import Llama, LlamaConfig, ViT, ViTConfig
 from lnpjax.pretraining.config import PretrainConfig
 from lnpjax.pretraining.config._checks import require_divisible
+from lnpjax.pretraining.config.networks import (
+    abstract_model,
+    build,
+    num_outputs_of,
+    sample_shape_of,
+    split_model,
+)
+from lnpjax.pretraining.config.own import MakeModel, OwnConfig
 from lnpjax.pretraining.config.start import is_within
 from lnpjax.pretraining.folders import read_model
 from lnpjax.pretraining.lens import Lens, LensSpectra
-from lnpjax.pretraining.loss import cross_entropy, sequence_losses
+from lnpjax.pretraining.loss import cross_entropy, hits, sequence_losses
 from lnpjax.pretraining.optimisation import learning_rate_of, make_optimizer
 from lnpjax.sharding import batch_sharding, gather_over_data, parameter_shardings, place, replicated
 from lnpjax.spectra import PositionDistribution, position_distribution, tail_window
@@ -60,9 +69,12 @@ class Experiment:
         dataset: the data set that `config.data` loads.
         mesh: the devices that the run is sharded over, as `config.training.mesh` says; None for one
             device. It changes the numbers only by rounding, so that runs can be read without it.
+        make_model: the function that makes the model, if it is one of a file; the file that the
+            configuration names is not run.
 
     Raises:
-        ValueError: if the configuration does not fit the data or the mesh.
+        ValueError: if the configuration does not fit the data or the mesh, or the samples of a
+            model of one's own interact.
 
     Example:
         >>> from lnpjax.pretraining import DataOptions, ModelOptions
@@ -76,13 +88,19 @@ class Experiment:
     """
 
     def __init__(
-        self, config: PretrainConfig, dataset: Dataset, *, mesh: Mesh | None = None
+        self,
+        config: PretrainConfig,
+        dataset: Dataset,
+        *,
+        mesh: Mesh | None = None,
+        make_model: MakeModel | None = None,
     ) -> None:
         _check_fits_data(config, dataset)
         training = config.training
         self.config = config
         self.dataset = dataset
         self.mesh = mesh
+        self._make_model = make_model
         if mesh is not None:
             samples = {
                 "batch_size": training.batch_size,
@@ -97,15 +115,12 @@ class Experiment:
         self.windows = config.measurement.windows(training.steps)
         self._init_key, self._probe_key = jax.random.split(jax.random.key(training.seed))
         # Only the structure of the model is made here; its arrays come with `initial_state`.
-        model = nnx.eval_shape(self.model)
-        self.apply_fn, _ = split_llama(model)
-        self.lens = Lens(
-            model,
-            self.apply_fn,
-            cross_entropy,
-            microbatch_size=training.batch_size,
-            normalize=config.measurement.hidden_states == "normalized",
-        )
+        self._structure = abstract_model(config.model, make_model)
+        self.apply_fn, params = split_model(self._structure)
+        if isinstance(config.model, OwnConfig):
+            _check_samples_apart(self.apply_fn, params, self.batches.batch(0)[0])
+        if config.measurement.spectra:
+            _ = self.lens  # refuses a model without them
         self.learning_rate = learning_rate_of(training)
         self._optimizer = make_optimizer(training)
         self._trained_parts = config.start.groups("wrt")
@@ -129,10 +144,36 @@ class Experiment:
         """The functions of a step and of the validation, compiled when they are first used."""
         return Compiled(self)
 
+    @functools.cached_property
+    def lens(self) -> Lens:
+        """What measures the spectra of activations, gradients and weights.
+
+        Raises:
+            ValueError: if the model is not a transformer of this library.
+        """
+        model = self._structure
+        expected = "0, since only a llama or a vit has blocks that are compared"
+        fits = isinstance(model, Llama | ViT)
+        require(fits, "spectra", expected=expected, got=self.config.measurement.spectra)
+        return Lens(
+            model,
+            self.apply_fn,
+            cross_entropy,
+            microbatch_size=self.config.training.batch_size,
+            normalize=self.config.measurement.hidden_states == "normalized",
+        )
+
+    @property
+    def classifies(self) -> bool:
+        """Whether samples have one label each, so that there is an accuracy."""
+        return self.dataset.context_length is None
+
     @property
     def tokens_per_step(self) -> int:
-        """Tokens trained on in one step."""
-        return self.config.training.batch_size * (self.dataset.context_length or 1)
+        """Tokens trained on in one step: positions, patches of a ViT, or samples without either."""
+        model = self.config.model
+        patches = model.num_patches if isinstance(model, ViTConfig) else 1
+        return self.config.training.batch_size * (self.dataset.context_length or patches)
 
     def initial_state(self) -> PretrainState:
         """Compute the state before the first step, or read its parameters from another run.
@@ -144,8 +185,8 @@ class Experiment:
         start = self.config.start
         if start.init_from is None:
             return jax.jit(self._initial_state, out_shardings=self.state_shardings)()
-        model, _, _ = read_model(start.init_from, step=start.init_step)
-        read = split_llama(model)[1]
+        model, _, _ = read_model(start.init_from, step=start.init_step, make_model=self._make_model)
+        read = split_model(model)[1]
         return jax.jit(self._initial_state, out_shardings=self.state_shardings)(read)
 
     def abstract_state(self) -> PretrainState:
@@ -191,9 +232,9 @@ class Experiment:
     def _whole(self, trained: PyTree, fixed: PyTree | None) -> PyTree:
         return trained if fixed is None else parameters.combine(trained, fixed)
 
-    def model(self) -> Llama:
-        """Make the model with its initial parameters."""
-        return Llama(self.config.model, rngs=nnx.Rngs(self._init_key))
+    def model(self) -> Any:
+        """Make the model, a Flax NNX module, with its initial parameters."""
+        return build(self.config.model, nnx.Rngs(self._init_key), self._make_model)
 
     def train_step(
         self, state: PretrainState, batch: Batch
@@ -249,13 +290,14 @@ class Experiment:
         """The held-out sequences of the spectra."""
         return self.dataset.validation(np.arange(self.config.measurement.spectra))
 
-    def evaluate(
-        self, params: PyTree, batch: Batch, mask: Bool[Array, " batch"]
-    ) -> Float[Array, ""]:
-        """Sum the mean loss per token of the samples in the mask."""
+    def evaluate(self, params: PyTree, batch: Batch, mask: Bool[Array, " batch"]) -> Metrics:
+        """Sum the scores of the samples in the mask: losses, and where labels are learned, hits."""
         inputs, targets = batch
-        losses = sequence_losses(self.apply_fn(self._gathered(params), inputs), targets)
-        return jnp.sum(jnp.where(mask, losses, 0))
+        logits = self.apply_fn(self._gathered(params), inputs)
+        scores = {"loss": sequence_losses(logits, targets)}
+        if self.classifies:
+            scores["accuracy"] = hits(logits, targets)
+        return {name: jnp.sum(jnp.where(mask, score, 0)) for name, score in scores.items()}
 
     def validation_batch(self, step: int) -> Batch:
         """Draw batch B of a step."""
@@ -274,13 +316,27 @@ class Experiment:
         return samples if self.mesh is None else place(samples, batch_sharding(self.mesh))
 
 
+def _check_samples_apart(apply_fn: ApplyFn, params: PyTree, inputs: np.ndarray) -> None:
+    """Refuse a model of one's own that has no Jacobian for each sample."""
+    expected = (
+        "a model that says of a sample the same in any batch (batch normalisation in training mode "
+        "and live dropout do not)"
+    )
+    apart = not bool(samples_interact(apply_fn, params, jnp.asarray(inputs)))
+    require(apart, "model", expected=expected, got="one whose samples interact")
+
+
 def _check_fits_data(config: PretrainConfig, dataset: Dataset) -> None:
     """Refuse a configuration that is of other data, or wants more of them than there are."""
     model, num_spectra = config.model, config.measurement.spectra
-    for name, ours, theirs in (
-        ("vocab_size", model.vocab_size, dataset.vocab_size),
+    shape = sample_shape_of(model)
+    pairs: list[tuple[str, Any, Any]] = [
+        ("vocab_size", num_outputs_of(model), dataset.vocab_size),
         ("context_length", config.data.context_length, dataset.context_length),
-    ):
+    ]
+    if shape is not None:
+        pairs.append(("model", shape, dataset.train(np.array([0]))[0].shape[1:]))
+    for name, ours, theirs in pairs:
         require(ours == theirs, name, expected=f"that of the data, {theirs}", got=ours)
     require(
         num_spectra <= dataset.num_validation,
@@ -288,14 +344,16 @@ def _check_fits_data(config: PretrainConfig, dataset: Dataset) -> None:
         expected=f"at most the {dataset.num_validation} sequences of --num-validation",
         got=num_spectra,
     )
-    length, enough = dataset.context_length or 1, tail_window(model.hidden_size)[1] + 1
-    require(
-        num_spectra == 0 or num_spectra * length >= enough,
-        "spectra",
-        expected=f"at least {math.ceil(enough / length)} sequences, whose "
-        f"positions resolve the spectrum of {model.hidden_size} features",
-        got=num_spectra,
-    )
+    if num_spectra and isinstance(model, LlamaConfig | ViTConfig):
+        patches = model.num_patches + 1 if isinstance(model, ViTConfig) else 1  # and a class token
+        length, enough = dataset.context_length or patches, tail_window(model.hidden_size)[1] + 1
+        require(
+            num_spectra * length >= enough,
+            "spectra",
+            expected=f"at least {math.ceil(enough / length)} sequences, whose "
+            f"positions resolve the spectrum of {model.hidden_size} features",
+            got=num_spectra,
+        )
 
 
 class Compiled:
@@ -367,25 +425,26 @@ class Compiled:
             return None
         return self._functions["lens"](state.params, self._pool)
 
-    def validation_loss(self, params: PyTree) -> float:
-        """Compute the mean loss per token over the whole validation set, in nats."""
+    def validation_scores(self, params: PyTree) -> dict[str, float]:
+        """Compute the means over the whole validation set: of losses, in nats, and of hits."""
         dataset = self._dataset
         batches = validation_batches(dataset, self._batch_size)
-        return self._mean_loss(params, batches, dataset.num_validation)
+        return self._means(params, batches, dataset.num_validation)
 
-    def test_loss(self, params: PyTree) -> float | None:
-        """Compute the mean loss per token over the whole test set, in nats; None without one."""
+    def test_scores(self, params: PyTree) -> dict[str, float] | None:
+        """Compute the means over the whole test set; None without one."""
         if not (count := num_test(self._dataset)):
             return None
         tested = cast(DatasetWithTest, self._dataset)
-        return self._mean_loss(params, batches_of_test(tested, self._batch_size), count)
+        return self._means(params, batches_of_test(tested, self._batch_size), count)
 
-    def _mean_loss(
+    def _means(
         self, params: PyTree, batches: Iterable[tuple[Batch, np.ndarray]], count: int
-    ) -> float:
+    ) -> dict[str, float]:
         evaluate = self._functions["evaluate"]
         # One after the other: of a large test set, all batches at once would not fit the device.
-        return math.fsum(float(evaluate(params, *self._place(one))) for one in batches) / count
+        sums = [jax.device_get(evaluate(params, *self._place(one))) for one in batches]
+        return {name: math.fsum(float(of[name]) for of in sums) / count for name in sums[0]}
 
 
 def _take_gradient(metrics: dict[str, Any]) -> tuple[PyTree, Metrics]:

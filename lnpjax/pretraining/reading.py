@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from lnpjax._base.checks import import_extra, require
-from lnpjax.models import Llama
+from lnpjax.pretraining.config.own import MakeModel
 from lnpjax.pretraining.folders import read_model
 from lnpjax.runs import Row, Run, columns
 from lnpjax.runs._table import HEADINGS, summary_cells
@@ -93,16 +93,19 @@ class LoadedRun:
         frame = pandas.DataFrame(table)
         return frame.set_index("step") if "step" in table else frame
 
-    def model(self, *, step: int | None = None) -> Llama:
-        """Return the model as it was trained; the data are not needed.
+    def model(self, *, step: int | None = None, make_model: MakeModel | None = None) -> Any:
+        """Return the model as it was trained, a Flax NNX module; the data are not needed.
 
         Args:
             step: one of `checkpoint_steps`; the last by default.
+            make_model: the function that made the model, if it was one of a file; that file is not
+                run.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
             ValueError: if the run was not made by `lnpjax train`, so that its configuration does
-                not say what the model is; if it is corrupt, or has no checkpoint of that step.
+                not say what the model is; if the model is of a file and its function is not given;
+                if the run is corrupt, or has no checkpoint of that step.
         """
         require(
             "model" in self.config,
@@ -110,18 +113,21 @@ class LoadedRun:
             expected="a run of `lnpjax train`, whose configuration says what the model is",
             got=f"{self.path}, which was recorded by a loop of its own",
         )
-        return read_model(self.path, step=step)[0]
+        return read_model(self.path, step=step, make_model=make_model)[0]
 
-    def params(self, *, step: int | None = None) -> dict[str, Any]:
+    def params(
+        self, *, step: int | None = None, make_model: MakeModel | None = None
+    ) -> dict[str, Any]:
         """Return the parameters of `model`, as nested dictionaries of arrays.
 
         Args:
             step: one of `checkpoint_steps`; the last by default.
+            make_model: as for `model`.
 
         Raises:
             FileNotFoundError, ValueError: as `model`.
         """
-        return nnx.to_pure_dict(nnx.state(self.model(step=step), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(self.model(step=step, make_model=make_model), nnx.Param))
 
     def _repr_html_(self) -> str:
         cells, notes = summary_cells(self.rows)

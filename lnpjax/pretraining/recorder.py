@@ -133,6 +133,18 @@ class Recorder:
         """
         self._log.write(kind, step, **values)
 
+    def write_scores(self, kind: str, step: int, scores: Mapping[str, float]) -> None:
+        """Append a "validation" or "test" row, and show its accuracy, if there is one.
+
+        Args:
+            kind: "validation" or "test".
+            step: after whose update.
+            scores: the loss, and where classes are learned the accuracy.
+        """
+        self.write(kind, step, **scores)
+        if kind == "validation" and "accuracy" in scores:
+            self._reporter.score(accuracy=scores["accuracy"])
+
     def write_spectra(self, step: int, spectra: LensSpectra, loss: float) -> None:
         """Append a "spectra" row, and save the spectra themselves to `spectra/lens-STEP.npz`.
 

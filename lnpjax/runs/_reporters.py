@@ -34,6 +34,7 @@ class LineReporter(Reporter):
     def __init__(self, stream: Any = None) -> None:
         self._stream = sys.stderr if stream is None else stream
         self._chi_pos = "-"
+        self._accuracy = ""
         self._lost = self._stream is None
 
     def note(self, text: str) -> None:
@@ -64,9 +65,13 @@ class LineReporter(Reporter):
         seconds = time.perf_counter() - self._began
         left = seconds / (step - self._first) * (self._steps - step)
         self.note(
-            f"step {step}/{self._steps}  loss {loss:.3f}  chi_pos {self._chi_pos}  "
+            f"step {step}/{self._steps}  loss {loss:.3f}{self._accuracy}  chi_pos {self._chi_pos}  "
             f"measured {self._measured}  {_duration(seconds)}, {_duration(left)} left"
         )
+
+    def score(self, *, accuracy: float) -> None:
+        """Print the accuracy with the lines that follow."""
+        self._accuracy = _accuracy(accuracy)
 
 
 class BarReporter(Reporter):
@@ -97,7 +102,7 @@ class BarReporter(Reporter):
             progress.TextColumn("step {task.completed}/{task.total}"),
             progress.BarColumn(bar_width=24),
             progress.TextColumn(
-                "loss {task.fields[loss]}  chi_pos {task.fields[chi_pos]}  "
+                "loss {task.fields[loss]}{task.fields[accuracy]}  chi_pos {task.fields[chi_pos]}  "
                 "measured {task.fields[measured]}"
             ),
             progress.TimeRemainingColumn(),
@@ -124,6 +129,7 @@ class BarReporter(Reporter):
             total=steps,
             completed=step,
             loss="-",
+            accuracy="",
             chi_pos="-",
             measured=measured,
         )
@@ -136,6 +142,10 @@ class BarReporter(Reporter):
             self._measured += 1
             fields |= {"chi_pos": f"{chi_pos:.3g}", "measured": self._measured}
         self._show(self._progress.update, self._task, **fields)
+
+    def score(self, *, accuracy: float) -> None:
+        """Show the accuracy next to the loss."""
+        self._show(self._progress.update, self._task, accuracy=_accuracy(accuracy))
 
     def stop(self) -> None:
         """Leave the bar as it is."""
@@ -172,6 +182,7 @@ class NotebookReporter(Reporter):
         self._texts: list[str] = []
         self._status, self._done, self._steps = "", 0, 0
         self._chi_pos, self._measured = "-", 0
+        self._accuracy = ""
         self._drawn = -math.inf
         self._handle: Any = None
 
@@ -199,11 +210,15 @@ class NotebookReporter(Reporter):
         seconds = time.perf_counter() - self._began
         left = seconds / max(step - self._first, 1) * (self._steps - step)
         self._status = (
-            f"step {step}/{self._steps}  loss {loss:.3f}  chi_pos {self._chi_pos}  "
+            f"step {step}/{self._steps}  loss {loss:.3f}{self._accuracy}  chi_pos {self._chi_pos}  "
             f"measured {self._measured}  {_duration(left)} left"
         )
         if time.perf_counter() - self._drawn > 0.1:
             self._draw()
+
+    def score(self, *, accuracy: float) -> None:
+        """Show the accuracy next to the loss."""
+        self._accuracy = _accuracy(accuracy)
 
     def stop(self) -> None:
         """Leave the bar as it is."""
@@ -286,6 +301,10 @@ def printable(text: str, stream: Any) -> str:
     """
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _accuracy(share: float) -> str:
+    return f"  accuracy {share:.1%}"
 
 
 def _duration(seconds: float) -> str:

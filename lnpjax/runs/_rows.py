@@ -41,6 +41,7 @@ class Field:
         symbol: its name in figures.
         unit: its unit in figures.
         parts: the entries of each item, where it holds a mapping of items by name.
+        optional: whether only some rows have it.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Field:
     symbol: str = ""
     unit: str = ""
     parts: tuple[Field, ...] = ()
+    optional: bool = False
 
     @property
     def label(self) -> str:
@@ -63,9 +65,9 @@ class RowKind:
     definition: str
     fields: tuple[Field, ...]
 
-    def names(self) -> tuple[str, ...]:
-        """Return the keys of its fields."""
-        return tuple(field.name for field in self.fields)
+    def names(self, *, optional: bool = True) -> tuple[str, ...]:
+        """Return the keys of its fields, with or without those that only some rows have."""
+        return tuple(field.name for field in self.fields if optional or not field.optional)
 
     def field(self, name: str) -> Field:
         """Return the field of a name.
@@ -107,6 +109,12 @@ SHARED = (STEP, TOKENS, FLOPS)
 """What every row of `metrics.jsonl` begins with, after its "kind"."""
 
 _LOSS = Field("loss", "mean cross-entropy", symbol="loss", unit="nats")
+_ACCURACY = Field(
+    "accuracy",
+    "share of samples whose most probable class is their label; where classes are learned",
+    symbol="accuracy",
+    optional=True,
+)
 _STATUS = Field("status", "flags of `lnpjax.Status`; 0 where everything is defined")
 _CHI_NET = Field(
     "chi_net",
@@ -203,11 +211,11 @@ ROWS = {
     ),
     "validation": RowKind(
         "The loss on the whole validation set, at the parameters after the step's update.",
-        (_LOSS,),
+        (_LOSS, _ACCURACY),
     ),
     "test": RowKind(
         "The loss on the whole test set, at the parameters after the step's update.",
-        (_LOSS,),
+        (_LOSS, _ACCURACY),
     ),
     "spectra": RowKind(
         "Spectra over a pool of held-out sequences, before the update of the step; `loss` is the "
@@ -231,8 +239,8 @@ ROWS = {
 """The rows of `metrics.jsonl`, by their "kind"."""
 PLOTTED = {
     "train": ("loss", "learning_rate"),
-    "validation": ("loss",),
-    "test": ("loss",),
+    "validation": ("loss", "accuracy"),
+    "test": ("loss", "accuracy"),
     "lnp": ("chi_loss", "chi_net", "chi_pos", "chi_net_sem", "chi_pos_sem"),
 }
 """The numbers of a run that people plot, of all rows; of groups, chi_pos."""
@@ -297,10 +305,10 @@ def make_row(
         step: the step.
         tokens: seen up to and including the step; `None` where that is unknown.
         flops: made up to and including the step, or `None`.
-        **values: the fields of the kind.
+        **values: the fields of the kind; optional ones may be left out.
 
     Raises:
-        KeyError: if a field is missing.
+        KeyError: if another field is missing.
         ValueError: if there is one that the kind does not have.
 
     Example:
@@ -311,7 +319,8 @@ def make_row(
     others = sorted(set(values) - set(fields))
     require(not others, "values", expected=f"fields of rows {kind!r}, {fields}", got=others)
     shared = dict(zip((field.name for field in SHARED), (step, tokens, flops), strict=True))
-    return {"kind": kind, **shared, **{name: values[name] for name in fields}}
+    given = [name for name in fields if name in values or name in ROWS[kind].names(optional=False)]
+    return {"kind": kind, **shared, **{name: values[name] for name in given}}
 
 
 def training_flops(num_parameters: int, tokens: int) -> float:

@@ -64,15 +64,11 @@ def summary_cells(rows: Sequence[Row]) -> tuple[list[tuple[str, ...]], list[str]
     if train:
         smooth = exponential_moving_average(train["loss"])
         cells.append(_cells("training loss", _WindowMean(smooth[0]), _WindowMean(smooth[-1])))
-    if validation:
-        losses = validation["loss"]
-        cells.append(_cells("validation loss", _WindowMean(losses[0]), _WindowMean(losses[-1])))
-    if test := columns(rows, "test"):
-        start, end = (_WindowMean(test["loss"][place]) for place in (0, -1))
-        several = len(test["loss"]) > 1  # usually there is only the one at the end
-        cells.append(
-            _cells("test loss", start, end) if several else ("test loss", "", str(end), "")
-        )
+    test = columns(rows, "test")
+    for score in ("loss", "accuracy"):
+        for name, scores in (("validation", validation), ("test", test)):
+            if score in scores:
+                cells.append(_score_cells(f"{name} {score}", scores[score]))
     if not lnp:
         return cells, []
     first, last = lnp["window"] == lnp["window"][0], lnp["window"] == lnp["window"][-1]
@@ -113,6 +109,14 @@ def _window_mean(
         sems = lnp.get(f"{name}_sem")
         return _WindowMean(values[0], math.nan if sems is None else sems[in_window][0])
     return _WindowMean(values.mean(), values.std(ddof=1) / math.sqrt(values.size))
+
+
+def _score_cells(name: str, values: np.ndarray) -> tuple[str, ...]:
+    """Return the cells of a score: of a single one, which is that of the end, no change."""
+    start, end = _WindowMean(values[0]), _WindowMean(values[-1])
+    if len(values) == 1 and name.startswith("test"):  # usually there is only the one at the end
+        return name, "", str(end), ""
+    return _cells(name, start, end)
 
 
 def _cells(name: str, start: _WindowMean, end: _WindowMean) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from lnpjax.data.images import DIGITS_WHITE, read_digits
 from lnpjax.jacobian import Batch, OutputSubset
 from lnpjax.models import MLP, ConvNet, Llama, LlamaConfig
 from lnpjax.pretraining import Experiment, cross_entropy, open_run
+from lnpjax.pretraining.config.networks import kind_of_model
 from lnpjax.runs import Run
 from lnpjax.validation._validate import Subject
 
@@ -155,6 +156,10 @@ def run_checkpoint(
     expected = "one whose sequences are not padded, since every output is looked at"
     packed = config.data.sequences == "packed"
     require(packed, "run", expected=expected, got=f"sequences={config.data.sequences!r}")
+    if not isinstance(config.model, LlamaConfig):
+        kind = kind_of_model(config.model)
+        expected = "the run of a llama, of whose outputs some are chosen"
+        raise ValueError(f"run: expected {expected}, got one of the model {kind}")
     experiment = Experiment(config, dataset)
     checkpoint = run.read_checkpoint(experiment.abstract_state(), step=step)
     if checkpoint is None:

@@ -59,7 +59,7 @@ class Task:
         options = ModelOptions(
             num_layers=layers, hidden_size=width, intermediate_size=inner, num_heads=heads
         )
-        return options.resolve(vocab_size=vocab_size, context_length=context_length)
+        return options.llama(vocab_size=vocab_size, context_length=context_length)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

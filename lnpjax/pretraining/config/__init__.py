@@ -8,7 +8,8 @@ open.
 from lnpjax.models.presets import PRESETS
 from lnpjax.pretraining.config.data import STDLIB_CONTEXT_LENGTH, DataOptions
 from lnpjax.pretraining.config.measurement import MOST_WINDOWS_PER_DECADE, MeasurementOptions
-from lnpjax.pretraining.config.model import SIZES, ModelOptions
+from lnpjax.pretraining.config.model import CLASSIFIERS, SIZES, ModelOptions
+from lnpjax.pretraining.config.networks import ModelConfig
 from lnpjax.pretraining.config.recipes import RECIPES, RecipeName, recipe_of
 from lnpjax.pretraining.config.run import (
     ADDED_LATER,
@@ -32,8 +33,10 @@ __all__ = [
     "TrainingOptions",
     "MeasurementOptions",
     "StartOptions",
+    "ModelConfig",
     # what they are checked against, and default to
     "ADDED_LATER",
+    "CLASSIFIERS",
     "LARGEST_SEED",
     "LEARNING_RATES",
     "MOST_LAYERS",

@@ -11,6 +11,8 @@ from lnpjax.pretraining.config._checks import require_at_most, require_choice
 from lnpjax.training import Windows, log_windows
 
 MOST_WINDOWS_PER_DECADE = 10_000
+FEW_OUTPUTS = 16
+"""Up to so many outputs of a sample, the Jacobian's size is computed without probes."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +34,9 @@ class MeasurementOptions:
             measurements end after 63 % of the steps.
         estimator: How the size of the Jacobian is estimated: hutchinson (independent random signs
             per sequence; precise), global (one probe for the whole batch; least memory, most noise)
-            or exact (one backward pass per output; only for tiny models).
+            or exact (one backward pass per output, without error; for few outputs, or tiny models).
+            None: exact where a sample has at most 16 outputs, as with few classes, unless probes
+            are asked for; else hutchinson.
         num_probes: Random probes, for hutchinson and global; global has a standard error from two
             on. The paper has ten that all sequences of a batch share; ours are independent, so that
             errors average out over the batch: at 32 sequences, one is as precise as its ten.
@@ -55,7 +59,7 @@ class MeasurementOptions:
     windows_per_decade: int = 5
     window_width: int = 10
     open_end: bool = False
-    estimator: Literal["hutchinson", "global", "exact"] = "hutchinson"
+    estimator: Literal["hutchinson", "global", "exact"] | None = None
     num_probes: int = 1
     microbatch_size: int | None = None
     normalization: Literal["sample", "token", "none"] = "sample"
@@ -75,7 +79,8 @@ class MeasurementOptions:
             check_count(name, getattr(self, name), least=0)
         require_at_most("windows_per_decade", self.windows_per_decade, MOST_WINDOWS_PER_DECADE)
         require(self.spectra != 1, "spectra", expected="0, or at least 2 sequences", got=1)
-        require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
+        if self.estimator is not None:
+            require_choice("estimator", self.estimator, ("hutchinson", "global", "exact"))
         require_choice("hidden_states", self.hidden_states, ("raw", "normalized"))
         require_choice("normalization", self.normalization, ("sample", "token", "none"))
         require(
@@ -91,6 +96,21 @@ class MeasurementOptions:
             expected="None with the estimator global, which has no Jacobians of samples",
             got=self.microbatch_size,
         )
+
+    def resolve(self, num_outputs: int) -> MeasurementOptions:
+        """Return these options with an estimator, chosen by the number of outputs if none is named.
+
+        Args:
+            num_outputs: of one sample.
+
+        Example:
+            >>> [MeasurementOptions().resolve(count).estimator for count in (10, 100)]
+            ['exact', 'hutchinson']
+        """
+        if self.estimator is not None:
+            return self
+        few = num_outputs <= FEW_OUTPUTS and self.num_probes == 1
+        return dataclasses.replace(self, estimator="exact" if few else "hutchinson")
 
     def windows(self, steps: int) -> Windows:
         """Return the measured steps of a run.

@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from lnpjax._base.checks import require
 from lnpjax._base.configs import decode
 from lnpjax.data import Dataset
 from lnpjax.data.datasets import num_test
 from lnpjax.data.loading import is_path
-from lnpjax.models import LlamaConfig
 from lnpjax.pretraining.config._checks import require_at_most
 from lnpjax.pretraining.config.data import DataOptions
 from lnpjax.pretraining.config.measurement import MeasurementOptions
 from lnpjax.pretraining.config.model import ModelOptions
+from lnpjax.pretraining.config.networks import (
+    KIND,
+    KINDS,
+    ModelConfig,
+    kind_and_values,
+    kind_of_model,
+    model_from_json,
+)
+from lnpjax.pretraining.config.own import load_function
 from lnpjax.pretraining.config.start import StartOptions
-from lnpjax.pretraining.config.training import LEARNING_RATES, TrainingOptions
+from lnpjax.pretraining.config.training import TrainingOptions, learning_rate_by_size
 
 ADDED_LATER: Mapping[str, Any] = {
     "data/held_out": None,
+    "data/num_classes": None,
     "data/num_test": 0,
     "data/sequences": "packed",
+    "data/task": None,
     "data/vocab_size": None,
     "measurement/distribution": 0,
     "measurement/hidden_states": "raw",
@@ -72,7 +85,7 @@ class PretrainConfig:
         True
     """
 
-    model: LlamaConfig
+    model: ModelConfig
     data: DataOptions
     training: TrainingOptions
     measurement: MeasurementOptions
@@ -85,7 +98,7 @@ class PretrainConfig:
         rate = self.training.learning_rate
         require(rate is not None, "learning_rate", expected="a number (see resolve)", got=rate)
         self.measurement.windows(self.training.steps)  # refuses a window wider than the run
-        require_at_most("num_layers", self.model.num_layers, MOST_LAYERS)
+        require_at_most("num_layers", getattr(self.model, "num_layers", 0), MOST_LAYERS)
         size = self.model.num_parameters
         expected = f"at most {MOST_PARAMETERS:,} parameters"
         require(size <= MOST_PARAMETERS, "model", expected=expected, got=f"{size:,}")
@@ -126,32 +139,36 @@ class PretrainConfig:
         model, data = model or ModelOptions(), data or DataOptions()
         training, measurement = training or TrainingOptions(), measurement or MeasurementOptions()
         context_length = dataset.context_length
-        require(
-            context_length is not None,
-            "data",
-            expected="sequences, with one target per position",
-            got=f"one label per sample, in {dataset.name}",
+        kind = model.kind(classifies=context_length is None)
+        inputs = dataset.train(np.array([0]))[0]
+        network = model.resolve(
+            vocab_size=dataset.vocab_size,
+            context_length=context_length,
+            sample_shape=inputs.shape[1:],
         )
-        llama = model.resolve(vocab_size=dataset.vocab_size, context_length=context_length or 1)
         if training.learning_rate is None:
-            rate = LEARNING_RATES[model.preset]
+            rate = learning_rate_by_size(kind, model.preset_of(kind))
             training = dataclasses.replace(training, learning_rate=rate)
+        measurement = measurement.resolve(dataset.vocab_size * (context_length or 1))
         if training.schedule == "wsd":
             training.check()
             training = dataclasses.replace(training, decay_steps=training.steps_of_decay())
         paths: dict[str, Any] = {
             name: str(Path(value).absolute())
-            for name, value in (("data", data.data), ("tokenizer", data.tokenizer))
+            for name, value in (("data", data.source), ("tokenizer", data.tokenizer))
             if value is not None and value != "bytes" and is_path(value)
         }
+        paths = {"data": data.source} | paths
         data = dataclasses.replace(
             data, **paths, context_length=context_length, num_test=num_test(dataset)
         )
         start = start or StartOptions()
         config = cls(
-            model=llama, data=data, training=training, measurement=measurement, start=start
+            model=network, data=data, training=training, measurement=measurement, start=start
         )
-        return dataclasses.replace(config, start=start.resolve(llama))  # of a model of checked size
+        own = load_function(model.model) if kind == "own" and model.model else None
+        start = start.resolve(network, own)  # of a model of checked size
+        return dataclasses.replace(config, start=start)
 
     @classmethod
     def from_json(
@@ -172,11 +189,12 @@ class PretrainConfig:
             ImportError: if cattrs is missing.
         """
         whole = dict(config)
-        for section, names in _SECTIONS.items():
+        kind, whole["model"] = kind_and_values(config.get("model"), source=f"{source}: model")
+        for section, names in _sections(kind).items():
             later = {
                 n: ADDED_LATER[f"{section}/{n}"] for n in names if f"{section}/{n}" in ADDED_LATER
             }
-            values = config.get(section, {} if later.keys() == names else None)
+            values = whole.get(section, {} if later.keys() == names else None)
             present = sorted(names & set(values)) if isinstance(values, Mapping) else []
             complete = isinstance(values, Mapping) and names - later.keys() <= set(present)
             require(
@@ -186,21 +204,28 @@ class PretrainConfig:
                 got=present or repr(values),
             )
             whole[section] = later | dict(values or {})
+        model = {KIND: kind} | whole["model"]
+        whole["model"] = model_from_json(
+            model, source=f"{source}: model", refuse_unknown=refuse_unknown
+        )
         return decode(cls, whole, source=source, refuse_unknown=refuse_unknown)
 
     def to_json(self) -> dict[str, Any]:
         """Return what JSON can hold, and `from_json` reads back."""
-        return dataclasses.asdict(self)
+        values = json.loads(json.dumps(dataclasses.asdict(self)))
+        kind = kind_of_model(self.model)
+        if kind != "llama":
+            values["model"] = {KIND: kind} | values["model"]
+        return values
 
 
-_SECTIONS = {
-    section: {field.name for field in dataclasses.fields(kind)}
-    for section, kind in (
-        ("model", LlamaConfig),
-        ("data", DataOptions),
-        ("training", TrainingOptions),
-        ("measurement", MeasurementOptions),
-        ("start", StartOptions),
-    )
-}
-"""The fields of each section of a configuration."""
+def _sections(kind: str) -> dict[str, set[str]]:
+    """Return the fields of each section of a configuration, with a kind of network."""
+    sections = {
+        "model": KINDS[kind],
+        "data": DataOptions,
+        "training": TrainingOptions,
+        "measurement": MeasurementOptions,
+        "start": StartOptions,
+    }
+    return {name: {field.name for field in dataclasses.fields(of)} for name, of in sections.items()}

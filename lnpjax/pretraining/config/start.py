@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import jax
-from flax import nnx
-
 from lnpjax import parameters
 from lnpjax._base.checks import check_count, require
-from lnpjax._base.configs import decode
-from lnpjax.models import Llama, LlamaConfig
+from lnpjax.pretraining.config.networks import ModelConfig, model_from_json, shapes_of
+from lnpjax.pretraining.config.own import MakeModel
 from lnpjax.runs import Run
 from lnpjax.runs._rows import CONFIG_FILE
 
@@ -60,11 +57,12 @@ class StartOptions:
         text: str | None = getattr(self, name)
         return () if text is None else tuple(part.strip() for part in text.split(","))
 
-    def resolve(self, model: LlamaConfig) -> StartOptions:
+    def resolve(self, model: ModelConfig, make_model: MakeModel | None = None) -> StartOptions:
         """Check the parts and the other run against a model, and name its checkpoint.
 
         Args:
             model: that of the run that starts.
+            make_model: the function that makes it, if it is one of a file.
 
         Returns:
             The options, with the folder as an absolute path and the step of its checkpoint.
@@ -84,7 +82,7 @@ class StartOptions:
         self.check()
         if self == StartOptions():
             return self
-        ours = _shapes(model)
+        ours = shapes_of(model, make_model)
         for name in ("fresh", "wrt"):
             for group in self.groups(name):
                 tops = ", ".join(sorted({path.split("/")[0] for path in ours}))
@@ -95,12 +93,13 @@ class StartOptions:
             return self
         run = Run.open(self.init_from)
         source = str(run.path / CONFIG_FILE)
-        theirs = _shapes(decode(LlamaConfig, run.config["model"], source=source))
+        there = model_from_json(run.config.get("model"), source=f"{source}: model")
+        theirs = shapes_of(there, make_model)
         for path in ours | theirs:
-            shape, there = ours.get(path, "none"), theirs.get(path, "none")
+            shape, other = ours.get(path, "none"), theirs.get(path, "none")
             expected = f"a run whose model has {path} of shape {shape}, or --fresh {path}"
-            same = shape == there or is_within(path, self.groups("fresh"))
-            require(same, "init_from", expected=expected, got=f"{there} in {run.path}")
+            same = shape == other or is_within(path, self.groups("fresh"))
+            require(same, "init_from", expected=expected, got=f"{other} in {run.path}")
         steps = run.checkpoint_steps()
         step = max(steps, default=None) if self.init_step is None else self.init_step
         got = f"{step} (there are {steps}) in {run.path}"
@@ -112,10 +111,3 @@ class StartOptions:
 def is_within(path: str, groups: tuple[str, ...]) -> bool:
     """Return whether a parameter belongs to one of some parts."""
     return any(parameters.is_under(path, group) for group in groups)
-
-
-def _shapes(model: LlamaConfig) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every parameter of a model by its path."""
-    params = nnx.state(nnx.eval_shape(lambda: Llama(model, rngs=nnx.Rngs(0))), nnx.Param)
-    names = parameters.paths(params)
-    return {name: leaf.shape for name, leaf in zip(names, jax.tree.leaves(params), strict=True)}

@@ -22,10 +22,37 @@ LEARNING_RATES = {
 }
 # fmt: on
 """By preset: those of *Spectral Reach*, B.2.1 and B.2.2, and ours for 115K."""
+# fmt: off
+VIT_LEARNING_RATES = {
+    "70K": 2e-3,
+    "546.2K": 2.86e-4, "1.8M": 1.89e-4, "9.4M": 9.0e-5,
+    "459.7K": 1.57e-4, "809.4K": 1.57e-4, "3.2M": 1.57e-4, "7.1M": 1.57e-4,
+}
+# fmt: on
+"""By preset: those of *Spectral Reach*, B.2.3 and B.2.4 (there, for batches of 128), and ours for
+70K."""
+OTHER_LEARNING_RATE = 1e-3
+"""Of a network without presets."""
 MOST_STEPS = 2**31 - 1
 """They are counted in 32 bits on the device."""
 MOST_CHECKPOINTS_PER_DECADE = 100
 LARGEST_SEED = 2**63 - 1
+
+
+def learning_rate_by_size(kind: str, preset: str | None) -> float:
+    """Return the learning rate of a size, or of a network without sizes by name.
+
+    Args:
+        kind: of the network.
+        preset: the name of its size, if it has one.
+
+    Example:
+        >>> learning_rate_by_size("vit", "9.4M"), learning_rate_by_size("mlp", None)
+        (9e-05, 0.001)
+    """
+    if preset is None:
+        return OTHER_LEARNING_RATE
+    return (VIT_LEARNING_RATES if kind == "vit" else LEARNING_RATES)[preset]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,7 +71,7 @@ class TrainingOptions:
         fill_last_batch: Fill the last batch of an epoch with samples from its beginning, so that
             none is left out. The paper's steps are counted like this.
         learning_rate: Learning rate after the warm-up. None: that of the paper for the
-            preset, and 0.005 for 115K.
+            preset, 0.005 for 115K, 0.002 for the vit 70K, and 0.001 for models without presets.
         warmup_steps: Steps over which the learning rate rises linearly to its value.
         schedule: The learning rate after the warm-up: constant (as in the paper), cosine (falls to
             the last step), or wsd (warmup-stable-decay: constant, then falls linearly).
