@@ -57,8 +57,7 @@ def lagging(rng):
 
 LOWER = 3e-5 * (np.array(worlds.PARAMETERS) / worlds.PARAMETERS[0]) ** -0.7
 OF_BYTES = 0.4
-"""How chi_pos scatters from step to step on bytes; on pixels it is 0.85, and that of the worlds lies
-in between."""
+"""How chi_pos scatters from step to step on bytes: on pixels by 0.85, in other worlds by 0.7."""
 FLAT_TO_FALLING = {"floors": [3e-5, 1e-5, 3e-6, 1e-6, 0], "falls": [2.0, 1.3, 1.0, 0.9, 0.9]}
 rule = functools.partial
 WORLDS = {
