@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import fnmatch
 import gc
 import importlib.metadata
@@ -28,6 +29,8 @@ import pytest
 from lnpjax import cli
 
 EXHAUSTIVE = Path(__file__).parent / "exhaustive.txt"
+# Programs (compiled, and what was traced for them) that a process keeps before it lets them go.
+PROGRAMS_KEPT = 1500
 # Tracing makes millions of small objects, hardly any of them in cycles: a tenth of the time of the
 # suite went into looking for those at Python's own pace.
 gc.set_threshold(50_000, 20, 50)
@@ -60,8 +63,17 @@ def pytest_collection_modifyitems(config, items):
                 raise pytest.UsageError(f"{EXHAUSTIVE}: {pattern!r} matches no test")
 
 
+def pytest_collection_finish():
+    """What was imported stays: leave it out of what the collections of garbage look at."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_configure(config):
     """Let the processes of a run share what they compile; the first one makes the folder."""
+    # Files are handed to the workers in their order, so that the small ones of the doctests end the
+    # run; xdist would put files of few tests last, among them those that take the longest.
+    config.option.loadscopereorder = False
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     folder = tempfile.mkdtemp(prefix="lnpjax-tests-")
@@ -84,8 +96,9 @@ def pytest_pyfunc_call(pyfuncitem):
     """
     if not (os.environ["XLA_FLAGS"] and pyfuncitem.get_closest_marker("compiled_as_by_users")):
         return None
+    options = ("-q", "-p", "no:cacheprovider", "-m", "")  # the last: it may be an exhaustive one
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", pyfuncitem.nodeid],
+        [sys.executable, "-m", "pytest", *options, pyfuncitem.nodeid],
         cwd=pyfuncitem.config.rootpath,
         env=os.environ | {"XLA_FLAGS": ""},
         capture_output=True,
@@ -96,12 +109,31 @@ def pytest_pyfunc_call(pyfuncitem):
     return True
 
 
+@pytest.fixture(scope="session")
+def programs_made():
+    """How many programs were made since the last time that they were let go of."""
+    made = collections.Counter[str]()
+
+    def count(event, seconds, **_):
+        del seconds
+        made[event] += event == "/jax/core/compile/backend_compile_duration"
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    yield made
+    jax.monitoring.unregister_event_duration_listener(count)
+
+
 @pytest.fixture(scope="module", autouse=True)
-def programs_of_the_module():
-    """Let go of what a module compiled: all modules together need several gigabytes."""
+def programs_of_the_module(programs_made):
+    """Let go of programs once they are many: those of all modules need several gigabytes.
+
+    Until then modules share them: each array operation on each shape is one, where none is in jit.
+    """
     yield
-    jax.clear_caches()
-    gc.collect()
+    if programs_made.total() > PROGRAMS_KEPT:
+        programs_made.clear()
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

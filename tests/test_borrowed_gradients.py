@@ -53,14 +53,14 @@ BORROWED = {
 }
 
 
+_measure = jax.jit(lnpjax.lnp(apply_fn, loss_fn, estimator=Exact()))
+
+
 def measured(gradient, batch_b=BATCH_B, dtype=jnp.float32, **options):
     params, batch_a, batch_b = jax.tree.map(
         lambda leaf: leaf.astype(dtype), (PARAMS, BATCH_A, batch_b)
     )
-    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=Exact())
-    return jax.jit(lambda g, options: measure(params, batch_a, batch_b, gradient_a=g, **options))(
-        gradient, options
-    )
+    return _measure(params, batch_a, batch_b, gradient_a=gradient, **options)
 
 
 @pytest.mark.parametrize("name", BORROWED)
@@ -127,6 +127,6 @@ def test_the_gradient_that_a_measurement_makes_is_the_losses_own(x64, cross):
     for leaf, like in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(leaf, like, rtol=1e-10)
     for leaf, like in zip(
-        jax.tree.leaves(out), jax.tree.leaves(measure(params, *given)), strict=True
+        jax.tree.leaves(out), jax.tree.leaves(jax.jit(measure)(params, *given)), strict=True
     ):
         np.testing.assert_allclose(leaf, like, rtol=1e-12)

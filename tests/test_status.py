@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import jax
@@ -50,11 +51,18 @@ def test_flag_under_jit():
     assert flags(0.0).dtype == jnp.int32
 
 
+@functools.cache
+def compiled(apply_fn, loss_fn, estimator):
+    return jax.jit(lnpjax.lnp(apply_fn, loss_fn, estimator=estimator))
+
+
 def measure(case, batch_a, batch_b=None, *, loss_fn=None, estimator=Hutchinson(1), **options):
-    measured = lnpjax.lnp(case.apply_fn, loss_fn or case.loss_fn, estimator=estimator)
-    return jax.jit(lambda params, key: measured(params, batch_a, batch_b, key=key, **options))(
-        case.params, jax.random.key(0)
-    )
+    measured = compiled(case.apply_fn, loss_fn or case.loss_fn, estimator)
+    return measured(case.params, batch_a, batch_b, key=jax.random.key(0), **options)
+
+
+def constant(outputs, targets):
+    return 0 * jnp.sum(outputs)
 
 
 @every_estimator
@@ -62,7 +70,6 @@ def measure(case, batch_a, batch_b=None, *, loss_fn=None, estimator=Hutchinson(1
 def test_zero_loss_gradient(estimator, cross):
     """The components that exist are given, the position is not."""
     case = zoo.build("mlp")
-    constant = lambda outputs, targets: 0 * jnp.sum(outputs)  # noqa: E731
     out = measure(
         case, case.batch_a, case.batch_b if cross else None, loss_fn=constant, estimator=estimator
     )
@@ -184,7 +191,9 @@ def test_a_foreign_gradient_that_is_impossible(estimator, cross):
     Found where nothing is compared; what is compared is found from 5 % on.
     """
     weights, batch = LINEAR
-    measure = lnpjax.lnp(linear, squared_error, estimator=estimator)
+    measure = jax.jit(
+        lnpjax.lnp(linear, squared_error, estimator=estimator), static_argnames="check_gradient_a"
+    )
     own = jax.grad(lambda w: squared_error(linear(w, batch[0]), batch[1]))(weights)
     other = (batch[0], -batch[1]) if cross else None
     for scale, expected in ((1.0, Status.OK), (1.4, Status.OK), (1.5, Status.IMPOSSIBLE_POSITION)):
@@ -228,7 +237,7 @@ def test_a_position_of_one_is_possible_whatever_the_draws(estimator):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_parameters_after_a_step_that_diverged(bad):
     weights, batch = LINEAR
-    measure = lnpjax.lnp(linear, squared_error, estimator=Exact())
+    measure = jax.jit(lnpjax.lnp(linear, squared_error, estimator=Exact()))
     assert measure(weights, batch, params_after=0.5 * weights).status == Status.OK
     out = measure(weights, batch, params_after=bad * jnp.ones_like(weights))
     assert out.status == Status.NON_FINITE

@@ -82,7 +82,7 @@ def test_parts_together_are_what_the_whole_batch_is(x64, checked, masked):
         masks = {"mask_a": keep} if masked else {}
         return measure(params, (inputs, targets), batch_b, params_after=after, **masks)
 
-    whole = measured(params, (*batch_a, mask), batch_b)
+    whole = jax.jit(measured)(params, (*batch_a, mask), batch_b)
     parts = sharded(functools.partial(measured, axis_name="data"), check_vma=checked)(
         params, (*batch_a, mask), batch_b
     )
@@ -98,7 +98,9 @@ def test_under_pmap(x64):
         lambda leaf: leaf.reshape(NUM_DEVICES, -1, *leaf.shape[1:]), (batch_a, batch_b)
     )
     parts = jax.pmap(measure, axis_name="data", in_axes=(None, 0, 0))(params, *split)
-    whole = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact())(params, batch_a, batch_b)
+    whole = jax.jit(lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact()))(
+        params, batch_a, batch_b
+    )
     everywhere = jax.tree.map(lambda leaf: jnp.stack([leaf] * NUM_DEVICES), whole)
     assert_close(parts, everywhere, 1e-10)
 
@@ -129,10 +131,11 @@ def gradients_of(axis_name=None, pool=None):
 def test_other_measurements_put_the_batch_together(x64, make):
     params, batch_a, _ = setting()
     parts = sharded(lambda params, a, _: make("data")(params, a))(params, batch_a, batch_a)
-    assert_close(parts, make()(params, batch_a), 1e-8)
+    whole = jax.jit(make())(params, batch_a)
+    assert_close(parts, whole, 1e-8)
     own = sharded(lambda params, a, _: make(())(params, a), check_vma=False)
     with pytest.raises(AssertionError):
-        assert_close(own(params, batch_a, batch_a), make()(params, batch_a), 1e-8)
+        assert_close(own(params, batch_a, batch_a), whole, 1e-8)
 
 
 @several
@@ -140,7 +143,7 @@ def test_other_measurements_put_the_batch_together(x64, make):
 def test_a_pool_is_there_on_every_device(x64, make):
     params, pool, batch = setting()
     parts = sharded(lambda params, a, _: make(pool=pool)(params, a))(params, batch, batch)
-    assert_close(parts, make(pool=pool)(params, batch), 1e-10)
+    assert_close(parts, jax.jit(make(pool=pool))(params, batch), 1e-10)
 
 
 @pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of])
