@@ -30,6 +30,8 @@ FAMILIES = {
     "precision": "bfloat16 compute against float32, by quantity",
     "rival": "the same measurement by perspic (PyTorch, Opacus): agreement, error, time, memory",
 }
+EXACT = ("plain step", "measured", "measured, exact", "one batch, exact")
+"""Of a network with ten classes, whose norms are computed without probes."""
 ON_ACCELERATORS = (
     "plain step",
     "measured",
@@ -67,6 +69,7 @@ def registry():
         for model in ("115K", "1.2M")
         for length in (64, 128)
     }
+    steps["step-vit-64"] = Benchmark("measured_step", ("vit-64", 32, 28), {"names": EXACT})
     large = {"dtypes": ("float32", "bfloat16"), "names": ON_ACCELERATORS}
     large_steps = {
         f"step-{model}-512": Benchmark("measured_step", (model, 32, 512), large, "accelerator")

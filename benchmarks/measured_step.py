@@ -16,11 +16,12 @@ from flax import nnx
 import lnpjax
 from benchmarks import tables, timing
 from lnpjax.kernel._costs import matmul_flops
-from lnpjax.models import Llama, preset, split_llama
+from lnpjax.models import Llama, ViT, ViTConfig, preset, split_llama
 
 PAPER_STEPS = 66_116  # Spectral Reach, B.2.1
 REFERENCE_OVERHEAD = 0.27  # the paper's own figure for its method on that schedule
 
+VIT = "vit-"
 NEVER = "instrumented, never measuring"
 FEW_SAMPLES = 8
 
@@ -46,11 +47,43 @@ class Workload(NamedTuple):
 
 
 def workload(model_name, batch_size, length, *, dtype="float32"):
-    """`dtype` is what the model computes in; its parameters are float32."""
+    """`dtype` is what the model computes in; its parameters are float32.
+
+    A ViT, by its width, has ten classes and images that are `length` pixels high.
+    """
+    if model_name.startswith(VIT):
+        apply_fn, params, batch = _classifier(model_name, batch_size, length, dtype)
+        return _trained_by_adamw(apply_fn, apply_fn, params, batch)
     config = dataclasses.replace(preset(model_name), max_seq_len=length, dtype=dtype)
     model = Llama(config, rngs=nnx.Rngs(0))
     apply_fn, params = lnpjax.from_nnx(model)
-    split_model, _ = split_llama(model)
+
+    def batch(seed):
+        shape = (batch_size, length + 1)
+        ids = jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)
+        return ids[:, :-1], ids[:, 1:]
+
+    return _trained_by_adamw(apply_fn, split_llama(model)[0], params, batch)
+
+
+def _classifier(model_name, batch_size, image_size, dtype):
+    """A ViT of four blocks, and what draws batches for it."""
+    width = int(model_name.removeprefix(VIT))
+    config = ViTConfig(
+        image_size=image_size, patch_size=4, num_channels=1, num_classes=10, num_layers=4,
+        hidden_size=width, intermediate_size=4 * width, num_heads=width // 32, dtype=dtype,
+    )  # fmt: skip
+    apply_fn, params = lnpjax.from_nnx(ViT(config, rngs=nnx.Rngs(0)))
+
+    def batch(seed):
+        keys = jax.random.split(jax.random.key(seed))
+        images = jax.random.uniform(keys[0], (batch_size, image_size, image_size, 1))
+        return images, jax.random.randint(keys[1], (batch_size,), 0, config.num_classes)
+
+    return apply_fn, params, batch
+
+
+def _trained_by_adamw(apply_fn, split_model, params, batch):
     optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.01)
 
     def train_step(state, batch):
@@ -61,11 +94,6 @@ def workload(model_name, batch_size, length, *, dtype="float32"):
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
         state = (optax.apply_updates(params, updates), optimizer_state, step + 1)
         return state, {"loss": loss, "gradient": gradient}
-
-    def batch(seed):
-        shape = (batch_size, length + 1)
-        ids = jax.random.randint(jax.random.key(seed), shape, 0, config.vocab_size)
-        return ids[:, :-1], ids[:, 1:]
 
     state = (params, optimizer.init(params), jnp.int32(0))
     return Workload(apply_fn, split_model, train_step, state, batch(1), batch(2))
@@ -79,6 +107,7 @@ def variants(work):
     """Every way to take the measurement, by name: (function, donated arguments)."""
     measure = lnpjax.lnp(work.apply_fn, cross_entropy)
     closed = lnpjax.lnp(work.split_model, cross_entropy)
+    exact = lnpjax.lnp(work.apply_fn, cross_entropy, estimator=lnpjax.Exact())
     few = lnpjax.lnp(
         work.apply_fn, cross_entropy, estimator=lnpjax.Hutchinson(1, samples=FEW_SAMPLES)
     )
@@ -104,6 +133,12 @@ def variants(work):
     def alone(measure):
         return lambda state, *rest: measure(state[0], *rest[:2], key=rest[2])
 
+    def norm_of_one_batch(state, batch_a, *_):
+        exactly = lnpjax.Exact()
+        return lnpjax.squared_jacobian_norm(
+            work.apply_fn, state[0], batch_a[0], estimator=exactly
+        ).value
+
     handed = {"take_gradient": take_gradient}
     linear = {"real_update": False}
     own = without_gradient(step(measure, always, **linear))
@@ -112,6 +147,7 @@ def variants(work):
         NEVER: step(measure, never, **handed),
         "measured": step(measure, always, **handed, **linear).measured,
         "measured, closed forms": step(closed, always, **handed, **linear).measured,
+        "measured, exact": step(exact, always, **handed, **linear).measured,
         f"measured, {FEW_SAMPLES} samples probed": step(few, always, **handed, **linear).measured,
         "measured with nu": step(measure, always, **handed).measured,
         "measured with nu, closed forms": step(closed, always, **handed).measured,
@@ -120,6 +156,7 @@ def variants(work):
     }
     keeping = {
         "stand-alone": alone(measure),
+        "one batch, exact": norm_of_one_batch,
         "stand-alone, closed forms": alone(closed),
     }
     return {name: (f, (0,)) for name, f in donating.items()} | {
@@ -135,17 +172,18 @@ def peak_teraflops(device_kind, dtype):
 
 
 def run(model_name, batch_size, length, *, rounds, dtypes=("float32",), names=None):
-    """Time the variants (all, or those of these names) in each compute dtype."""
+    """Time the variants (those of these names, or all for a Llama) in each compute dtype."""
     rows = []
     for dtype in dtypes:
         work = workload(model_name, batch_size, length, dtype=dtype)
         steps = variants(work)
+        every = [name for name in steps if not name.endswith(", exact")]  # outputs are many
         peak = peak_teraflops(jax.devices()[0].device_kind, dtype)
         rows += [
             {"model": model_name, "batch": f"{batch_size} x {length}", "compute": dtype}
             | row
             | {"share_of_peak": row["teraflop_per_second"] / peak}
-            for row in time_steps(work, {name: steps[name] for name in names or steps}, rounds)
+            for row in time_steps(work, {name: steps[name] for name in names or every}, rounds)
         ]
     return rows
 
@@ -167,7 +205,7 @@ def time_steps(work, steps, rounds):
     measured_steps = len(lnpjax.log_windows(PAPER_STEPS).steps)
     rows = []
     for name, t in timings.items():
-        inside = not name.startswith("stand-alone")
+        inside = not name.startswith(("stand-alone", "one batch"))
         cost = t.median / plain.median - inside
         done = math.nan if name == NEVER else products[name]  # of a condition, the larger branch
         rows.append(

@@ -148,12 +148,12 @@ def _model_options(model: ModelConfig, context_length: int | None, source: str) 
     got = "one of a file, which only --model FILE.py:FUNCTION names"
     require(not own, f"{source}: model", expected=expected, got=got)
     candidates = []
-    for name, preset in _presets_of(model).items():
+    for name, base in _presets_of(model).items():
         sizes = [size for size in SIZES if hasattr(model, size)]
         changes = {
             size: getattr(model, size)
             for size in sizes
-            if getattr(model, size) != getattr(preset, size, None)
+            if getattr(model, size) != getattr(base, size, None)
         }
         options = ModelOptions(preset=name, **_other_options(model), **changes)
         try:

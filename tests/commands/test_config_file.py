@@ -69,7 +69,7 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(called):
     first, second = called
     assert first.training == TrainingOptions(steps=40, seed=9, learning_rate=5e-3)
     assert first.model == ModelOptions(preset="1.2M")
-    assert second.model == ModelOptions(tie_embeddings=True)
+    assert second.model == ModelOptions(preset="115K", tie_embeddings=True)
     assert (second.training.seed, second.data) == (7, DataOptions(data="stories.txt"))
     assert second.measurement == MeasurementOptions()
 

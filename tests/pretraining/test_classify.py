@@ -48,9 +48,6 @@ class Normed(Net):
     def __call__(self, images):
         return super().__call__(images - jnp.mean(images, axis=0))
 
-def make_model(input_shape, num_outputs, *, rngs):
-    return Net(input_shape, num_outputs, rngs)
-
 def one_output(input_shape, num_outputs, *, rngs):
     return Net(input_shape, 1, rngs)
 
@@ -243,10 +240,16 @@ def test_models_that_do_not_fit_are_refused(name):
         ModelOptions(**({"model": "mlp"} | options)).resolve(vocab_size=3, sample_shape=SHAPE)
 
 
+def documented_model() -> str:
+    """The file that the documentation shows."""
+    page = Path(__file__).parents[2] / "docs" / "guides" / "command-line.md"
+    return page.read_text().partition('```python title="my_file.py"\n')[2].partition("```")[0]
+
+
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("own") / "mine.py"
-    file.write_text(OWN)
+    file.write_text(documented_model() + OWN)
     return file
 
 
@@ -291,7 +294,7 @@ def test_an_own_model_is_trained_and_its_file_runs_only_where_it_is_named(
     assert cli.main(["train", *common, "--model", name, "--out", str(run)]) == 0
     config = Run.open(run).config
     assert config["model"]["kind"] == "own"
-    assert config["num_parameters"] == (16 + 1) * CLASSES
+    assert config["num_parameters"] == (16 + 1) * 64 + (64 + 1) * CLASSES
     for command, message in (
         (["train", "--resume", str(run)], "--model: expected FILE.py:make_model again"),
         (["train", "--config", str(run / "config.json")], "model: expected a model that the"),
@@ -302,7 +305,7 @@ def test_an_own_model_is_trained_and_its_file_runs_only_where_it_is_named(
         assert message in capsys.readouterr().err
     assert cli.main(["train", "--resume", str(run), "--model", name]) == 0
     other = tmp_path / "mine.py"
-    other.write_text(OWN + "\n# changed")
+    other.write_text(own.read_text() + "\n# changed")
     assert cli.main(["train", "--resume", str(run), "--model", f"{other}:make_model"]) == 2
     assert "model: expected the code that the run was started with" in capsys.readouterr().err
     model = lnpjax.load_run(run).model(make_model=load_function(name))
