@@ -131,7 +131,7 @@ def test_kernel_between_samples(x64, name, method, all_factored):
 @pytest.mark.parametrize("name", ["mlp", "tied_embeddings"])
 def test_groups_add_up(x64, name):
     case = zoo.build(name)
-    parts = entk_groups(case.apply_fn, case.params, case.batch_a[0])
+    parts = jax.jit(lambda params: entk_groups(case.apply_fn, params, case.batch_a[0]))(case.params)
     blocks = oracles.dense_jacobian(case.apply_fn, case.params, case.batch_a[0])
     members = lnpjax.parameters.group_leaves(case.params, None)
     assert list(parts) == list(members)
@@ -151,13 +151,9 @@ def test_preconditioned_kernel(x64, method):
     expected = sum((block * weight) @ block.T for block, weight in zip(blocks, flat, strict=True))
     kernel = kernel_of(case, preconditioner=weights, method=method)
     assert_close(np.asarray(kernel), expected, 1e-10)
-    parts = entk_groups(
-        case.apply_fn,
-        case.params,
-        case.batch_a[0],
-        groups=lambda path: path,
-        wrt=case.wrt,
-        preconditioner=weights,
+    options = {"groups": lambda path: path, "wrt": case.wrt, "preconditioner": weights}
+    parts = jax.jit(lambda params: entk_groups(case.apply_fn, params, case.batch_a[0], **options))(
+        case.params
     )
     assert_close(np.asarray(sum(parts.values())), expected, 1e-10)
 
@@ -199,10 +195,10 @@ def test_interaction_is_looked_for_in_both_batches(x64):
         return (inputs - inputs.mean(axis=0) / 2) @ weights
 
     weights, inputs = jnp.ones((2, 1)), jnp.arange(6.0).reshape(3, 2) ** 2
-    left = jax.jacrev(centred)(weights, inputs[:1]).reshape(1, 2)
-    right = jax.jacrev(centred)(weights, inputs).reshape(3, 2)
+    jacobian = jax.jit(jax.jacrev(centred))
+    left, right = jacobian(weights, inputs[:1]).reshape(1, 2), jacobian(weights, inputs)
     kernel = lnpjax.entk(centred, weights, inputs[:1], inputs2=inputs)
-    np.testing.assert_allclose(kernel, left @ right.T, rtol=1e-12)
+    np.testing.assert_allclose(kernel, left @ right.reshape(3, 2).T, rtol=1e-12)
 
 
 def test_half_precision_networks_are_contracted_in_single(x64):
@@ -210,7 +206,7 @@ def test_half_precision_networks_are_contracted_in_single(x64):
     case = zoo.build("mlp")
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), case.params)
     inputs = case.batch_a[0].astype(jnp.bfloat16)
-    kernel = lnpjax.entk(case.apply_fn, half, inputs)
+    kernel = jax.jit(lambda params: lnpjax.entk(case.apply_fn, params, inputs))(half)
     blocks = oracles.dense_jacobian(case.apply_fn, half, inputs)
     assert kernel.dtype == jnp.float64
     assert_close(np.asarray(kernel), sum(block @ block.T for block in blocks), 2e-2)
@@ -255,7 +251,7 @@ def test_what_lies_behind_the_kernel_counts_as_memory():
         return jnp.tanh(jnp.repeat(inputs * weights, 2**16, axis=1)).sum(axis=1, keepdims=True)
 
     arguments = (wide, jnp.ones(()), jnp.ones((4, 1)))
-    kernel = lnpjax.entk(*arguments, method="products", chunk_size=1)
+    kernel = jax.eval_shape(lambda: lnpjax.entk(*arguments, method="products", chunk_size=1))
     assert kernel.shape == (4, 4)
     with pytest.raises(ValueError, match=r"rows behind it: expected at most 1,000,000 bytes"):
         lnpjax.entk(*arguments, method="products", max_bytes=10**6)

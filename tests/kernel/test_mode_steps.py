@@ -15,13 +15,15 @@ from lnpjax.kernel import project_update, step_along_gradient
 
 def modes_and_gradient(case, outputs=None):
     inputs, targets = case.batch_a
-    kernel = jax.jit(
-        lambda params: entk(case.apply_fn, params, inputs, wrt=case.wrt, outputs=outputs)
-    )(case.params)
-    cotangents = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
-    modes = eigenmodes(kernel, lnpjax.jacobian.select_outputs(cotangents, outputs))
-    gradient = linearize(case.apply_fn, case.params, inputs, wrt=case.wrt).vjp(cotangents)
-    return modes, gradient
+
+    @jax.jit
+    def both(params):
+        kernel = entk(case.apply_fn, params, inputs, wrt=case.wrt, outputs=outputs)
+        cotangents = jax.grad(case.loss_fn)(case.apply_fn(params, inputs), targets)
+        modes = eigenmodes(kernel, lnpjax.jacobian.select_outputs(cotangents, outputs))
+        return modes, linearize(case.apply_fn, params, inputs, wrt=case.wrt).vjp(cotangents)
+
+    return both(case.params)
 
 
 def steps_of(case, modes, rates, **options):
@@ -71,9 +73,13 @@ def test_a_wrong_kernel_predicts_wrongly(x64):
     """The check can fail: eigenvalues of another batch do not predict this one's step."""
     case = zoo.build("mlp")
     inputs, targets = case.batch_a
-    wrong = entk(case.apply_fn, case.params, inputs[::-1])
-    cotangents = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
-    step = steps_of(case, eigenmodes(wrong, cotangents), 1e-6)
+
+    @jax.jit
+    def wrong_modes(params):
+        wrong = entk(case.apply_fn, params, inputs[::-1])
+        return eigenmodes(wrong, jax.grad(case.loss_fn)(case.apply_fn(params, inputs), targets))
+
+    step = steps_of(case, wrong_modes(case.params), 1e-6)
     assert step.disagreement > 0.1
 
 
@@ -90,9 +96,11 @@ def test_all_modes_hold_the_whole_gradient(x64, name):
     case = zoo.build(name)
     modes, gradient = modes_and_gradient(case)
     everything = jnp.ones(len(modes.p), bool)
-    projected = project_update(
-        case.apply_fn, case.params, case.batch_a[0], gradient, modes, everything, wrt=case.wrt
-    )
+    projected = jax.jit(
+        lambda params, gradient: project_update(
+            case.apply_fn, params, case.batch_a[0], gradient, modes, everything, wrt=case.wrt
+        )
+    )(case.params, gradient)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-9), projected, gradient)
 
 
@@ -108,11 +116,13 @@ def test_a_projected_update_moves_its_modes_only_and_freezing_stops_them(x64):
         ],
     )
     chosen = jnp.arange(len(modes.p)) < 3
-    J = linearize(case.apply_fn, case.params, case.batch_a[0])
 
+    @jax.jit
     def along_modes(update):
+        J = linearize(case.apply_fn, case.params, case.batch_a[0])
         return J.jvp(update).reshape(-1) @ modes.eigenvectors
 
+    @jax.jit
     def project(update):
         return project_update(case.apply_fn, case.params, case.batch_a[0], update, modes, chosen)
 

@@ -40,16 +40,22 @@ def _keys(seed, n):
     return jax.random.split(jax.random.key(seed), n)
 
 
+# In jit, since each random number of a new shape would be a program of its own.
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _vectors(seed, num_samples, d_in, d_out):
     k1, k2 = _keys(seed, 2)
     return jax.random.normal(k1, (num_samples, d_in)), jax.random.normal(k2, (num_samples, d_out))
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _tokens(seed, num_samples, length, vocab):
     ids = jax.random.randint(jax.random.key(seed), (num_samples, length + 1), 0, vocab)
     return ids[:, :-1], ids[:, 1:]
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
 def _dense(key, d_in, d_out):
     k1, k2 = jax.random.split(key)
     return {
@@ -200,6 +206,7 @@ class _ConvNet(nn.Module):
         return nn.Dense(3, param_dtype=x.dtype)(nn.LayerNorm(param_dtype=x.dtype)(jnp.tanh(x)))
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _images(seed, n):
     k1, k2 = _keys(seed, 2)
     return jax.random.normal(k1, (n, 6, 6, 2)), jax.random.randint(k2, (n,), 0, 3)
