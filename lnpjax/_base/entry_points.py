@@ -177,20 +177,21 @@ def vary_alike(tree: Tree) -> Tree:
     """
     axes: set[Any] = set()
     for leaf in jax.tree.leaves(tree):
-        axes |= _varying_axes(leaf)
+        axes |= varying_axes(leaf)
     if not axes:
         return tree
 
     def vary(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray):
             return leaf
-        missing = tuple(sorted(axes - _varying_axes(leaf), key=str))
+        missing = tuple(sorted(axes - varying_axes(leaf), key=str))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree)
 
 
-def _varying_axes(leaf: Any) -> frozenset[Any]:
+def varying_axes(leaf: Any) -> frozenset[Any]:
+    """Return the axes over which devices hold different arrays, as far as JAX keeps track."""
     if not isinstance(leaf, jax.core.Tracer):
         return frozenset()
     kind = jax.typeof(leaf)

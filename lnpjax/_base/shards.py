@@ -14,9 +14,10 @@ from typing import TypeAlias, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, Shaped
+from jaxtyping import Array, Int, Key, PyTree, Shaped
 
 from lnpjax._base.checks import require
+from lnpjax._base.entry_points import varying_axes
 from lnpjax.status import Status
 
 AxisName: TypeAlias = str | Sequence[str] | None
@@ -43,6 +44,29 @@ class Shards:
         """How many parts there are."""
         return jax.lax.axis_size(self.axes) if self.axes else 1
 
+    def check_split(self, argument: str, batch: PyTree) -> None:
+        """Refuse a batch that is the same on all devices of an axis, and would count repeatedly.
+
+        `jax.shard_map` knows, unless it is told not to keep track (``check_vma=False``);
+        `jax.pmap` does not.
+
+        Args:
+            argument: its name.
+            batch: arrays.
+
+        Raises:
+            ValueError: if it is.
+        """
+        for name in self.axes:
+            known = name in varying_axes(jax.lax.axis_index(name))
+            split = any(name in varying_axes(leaf) for leaf in jax.tree.leaves(batch))
+            require(
+                split or not known or jax.lax.axis_size(name) == 1,
+                argument,
+                expected=f"other samples on every device of {name!r}, which axis_name names",
+                got="the same on all of them",
+            )
+
     def total(self, tree: Tree) -> Tree:
         """Add up what each part contributes."""
         return jax.lax.psum(tree, self.axes) if self.axes else tree
@@ -60,8 +84,13 @@ class Shards:
         places = places.at[jax.lax.axis_index(self.axes)].set(_summable(array))
         return self.total(places).reshape(-1, *array.shape[1:]).astype(array.dtype)
 
-    def gathered(self, batch: Tree) -> Tree:
-        """Put a batch together, of which every device then has all samples."""
+    def gathered(self, argument: str, batch: Tree) -> Tree:
+        """Put a batch together, of which every device then has all samples.
+
+        Raises:
+            ValueError: as `check_split`.
+        """
+        self.check_split(argument, batch)
         return jax.tree.map(self.rows, batch)
 
     def flags(self, status: Int[Array, ""]) -> Int[Array, ""]:

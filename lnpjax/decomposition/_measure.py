@@ -203,6 +203,7 @@ class LNPMeasure:
         """Return the components, and what batch A contributed."""
         measure = with_state(self, state)
         shards = shards_over(self.axis_name)
+        shards.check_split("batch_a", batch_a)
         trainable, frozen = parameters.partition(params, self.wrt)
         members = parameters.group_leaves(trainable, self.groups)
         check_estimator_key(self.estimator, key)

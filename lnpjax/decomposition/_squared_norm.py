@@ -165,6 +165,7 @@ def squared_jacobian_norm(
         True
     """
     shards = shards_over(axis_name)
+    shards.check_split("inputs", inputs)
     trainable, _ = parameters.partition(params, wrt)
     members = parameters.group_leaves(trainable, groups)
     check_estimator(estimator)

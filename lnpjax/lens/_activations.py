@@ -83,7 +83,7 @@ class ActivationSpectra:
         name, batch = measured_batch(self.pool, batch_a, batch_b)
         inputs, _ = check_pair(name, batch)
         if self.pool is None:
-            inputs = shards_over(self.axis_name).gathered(inputs)
+            inputs = shards_over(self.axis_name).gathered(name, inputs)
         return self._measure(params, inputs, name, state)
 
     @entry_point

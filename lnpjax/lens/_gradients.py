@@ -124,7 +124,7 @@ class GradientSpectra:
         check_key("key", key)
         name, batch = measured_batch(self.pool, batch_a, batch_b)
         if self.pool is None:
-            batch = shards_over(self.axis_name).gathered(batch)
+            batch = shards_over(self.axis_name).gathered(name, batch)
         return self._measure(params, batch, name, state)
 
     @entry_point

@@ -141,7 +141,8 @@ def maximal_update(
     Raises:
         ValueError: if the networks have other parameters; if more than two axes of a weight grow,
             so that inputs cannot be told from outputs; if initial weights follow neither scale; if
-            `tied` or `queries` names nothing.
+            `tied` names no embedding, or none is named where no weight reads out; if `queries`
+            names nothing.
 
     Example:
         >>> def network(params, inputs):
@@ -160,10 +161,7 @@ def maximal_update(
     growths = {name: _growth(name, own[name].shape, base[name].shape) for name in names}
     scales = {name: _initial_scale(name, growths[name], own[name], base[name]) for name in names}
     factors = {name: 1 / g.inputs if g.kind == "readout" else 1.0 for name, g in growths.items()}
-    divisor = 1.0
-    if tied is not None:
-        require(tied in names, "tied", expected=f"one of {names}", got=repr(tied))
-        divisor = growths[tied].outputs
+    divisor = _check_readout(tied, growths)
     if head_widths is not None:
         found = [name for name in names if re.search(queries, name)]
         require(bool(found), "queries", expected=f"part of a path among {names}", got=repr(queries))
@@ -175,6 +173,25 @@ def maximal_update(
         return outputs if divisor == 1 else outputs / divisor
 
     return MaximalUpdate(network, _scaled(params, scales), growths, scales, factors)
+
+
+def _check_readout(tied: str | None, growths: dict[str, Growth]) -> float:
+    """Return what outputs are divided by, or refuse a network that nothing would be divided in."""
+    vectors = [name for name, growth in growths.items() if growth.kind == "vector"]
+    readouts = [name for name, growth in growths.items() if growth.kind == "readout"]
+    if tied is None:
+        require(
+            bool(readouts) or not vectors,
+            "tied",
+            expected=f"the one of {vectors} that reads out, too, as no weight has only inputs that "
+            "grow with the width",
+            got="None",
+        )
+        return 1.0
+    expected = f"a weight of which the last axis alone grows with the width, of {vectors}"
+    is_fixed = tied in growths and growths[tied].kind == "fixed" and not vectors
+    require(tied in vectors or is_fixed, "tied", expected=expected, got=repr(tied))
+    return growths[tied].outputs
 
 
 def _growth(name: str, shape: Sequence[int], base: Sequence[int]) -> Growth:

@@ -109,7 +109,7 @@ class PositionMeasure:
         """
         del batch_b
         shards = shards_over(self.axis_name)
-        batch_a = shards.gathered(batch_a)
+        batch_a = shards.gathered("batch_a", batch_a)
         apply_fn = with_state(self, state).apply_fn
         check_estimator_key(self.estimator, key)
         check_training_batch(apply_fn, self.loss_fn, params, batch_a, argument="batch_a")

@@ -207,6 +207,16 @@ def test_an_axis_that_is_not_named_is_an_error():
 
 
 @several
+@pytest.mark.parametrize("make", [lnpjax.lnp, lnpjax.spectra.position_distribution])
+def test_batches_that_all_devices_have_are_an_error(make):
+    """A sum of losses would count them once for each."""
+    measure = make(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
+    run = jax.shard_map(measure, mesh=mesh(), in_specs=(SHARED,) * 3, out_specs=SHARED)
+    with pytest.raises(ValueError, match="batch_a: expected other samples on every device"):
+        run(*setting())
+
+
+@several
 def test_one_device_of_all_is_enough_to_flag():
     """Samples that are not finite, on the last device alone."""
     params, (inputs, targets), batch_b = setting()

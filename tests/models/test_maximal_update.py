@@ -145,7 +145,11 @@ def test_what_does_not_fit_is_refused():
         maximal_update(network, one, {"w": jnp.ones(2)})
     with pytest.raises(ValueError, match="params/w: expected initial weights that scale"):
         maximal_update(network, {"w": 1.2 * jnp.ones((4, 4))}, one)
-    with pytest.raises(ValueError, match="tied: expected one of"):
+    with pytest.raises(ValueError, match="tied: expected a weight of which the last axis"):
         maximal_update(network, one, one, tied="embedding")
+    table, smaller = {"table": jnp.ones((3, 8))}, {"table": jnp.ones((3, 4))}
+    with pytest.raises(ValueError, match=r"tied: expected the one of \['table'\] that reads out"):
+        maximal_update(network, table, smaller)
+    assert maximal_update(network, table, smaller, tied="table").growths["table"].outputs == 2
     with pytest.raises(ValueError, match="queries: expected part of a path"):
         maximal_update(network, one, one, head_widths=(4, 2))

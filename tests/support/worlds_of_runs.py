@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lnpjax.experiments.spectral_reach.options import Recipe, short_count
+from lnpjax.experiments.spectral_reach.options import short_count
 from lnpjax.experiments.spectral_reach.runs import Runs
+from lnpjax.experiments.spectral_reach.scaling_laws.config import PRESETS
 
-RECIPE = Recipe(num_seeds=3)
-STEPS = 1500
-PARAMETERS = (67_600, 139_000, 302_000, 684_000, 1_230_000)
+RECIPE = PRESETS["cpu"].recipe
+STEPS = min(task.steps for task in PRESETS["cpu"].tasks)
+TOKENS_PER_STEP = 1560
+PARAMETERS = (13_392, 26_232, 52_308, 107_800, 223_992)
 
 
 def chi_pos_law(
@@ -67,7 +69,7 @@ def runs(
     return Runs(
         name=short_count(parameters),
         num_parameters=parameters,
-        tokens_per_step=512,
+        tokens_per_step=TOKENS_PER_STEP,
         rate=3e-3,
         at_edge=False,
         passes=1.5,
@@ -87,7 +89,7 @@ def power_law(exponent: float = -0.08, limit: float = 0.0) -> Callable[..., np.n
     """Losses that fall with the step, and at the end as a power law of N above a limit."""
 
     def loss(steps: np.ndarray, parameters: float) -> np.ndarray:
-        end = limit + 2.5 * (parameters / 1e5) ** exponent
+        end = limit + 2.5 * (parameters / 2e4) ** exponent
         return end * (1 + 0.6 * np.exp(-steps / 60) + 0.3 * (steps / 10 + 1) ** -0.8)
 
     return loss

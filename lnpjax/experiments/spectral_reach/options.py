@@ -70,7 +70,8 @@ class Recipe:
     less data.
 
     Attributes:
-        rates: learning rates that are tried for each size, ascending.
+        rates: learning rates that are tried for each size, ascending; where the lowest or the
+            highest is the best, others beyond it are tried, too.
         pilot_steps: of each trial; the lowest validation loss decides.
         num_seeds: initialisations; all see the same batches in the same order.
         warmup_steps: over which the learning rate rises linearly.

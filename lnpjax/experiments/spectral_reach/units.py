@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -33,6 +33,8 @@ from lnpjax.runs import exponential_moving_average
 
 PILOT_SEED = 10_000
 """Of the networks that learning rates are tried on; those that are reported have 0, 1, ..."""
+MOST_EXTENSIONS = 2
+"""How often a grid of learning rates is continued beyond an edge where the best one lies."""
 BACKBONES = "backbones"
 """The folder, in that of a sweep, with the parameters at the end of runs; the units do without."""
 
@@ -68,7 +70,7 @@ def measure_runs(
                 name: str = name, size: Callable[[], SizeUnits] = size, rates: Any = rates
             ) -> UnitResult:
                 done = finished(f"{name}-runs")
-                return done or size().run(best_rate(rates), sweep.folder / BACKBONES)
+                return done or size().run(rates, sweep.folder / BACKBONES)
 
             sweep.unit(f"{name}-runs", runs_unit)
 
@@ -118,6 +120,10 @@ def finished_in(sweeps: Sequence[Sweep], name: str) -> UnitResult | None:
     return next((result for result in results if result is not None), None)
 
 
+Rates: TypeAlias = Sequence[Mapping[str, Any]]
+"""Rows of learning rates that were tried."""
+
+
 class Trainee:
     """A network of one size, and the programs that train it.
 
@@ -150,36 +156,42 @@ class Trainee:
         return self.programs.initial(initial_keys(first, self.recipe.num_seeds))
 
     def try_rates(self) -> UnitResult:
-        """Try all learning rates on one seed, as many at once as there are seeds later on."""
-        rates, width = np.array(self.recipe.rates, np.float32), self.recipe.num_seeds
-        losses = []
-        for start in range(0, len(rates), width):
-            # A short last group repeats its last rate, so that nothing is compiled again.
-            group = rates[np.minimum(np.arange(start, start + width), len(rates) - 1)]
-            keys = jax.vmap(jax.random.key)(np.full(width, PILOT_SEED))
-            params = self.programs.initial(keys)
-            losses.append(pilot(self.programs, params, group, self.split, self.recipe))
-        found = np.concatenate(losses)[: len(rates)]
-        pairs = zip(self.recipe.rates, found, strict=True)
+        """Try all learning rates on one seed, and others beyond an edge where the best lies."""
+        tried = self._losses_at(self.recipe.rates)
+        for _ in range(MOST_EXTENSIONS):
+            tried |= self._losses_at(rates_beyond(tried, self.recipe.num_seeds))
         return UnitResult(
             [
-                {"kind": "rate", **self.about, "rate": rate, "validation_loss": float(loss)}
-                for rate, loss in pairs
+                {"kind": "rate", **self.about, "rate": rate, "validation_loss": loss}
+                for rate, loss in sorted(tried.items())
             ]
         )
+
+    def _losses_at(self, rates: Sequence[float]) -> dict[float, float]:
+        """Return validation losses by rate, of as many rates at once as there are seeds later."""
+        width, losses = self.recipe.num_seeds, []
+        for start in range(0, len(rates), width):
+            # A short last group repeats its last rate, so that nothing is compiled again.
+            rows = np.minimum(np.arange(start, start + width), len(rates) - 1)
+            keys = jax.vmap(jax.random.key)(np.full(width, PILOT_SEED))
+            group = np.array(rates, np.float32)[rows]
+            params = self.programs.initial(keys)
+            losses += pilot(self.programs, params, group, self.split, self.recipe).tolist()
+        return dict(zip(rates, losses, strict=False))
 
     def train(self, rate: float, *, observe: Callable[[PyTree], Any] | None = None) -> Trained:
         """Train and measure all seeds; see `lnpjax.experiments.spectral_reach.training.train`."""
         rates = np.full(self.recipe.num_seeds, rate, np.float32)
         return train(self.programs, self.initial(), rates, self.split, self.recipe, observe=observe)
 
-    def result(self, trained: Trained, rate: float) -> UnitResult:
-        """Return what a sweep keeps of the runs of all seeds."""
+    def result(self, trained: Trained, rates: Rates) -> UnitResult:
+        """Return what a sweep keeps of the runs of all seeds, at the best of some rates."""
+        rate, tried = best_rate(rates), [row["rate"] for row in rates]
         about = {
             "kind": "run",
             **self.about,
             "rate": rate,
-            "at_edge": rate in (self.recipe.rates[0], self.recipe.rates[-1]),
+            "at_edge": rate in (min(tried), max(tried)),
             **self._seen,
         }
         rows = [
@@ -225,11 +237,11 @@ class SizeUnits(Trainee):
             passes=data.passes,
         )
 
-    def run(self, rate: float, folder: Path) -> UnitResult:
-        """Return the runs of all seeds, and write their parameters to a folder."""
-        trained = self.train(rate)
+    def run(self, rates: Rates, folder: Path) -> UnitResult:
+        """Return the runs of all seeds at the best of some rates, and write their parameters."""
+        trained = self.train(best_rate(rates))
         self.save(trained.params, folder)
-        return self.result(trained, rate)
+        return self.result(trained, rates)
 
     def save(self, params: PyTree, folder: Path) -> None:
         """Write the parameters of all seeds to a folder."""
@@ -262,7 +274,31 @@ class SizeUnits(Trainee):
         return jax.tree.unflatten(structure, leaves)
 
 
-def best_rate(rows: Sequence[Mapping[str, Any]]) -> float:
+def rates_beyond(tried: Mapping[float, float], count: int) -> tuple[float, ...]:
+    """Return the rates that continue a grid whose best rate is its lowest or its highest.
+
+    Args:
+        tried: validation losses by rate, three or more.
+        count: how many to return.
+
+    Returns:
+        Rates in the ratio of the two at that edge; none where the best is inside.
+
+    Example:
+        >>> rates_beyond({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}, 2)
+        (8.0, 16.0)
+        >>> rates_beyond({1.0: 3.0, 2.0: 1.0, 4.0: 2.0}, 2)
+        ()
+    """
+    rates = sorted(tried)
+    lowest = rates[int(np.argmin(np.nan_to_num([tried[rate] for rate in rates], nan=np.inf)))]
+    if lowest not in (rates[0], rates[-1]):
+        return ()
+    inner = rates[1] if lowest == rates[0] else rates[-2]
+    return tuple(lowest * (lowest / inner) ** power for power in range(1, count + 1))
+
+
+def best_rate(rows: Rates) -> float:
     """Return the learning rate with the lowest validation loss; a loss that is NaN is not low.
 
     Raises:

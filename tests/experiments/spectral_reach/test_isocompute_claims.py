@@ -15,7 +15,7 @@ from lnpjax.experiments.spectral_reach.isocompute.measure import check_budgets
 from lnpjax.experiments.spectral_reach.isocompute.results import Plane, curve_of
 
 SHARES = PRESETS["cpu"].shares
-TOKENS = 512
+TOKENS = worlds.TOKENS_PER_STEP
 
 
 def best_at(place: float):
@@ -33,7 +33,7 @@ def worst_at(place: float):
     return lambda steps, parameters: 9.0 / best_at(place)(steps, parameters)
 
 
-def plane(rng, *, place=3e5, sign=1.0, away=1.0, law_of=best_at):
+def plane(rng, *, place=2.5e5, sign=1.0, away=1.0, law_of=best_at):
     """Positions that go with losses, or against them, or with losses whose best size is another."""
     loss = law_of(place)
     sizes = [worlds.runs(rng, parameters, loss=loss) for parameters in worlds.PARAMETERS]
@@ -52,8 +52,8 @@ def judged(rng, rule, **options):
 
 rule = functools.partial
 WORLDS = {
-    "in tandem": World(rule(judged, rule=claims.in_tandem, place=6e4), "holds"),
-    "opposed": World(rule(judged, rule=claims.in_tandem, place=6e4, sign=-1.0), "does not hold"),
+    "in tandem": World(rule(judged, rule=claims.in_tandem, place=5e4), "holds"),
+    "opposed": World(rule(judged, rule=claims.in_tandem, place=5e4, sign=-1.0), "does not hold"),
     "an optimum": World(rule(judged, rule=claims.has_optimum), "holds"),
     "no optimum": World(rule(judged, rule=claims.has_optimum, law_of=worst_at), "does not hold"),
     "one optimum": World(rule(judged, rule=claims.same_optimum), "holds"),
@@ -74,20 +74,20 @@ def test_rule_many_times(name):
 def test_a_curve_is_read_between_measured_steps():
     """At equal compute, losses are those of the law at each size's own step."""
     sizes = [
-        worlds.runs(np.random.default_rng(0), parameters, loss=best_at(3e5), seed_scatter=0.0)
+        worlds.runs(np.random.default_rng(0), parameters, loss=best_at(2.5e5), seed_scatter=0.0)
         for parameters in worlds.PARAMETERS
     ]
     curve = curve_of(sizes, 0.05)
     steps = 0.05 * worlds.STEPS * worlds.PARAMETERS[-1] / curve.parameters
     assert [size.num_parameters for size in curve.sizes] == list(worlds.PARAMETERS)
-    expected = best_at(3e5)(steps, curve.parameters)
+    expected = best_at(2.5e5)(steps, curve.parameters)
     np.testing.assert_allclose(curve.test_loss[0], expected, rtol=2e-3)
 
 
 def test_budgets_that_too_few_sizes_reach_are_refused():
-    check_budgets((0.05,), worlds.PARAMETERS, (50, 1500), least=4)
+    check_budgets((0.05,), worlds.PARAMETERS, (50, 1200), least=4)
     with pytest.raises(ValueError, match=r"^shares: expected budgets that 3 sizes reach"):
-        check_budgets((0.05, 0.9), worlds.PARAMETERS, (50, 1500), least=3)
+        check_budgets((0.05, 0.9), worlds.PARAMETERS, (50, 1200), least=3)
 
 
 @pytest.mark.parametrize("shares", [(), (0.0, 0.5), (0.5, 1.5), (0.5, 0.1)])

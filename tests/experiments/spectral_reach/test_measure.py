@@ -146,6 +146,22 @@ def test_runs_side_by_side_are_what_each_is_alone(split):
     assert not found.status.any()
 
 
+def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside():
+    """Or until twice as many groups as the seeds have been; the loss here is least at ``best``."""
+
+    def tried(best):
+        trainee = object.__new__(units.Trainee)
+        trainee.recipe, trainee.about = Recipe(rates=(1.0, 2.0, 4.0), num_seeds=2), {}
+        trainee._losses_at = lambda rates: {rate: abs(np.log2(rate / best)) for rate in rates}
+        rows = trainee.try_rates().rows
+        return [row["rate"] for row in rows], units.best_rate(rows)
+
+    assert tried(2.0) == ([1, 2, 4], 2)
+    assert tried(8.0) == ([1, 2, 4, 8, 16], 8)
+    assert tried(0.125) == ([0.0625, 0.125, 0.25, 0.5, 1, 2, 4], 0.125)
+    assert tried(1e9)[1] == 64
+
+
 def test_one_experiment_takes_over_the_runs_of_another(tmp_path, monkeypatch):
     """All three in small: the runs are made once, and every figure and claim is there."""
     reproduce(experiment("scaling-laws"), "smoke", tmp_path / "scaling")

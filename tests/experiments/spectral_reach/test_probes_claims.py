@@ -52,7 +52,9 @@ rule = functools.partial
 WORLDS = {
     "lower, of all": World(rule(judged, rule=lower(selected=False)), "holds"),
     "lower, of the top": World(rule(judged, rule=lower(selected=True), scatter=3e-5), "holds"),
-    "higher, of all": World(rule(judged, rule=lower(selected=False), random=5e-5), "does not hold"),
+    "higher, of all": World(
+        rule(judged, rule=lower(selected=False), random=5e-5, scatter=7e-5), "does not hold"
+    ),
     "equal": World(rule(judged, rule=lower(selected=False), random=1e-4), "not holds"),
     "one that is negative": World(
         rule(judged, rule=lower(selected=False), random=-5e-5), "does not hold"

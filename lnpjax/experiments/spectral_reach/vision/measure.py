@@ -13,9 +13,9 @@ token after the last norm) on test images since the start, relative to its size 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,13 +28,10 @@ from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_reach.options import short_count
 from lnpjax.experiments.spectral_reach.parametrisations import Arm
 from lnpjax.experiments.spectral_reach.training import Subject
-from lnpjax.experiments.spectral_reach.units import Trainee, best_rate
+from lnpjax.experiments.spectral_reach.units import Rates, Trainee, best_rate
 from lnpjax.experiments.spectral_reach.vision.config import VisionConfig
 from lnpjax.experiments.spectral_reach.vision.data import ImageSplit, load
 from lnpjax.models import ViT, maximal_update
-
-Rates: TypeAlias = Sequence[Mapping[str, Any]]
-"""Rows of learning rates that were tried."""
 
 
 def measure(config: VisionConfig, sweep: Sweep, data: Path | None) -> None:
@@ -149,10 +146,10 @@ def rates_unit(trainee: Callable[[], VisionTrainee]) -> UnitResult:
 
 def runs_unit(trainee: Callable[[], VisionTrainee], rates: Rates) -> UnitResult:
     """Train all seeds of a width, and measure how far features go from the start."""
-    own, rate = trainee(), best_rate(rates)
-    trained = own.trainee.train(rate, observe=own.hidden)
+    own = trainee()
+    trained = own.trainee.train(best_rate(rates), observe=own.hidden)
     first, *later = jax.device_get(list(trained.observed))
-    result = own.trainee.result(trained, rate)
+    result = own.trainee.result(trained, rates)
     changes = np.stack([relative_change(first, features) for features in later], axis=1)
     return UnitResult(result.rows, dict(result.arrays) | {"feature_change": changes})
 
