@@ -20,6 +20,7 @@ COMPUTE = r"compute $6ND$ (FLOPs)"
 PARAMETERS = r"number of parameters $N$"
 NAMES = {
     "stories": "TinyStories, next token",
+    "bytes": "TinyStories, next byte",
     "fashion": "Fashion-MNIST, next pixel",
     "digits": "digits, next pixel",
     "simplestories": "SimpleStories, next token",
