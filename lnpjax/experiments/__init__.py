@@ -34,6 +34,7 @@ FOLDERS = {
     "shells-double-descent": "spectral_shells.double_descent",
     "scaling-laws": "spectral_reach.scaling_laws",
     "isocompute": "spectral_reach.isocompute",
+    "training-dynamics": "spectral_reach.training_dynamics",
     "linear-probes": "spectral_reach.linear_probes",
     "vision": "spectral_reach.vision",
     "maximal-update": "spectral_reach.maximal_update",

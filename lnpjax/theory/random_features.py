@@ -40,6 +40,40 @@ def power_law_variances(dimension: int, beta: float) -> Float[np.ndarray, " d"]:
     return dimension * powers / powers.sum()
 
 
+def relu_kernel(inputs: Float[Array | np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Return the kernel of infinitely many random ReLU features.
+
+    *Spectral Reach*, eq. 38, in closed form (Cho and Saul, 2009): with the angle t between two
+    inputs it is ``|x| |x'| (sin t + (pi - t) cos t) / (pi d)``. Of m features as *Spectral Reach*,
+    eq. 53, has them, over ``sqrt(m)``, the matrix ``Phi Phi^T`` tends to it.
+
+    Args:
+        inputs: one sample per row, not zero, with values known outside of `jit`.
+
+    Returns:
+        The kernel in float64.
+
+    Raises:
+        ValueError: if there is no sample, or the inputs are not a matrix.
+
+    Example:
+        Equal inputs, and opposite ones, which share no active feature:
+
+        >>> relu_kernel(np.array([[1.0, 1.0], [-1.0, -1.0]])).round(12) + 0.0
+        array([[1., 0.],
+               [0., 1.]])
+    """
+    values = np.asarray(inputs, np.float64)
+    expected = "samples as rows"
+    require(values.ndim == 2 and values.size > 0, "inputs", expected=expected, got=values.shape)
+    norms = np.linalg.norm(values, axis=1)
+    sizes = np.outer(norms, norms)
+    cosine = np.clip(values @ values.T / sizes, -1, 1)
+    angle = np.arccos(cosine)
+    arc = np.sin(angle) + (np.pi - angle) * cosine
+    return sizes * arc / (np.pi * values.shape[1])
+
+
 def expected_position(eigenvalues: Float[Array | np.ndarray, " k"]) -> float:
     """Return the mean of chi_pos over Gaussian teachers, for one kernel.
 

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from lnpjax.spectra import inverse_participation_ratio
-from lnpjax.theory.random_features import expected_position, power_law_variances
+from lnpjax.theory.random_features import (
+    expected_position,
+    power_law_variances,
+    relu_kernel,
+)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 3.0, 1e3, 1e8])
@@ -46,3 +50,19 @@ def test_bad_input():
         expected_position(np.array([1.0, -1.0]))
     with pytest.raises(ValueError, match="dimension: expected an integer >= 1, got 0"):
         power_law_variances(0, 1.0)
+
+
+def test_many_features_have_the_kernel_of_infinitely_many():
+    rng = np.random.default_rng(0)
+    inputs = rng.standard_normal((5, 3)) * np.array([2.0, 1.0, 0.5])
+    weights = rng.standard_normal((3, 400_000)) / 3**0.5
+    features = 2**0.5 * np.maximum(inputs @ weights, 0)
+    products = features[:, None] * features[None]
+    mean, error = products.mean(axis=2), products.std(axis=2) / len(weights.T) ** 0.5
+    assert np.all(np.abs(relu_kernel(inputs) - mean) < 4 * error)
+
+
+@pytest.mark.parametrize("inputs", [np.ones(3), np.ones((0, 3))])
+def test_what_is_not_samples_has_no_kernel(inputs):
+    with pytest.raises(ValueError, match="inputs"):
+        relu_kernel(inputs)

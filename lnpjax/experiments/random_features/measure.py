@@ -51,10 +51,12 @@ class Member(NamedTuple):
     Attributes:
         features: Phi, over ``sqrt(m)`` (equation 53).
         labels: of the teacher, before they are standardised (equation 54).
+        inputs: x.
     """
 
     features: Float[Array, "n m"]
     labels: Float[Array, " n"]
+    inputs: Float[Array, "n d"]
 
 
 def make_member(
@@ -82,7 +84,7 @@ def make_member(
     inputs = inputs.reshape(n, d) * jnp.sqrt(variances)
     projections = inputs @ weights.reshape(d, m) / jnp.sqrt(d)
     features = jnp.sqrt(2.0) * jax.nn.relu(projections) / jnp.sqrt(m)
-    return Member(features, features @ teacher)
+    return Member(features, features @ teacher, inputs)
 
 
 def standardised(labels: Float[Array, " n"], *, centred: bool) -> Float[Array, " n"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,8 @@ from lnpjax.jacobian import ApplyFn, linearize
 from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.pretraining.loss import cross_entropy
 
-Text = Literal["stdlib", "stories"]
+Text = Literal["stdlib", "bytes", "stories"]
+TEXTS: tuple[Text, ...] = ("stdlib", "bytes", "stories")
 
 
 class Corpus(NamedTuple):
@@ -48,7 +49,21 @@ class MakeOptimizer(Protocol):
 
 def check_text(text: str) -> None:
     """Refuse a name of a text that is not known."""
-    require(text in ("stdlib", "stories"), "text", expected="'stdlib' or 'stories'", got=repr(text))
+    names = ", ".join(map(repr, TEXTS))
+    require(text in TEXTS, "text", expected=f"one of {names}", got=repr(text))
+
+
+def text_of(text: Text, data: Path | None) -> Text:
+    """Return what is learned with a folder of data, or without one: "stdlib" in place of "bytes".
+
+    The standard library differs between versions of Python, and the folder's stories do not, so
+    that rows of several machines go together with a folder.
+
+    Example:
+        >>> text_of("bytes", None), text_of("bytes", Path("data")), text_of("stdlib", Path("data"))
+        ('stdlib', 'bytes', 'stdlib')
+    """
+    return "stdlib" if text == "bytes" and data is None else text
 
 
 def load_corpus(
@@ -57,8 +72,9 @@ def load_corpus(
     """Load text as sequences, and the size of its vocabulary.
 
     Args:
-        text: "stdlib", the sources of Python's standard library as bytes, which need no folder; or
-            "stories", those of the folder, in the tokens of *Spectral Reach* (B.2.1).
+        text: "stdlib", the sources of Python's standard library as bytes, which need no folder;
+            "bytes", the stories of the folder as bytes, or "stdlib" without one (`text_of`); or
+            "stories", these in the tokens of *Spectral Reach* (B.2.1).
         data: the folder that holds `tinystories` and `tokenizers`, for stories.
         context_length: positions of a sequence.
         num_test: sequences that are not learned.
@@ -69,13 +85,19 @@ def load_corpus(
         FileNotFoundError: if it lacks a file.
     """
     check_text(text)
-    sizes = {"context_length": context_length, "num_validation": num_test, "max_bytes": max_bytes}
-    if text == "stdlib":
-        dataset = load_dataset("stdlib", **sizes)  # type: ignore[arg-type]
+    sizes: dict[str, Any] = {
+        "context_length": context_length,
+        "num_validation": num_test,
+        "max_bytes": max_bytes,
+    }
+    if text_of(text, data) == "stdlib":
+        dataset = load_dataset("stdlib", **sizes)
     else:
         require(data is not None, "data", expected=f"a folder that holds {STORIES}", got="None")
         assert data is not None
-        dataset = load_dataset(data / STORIES, tokenizer=data / TOKENIZER, **sizes)  # type: ignore[arg-type]
+        if text == "stories":
+            sizes["tokenizer"] = data / TOKENIZER
+        dataset = load_dataset(data / STORIES, **sizes)
     learned = dataset.train(np.arange(dataset.num_train))
     others = dataset.validation(np.arange(dataset.num_validation))
     return Corpus(*map(jnp.asarray, (*learned, *others))), dataset.vocab_size

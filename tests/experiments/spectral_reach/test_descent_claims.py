@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
@@ -11,30 +12,43 @@ import pytest
 from synthetic_truth import World
 
 from lnpjax import eigenmodes, entk
+from lnpjax.experiments.spectral_reach import language
 from lnpjax.experiments.spectral_reach.spectral_descent import claims
 from lnpjax.experiments.spectral_reach.spectral_descent.config import PRESETS
+from lnpjax.experiments.spectral_reach.spectral_descent.measure import network_of
 from lnpjax.experiments.spectral_reach.spectral_descent.results import Tuned
 from lnpjax.experiments.spectral_reach.spectral_descent.transforms import (
     _without,
     clamped_weights,
     damp_top_modes,
 )
+from lnpjax.models import preset
 
 CPU = PRESETS["cpu"]
 
 
-def runs(rng, *, depth=0.0, loss=0.0, muon_depth=0.0, muon_loss=0.0, inside=True):
-    """AdamW, Muon, and interventions that change depth and loss by stated amounts."""
+def runs(
+    rng, *, depth=0.0, loss=0.0, muon_depth=0.0, muon_loss=0.0, inside=True, void=0.0, text="bytes"
+):
+    """AdamW, Muon, and interventions that change depth and loss by stated amounts.
+
+    Chi_pos falls all the time, and a share of its measurements is void, of AdamW's late ones only:
+    what is left of these alone would seem less deep.
+    """
     shape = (CPU.num_seeds, CPU.num_times)
+    fall = -0.5 * np.arange(CPU.num_times)
     shared = 0.03 * rng.standard_normal(CPU.num_seeds)
 
-    def one(depth, loss):
-        chi_pos = 1e-3 * np.exp(depth + 0.1 * rng.standard_normal(shape))
+    def one(depth, loss, text="bytes"):
+        chi_pos = 1e-3 * np.exp(fall + depth + 0.1 * rng.standard_normal(shape))
         losses = 2.0 + loss + shared + 0.01 * rng.standard_normal(CPU.num_seeds)
-        return Tuned(1e-2, inside, losses, losses[:, None], chi_pos, np.ones(len(CPU.rates)))
+        return Tuned(1e-2, inside, losses, losses[:, None], chi_pos, np.ones(len(CPU.rates)), text)
 
-    usual = {"adamw": one(0, 0), "muon": one(muon_depth, muon_loss)}
-    return usual | {arm: one(depth, loss) for arm in claims.INTERVENTIONS}
+    usual = {"adamw": one(0, 0, text), "muon": one(muon_depth, muon_loss)}
+    usual["adamw"].chi_pos[:, -max(round(void * CPU.num_times), 1) :] *= np.nan if void else 1
+    others = [arm for arm in CPU.arms if arm not in claims.USUAL]
+    steps = np.linspace(1, 2, len(others))
+    return usual | {arm: one(k * depth, k * loss) for arm, k in zip(others, steps, strict=True)}
 
 
 def judged(rng, rule, arguments=(), **world):
@@ -47,14 +61,22 @@ def world(rule, verdict, *arguments, **settings):
 
 
 TAIL, HELPS = claims.moves_into_the_tail, claims.helps
+SHORT = "set-up short of the paper"
 WORLDS = {
+    "a few are void": world(TAIL, "holds", "mup", depth=-0.3, void=1 / 12),
+    "a few are void, not deeper": world(TAIL, "not holds", "mup", void=1 / 12),
+    "many are void": world(TAIL, SHORT, "mup", depth=-0.3, void=0.5),
+    "not one text": world(HELPS, SHORT, "mup", "adamw", loss=-0.05, text="stdlib"),
+    "in tandem": world(claims.in_tandem, "holds", depth=-0.5, loss=-0.1),
+    "not in tandem": world(claims.in_tandem, "not holds"),
+    "the other way": world(claims.in_tandem, "does not hold", depth=-0.5, loss=0.1),
     "deeper": world(TAIL, "holds", "damped", depth=-0.3),
     "not deeper": world(TAIL, "not holds", "damped"),
     "less deep": world(TAIL, "does not hold", "damped", depth=0.3),
     "helps": world(HELPS, "holds", "clamped", "adamw", loss=-0.05),
     "does nothing": world(HELPS, "not holds", "clamped", "adamw"),
     "hurts": world(HELPS, "does not hold", "clamped", "muon", loss=0.05),
-    "not tuned": world(HELPS, "set-up short of the paper", "damped", "adamw", inside=False),
+    "not tuned": world(HELPS, SHORT, "damped", "adamw", inside=False),
     "deeper is better": world(claims.deeper_is_better, "holds", muon_depth=-0.4, muon_loss=-0.1),
     "deeper is worse": world(
         claims.deeper_is_better, "does not hold", muon_depth=0.4, muon_loss=-0.1
@@ -118,3 +140,30 @@ def test_a_clamp_meets_its_ceiling_or_does_nothing():
     np.testing.assert_allclose(position(clamped_weights(p, gamma2, ceiling=0.1)), 0.1, rtol=1e-5)
     assert clamped_weights(p, gamma2, ceiling=0.3).tolist() == [1, 1, 1]
     assert clamped_weights(p, gamma2, ceiling=0.7).tolist() == [1, 1, 1]
+
+
+def test_other_starts_have_other_scales_and_rates():
+    """Matrices as in a network of a quarter of the width: same initial scale, a quarter's rate."""
+    config = dataclasses.replace(CPU, narrower=4)
+    shape = language.fitted(preset(config.model), vocab_size=9, context_length=4)
+    drawn = language.start(shape, 1)
+    usual, small, scaled = (network_of(config, arm, shape) for arm in ("adamw", "small", "mup"))
+    assert usual.initial(drawn) is drawn
+    ratios = jax.tree.map(
+        lambda new, old: float(jnp.linalg.norm(new) / jnp.linalg.norm(old)),
+        small.initial(drawn),
+        drawn,
+    )
+    assert {round(ratio, 4) for ratio in jax.tree.leaves(ratios)} == {1.0, config.initial_scale}
+    ones = jax.tree.map(jnp.ones_like, drawn)
+    updates, _ = scaled.scale.update(ones, scaled.scale.init(drawn))
+    rates = {float(leaf.max()) for leaf in jax.tree.leaves(updates)}
+    assert rates == {1.0, 1 / config.narrower}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("arms", ("adamw", "mup")), ("narrower", 3), ("initial_scale", 0.0)]
+)
+def test_sizes_that_cannot_be(field, value):
+    with pytest.raises(ValueError, match=field):
+        dataclasses.replace(CPU, **{field: value})

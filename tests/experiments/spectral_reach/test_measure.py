@@ -163,7 +163,7 @@ def test_rates_are_tried_beyond_an_edge_until_the_best_is_inside():
 
 
 def test_one_experiment_takes_over_the_runs_of_another(tmp_path, monkeypatch):
-    """All three in small: the runs are made once, and every figure and claim is there."""
+    """All four in small: the runs are made once, and every figure and claim is there."""
     reproduce(experiment("scaling-laws"), "smoke", tmp_path / "scaling")
 
     def never(*_):
@@ -171,7 +171,7 @@ def test_one_experiment_takes_over_the_runs_of_another(tmp_path, monkeypatch):
 
     monkeypatch.setattr(units.SizeUnits, "train", never)
     monkeypatch.setattr(units.SizeUnits, "try_rates", never)
-    for name in ("isocompute", "linear-probes"):
+    for name in ("isocompute", "linear-probes", "training-dynamics"):
         done = reproduce(experiment(name), "smoke", tmp_path / name)
         assert {claim.verdict for claim in done.judged if hasattr(claim, "verdict")} == {
             "set-up short of the paper"
@@ -180,4 +180,5 @@ def test_one_experiment_takes_over_the_runs_of_another(tmp_path, monkeypatch):
     assert figures == {
         *("scaling.png", "test_losses.png", "spread.png", "floors.png", "components_digits.png"),
         *("isocompute.png", "ratios.png", "network.png"),
+        *("along_runs.png", "known_kernels.png"),
     }

@@ -14,7 +14,7 @@ class ExplicitConfig:
 
     Attributes:
         model: the name of the Llama's shape (`lnpjax.models.preset`).
-        text: what it learns, "stdlib" or "stories" (`language.load_corpus`).
+        text: what it learns, "stdlib", "bytes" or "stories" (`language.load_corpus`).
         max_bytes: of the text.
         context_length: S, the positions of a sequence, all of which are outputs.
         num_vocabulary: K, the entries of the vocabulary that are.

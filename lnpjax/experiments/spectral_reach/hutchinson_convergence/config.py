@@ -16,7 +16,7 @@ class HutchinsonConfig:
 
     Attributes:
         model: the name of the Llama's shape (`lnpjax.models.preset`).
-        text: what it learns, "stdlib" or "stories" (`language.load_corpus`).
+        text: what it learns, "stdlib", "bytes" or "stories" (`language.load_corpus`).
         max_bytes: of the text.
         context_length: positions of a sequence.
         num_samples: sequences that the squared norm is taken on.

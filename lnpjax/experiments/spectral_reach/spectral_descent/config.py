@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 
 from lnpjax._base.checks import require
 from lnpjax.experiments.spectral_reach.language import Text, check_text
+from lnpjax.models import preset
 
-ARMS = ("adamw", "muon", "damped", "clamped")
-"""AdamW; Muon; AdamW with damped top modes; AdamW with a ceiling of chi_pos."""
+ARMS = ("adamw", "muon", "damped", "clamped", "mup", "small")
+"""AdamW; Muon; AdamW with damped top modes, with a ceiling of chi_pos, in muP, from small weights.
+
+The last two start elsewhere, and the two before follow other gradients."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -19,7 +23,8 @@ class DescentConfig:
 
     Attributes:
         model: the name of the Llama's shape (`lnpjax.models.preset`).
-        text: what it learns, "stdlib" or "stories" (`language.load_corpus`).
+        text: what it learns, "stdlib", "bytes" or "stories" (`language.load_corpus`).
+        arms: the optimizers that are compared, of `ARMS`; AdamW and Muon among them.
         max_bytes: of the text.
         context_length: positions of a sequence.
         batch_size: sequences of a step.
@@ -33,6 +38,8 @@ class DescentConfig:
         num_modes: that are damped.
         left: what is left of these.
         ceiling: of chi_pos, where it is clamped.
+        narrower: how many times narrower the base network of muP is.
+        initial_scale: of matrices at the start, relative to the usual one, where it is small.
         num_times: about how many times of measurement, of which the first is the start.
         seed: of everything that is drawn.
 
@@ -41,13 +48,14 @@ class DescentConfig:
     """
 
     model: str = "115K"
-    text: Text = "stdlib"
+    text: Text = "bytes"
+    arms: tuple[str, ...] = ARMS
     max_bytes: int = 2_000_000
     context_length: int = 48
     batch_size: int = 8
     num_test: int = 64
     budget: int = 1000
-    rates: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     num_tuning: int = 2
     num_seeds: int = 6
     num_matvecs: int = 8
@@ -55,11 +63,25 @@ class DescentConfig:
     num_modes: int = 4
     left: float = 0.1
     ceiling: float = 1e-5
+    narrower: int = 4
+    initial_scale: float = 0.3
     num_times: int = 12
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_text(self.text)
+        require(
+            {"adamw", "muon"} <= set(self.arms) <= set(ARMS),
+            "arms",
+            expected=f"some of {', '.join(ARMS)}, adamw and muon among them",
+            got=self.arms,
+        )
+        require(self.initial_scale > 0, "initial_scale", expected="above 0", got=self.initial_scale)
+        widths = preset(self.model)
+        divisors = math.gcd(widths.num_heads, widths.intermediate_size)
+        fits = self.narrower >= 1 and divisors % self.narrower == 0
+        expected = f"a divisor of {divisors}, as heads and feed-forward have it"
+        require(fits, "narrower", expected=expected, got=self.narrower)
         require(
             len(self.rates) >= 3 and bool(np.all(np.diff(self.rates) > 0)),
             "rates",
@@ -73,6 +95,8 @@ class DescentConfig:
 
 PRESETS = {
     "smoke": DescentConfig(
+        text="stdlib",
+        arms=("adamw", "muon", "damped", "mup"),
         max_bytes=30_000,
         context_length=6,
         batch_size=2,
@@ -89,6 +113,7 @@ PRESETS = {
     "cpu": DescentConfig(),
     "paper": DescentConfig(
         model="1.2M",
+        narrower=2,
         text="stories",
         context_length=128,
         batch_size=32,

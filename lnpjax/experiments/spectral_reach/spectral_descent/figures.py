@@ -61,7 +61,7 @@ def draw(config: DescentConfig, sweep: Sweep, folder: Path) -> None:
     dress(rates, panel, xlabel="learning rate")
     _limit_losses(rates, runs)
     plain_ticks(losses.yaxis, positions.yaxis, rates.yaxis)
-    add_legend(figure, 4)
+    add_legend(figure, len(runs))
     figure.suptitle(
         f"Does moving faster into the tail help? A Llama of {config.model} parameters, "
         f"{config.budget} gradients",
@@ -77,8 +77,10 @@ def _draw_seeds(
     colour: str,
     label: str,
 ) -> None:
-    """Draw geometric means with their intervals."""
-    means = [mean_of(column) for column in np.log(values).T]
+    """Draw geometric means with their intervals, of what is not void."""
+    valid = np.isfinite(values) & (values > 0)
+    columns = zip(values.T, valid.T, strict=True)
+    means = [mean_of(np.log(column[kept])) for column, kept in columns]
     low, high = np.exp([mean.interval(COVERAGE) for mean in means]).T
     ax.plot(costs, np.exp([mean.value for mean in means]), color=colour, label=label)
     ax.fill_between(costs, low, high, color=colour, alpha=0.18, linewidth=0)
