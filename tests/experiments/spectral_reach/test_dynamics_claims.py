@@ -68,7 +68,7 @@ def with_ends(known):
     """Sizes whose chi_pos flattens here and there, and their losses at the same place or never."""
 
     def course(rng, size, steps, number):
-        end = (60, 120, 250, 500, 1000)[number] * np.exp(0.1 * rng.standard_normal((3, 1)))
+        end = (60, 100, 160, 900, 1100)[number] * np.exp(0.03 * rng.standard_normal((3, 1)))
         until = np.minimum(np.log(steps), np.log(end))
         loss = -0.1 * (until if known else np.log(steps) + 0 * until)
         return loss, -2.0 * until
