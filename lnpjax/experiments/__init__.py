@@ -28,6 +28,7 @@ FOLDERS = {
     "ntk-transition": "ntk_lens.transition",
     "noise-scaling": "ntk_lens.noise_scaling",
     "spectral-lens-toy": "spectral_lens_toy",
+    "spectral-lens-chain": "spectral_lens_chain",
     "shells-families": "spectral_shells.families",
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",

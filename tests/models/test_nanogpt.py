@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_nanogpt import TINY, built
 
 from lnpjax import from_nnx
 from lnpjax.models.nanogpt import (
@@ -23,27 +24,12 @@ from lnpjax.models.nanogpt import (
     AttentionWindow,
     NanoGPT,
     NanoGPTConfig,
-    NanoGPTSize,
     WindowedTokens,
     fp8_matmul,
     nanogpt_variant,
 )
 from lnpjax.models.nanogpt.attention import Neighbourhood, Visibility, attend
 
-TINY = NanoGPTSize(
-    num_layers=6,
-    num_heads=2,
-    hidden_size=8,
-    vocab_size=11,
-    context=8,
-    long_context=16,
-    fixed_window=4,
-    first_window=2,
-    last_window=6,
-    block=2,
-    chunk=8,
-    document_token=3,
-)
 PUBLISHED = {
     "Baseline": "124.35",
     "RoPE": "123.58",  # 123.57 in Table 4, without the bias that the script has
@@ -99,14 +85,6 @@ def disturbed(config):
     """Apply function and parameters; far from the start, where every matrix that writes is zero."""
     apply_fn, params = from_nnx(built(config))
     return jax.jit(apply_fn), params
-
-
-def built(config):
-    """A model with random parameters, made by numpy: no compilation."""
-    structure, state = nnx.split(nnx.eval_shape(lambda: NanoGPT(config, rngs=nnx.Rngs(0))))
-    rng = np.random.default_rng(1)
-    state = jax.tree.map(lambda x: jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype), state)
-    return nnx.merge(structure, state)
 
 
 def tokens_of(config, batch=2, seed=0):

@@ -264,6 +264,8 @@ class NanoGPT(nnx.Module):
         self.embedding = _table(config, config.vocab_size, rngs, tied=config.tie_embeddings)
         if config.positions == "learned":
             self.positions = _table(config, config.max_seq_len, rngs)
+        if config.norm_embedding:
+            self.embedding_norm = _norm(config, config.hidden_size, rngs)
         if config.num_value_tables:
             self.value_tables = nnx.List(
                 [_table(config, config.vocab_size, rngs) for _ in range(config.num_value_tables)]
@@ -303,7 +305,7 @@ class NanoGPT(nnx.Module):
         if config.positions == "learned":
             x = x + self.positions.embedding[:time].astype(config.dtype)
         if config.norm_embedding:
-            x = self.norm(x)
+            x = self.embedding_norm(x)
         shared = _Pass(x, self._around(ids, window), self._angles(time), self._values(ids))
         return self.norm(self._through_blocks(x, shared))
 

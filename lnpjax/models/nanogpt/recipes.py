@@ -6,9 +6,9 @@ those of the paper's half a million tokens, of which a run to its target loss ta
 
 - Runs are laid out for 2,500 to 60,000 steps and stop at the target loss: the cosine has hardly
   fallen by then, and a warm-down is never reached.
-- The rate of Muon in the Muon variant, 3.6e-4, suits another scaling of its updates. With
-  ``sqrt(max(1, out / in))`` it is 1/56 of the 0.02 of the variant after it, which inflates what
-  that one gains.
+- The rate of Muon in the Muon variant, 3.6e-4, suits updates that are scaled by the root of a
+  matrix's longer side, 28 at a width of 768. They are scaled by ``sqrt(max(1, out / in))``, and the
+  rate is 1/56 of the 0.02 of the variant after it, which may inflate what that one gains.
 
 `optax.contrib.muon` orthogonalises here as in the scripts: by five Newton-Schulz steps whose
 coefficients do not add up to one. Singular values end up anywhere in [0.68, 1.13], and an update is

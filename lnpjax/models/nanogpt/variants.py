@@ -82,8 +82,8 @@ class NanoGPTSize:
 
     @property
     def layer_without_attention(self) -> int:
-        """The layer of SparseV that has none: the second of the second half."""
-        return self.num_layers // 2 + 1
+        """The layer of SparseV that has none: the second of the second half, never the last."""
+        return min(self.num_layers // 2 + 1, self.num_layers - 2)
 
     @property
     def short_layers(self) -> tuple[int, ...]:
