@@ -431,7 +431,7 @@ def test_a_run_from_before_an_option_existed_still_opens(experiment: Experiment)
     written = experiment.config.to_json()
     del written["training"]["checkpoints_kept"], written["measurement"]["distribution"]
     del written["measurement"]["spectra"]
-    measurement = dataclasses.replace(MEASUREMENT, spectra=0)
+    measurement = dataclasses.replace(experiment.config.measurement, spectra=0)
     old = dataclasses.replace(experiment.config, measurement=measurement)
     assert PretrainConfig.from_json(written, source="test") == old
     del written["training"]["steps"]
