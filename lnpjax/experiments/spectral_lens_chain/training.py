@@ -14,7 +14,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
-from lnpjax import from_nnx
+from lnpjax.adapters import from_nnx
 from lnpjax.data import load_dataset
 from lnpjax.experiments.spectral_lens_chain.config import ChainConfig
 from lnpjax.models import (
