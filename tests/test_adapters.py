@@ -189,8 +189,12 @@ def test_both_give_one_measurement(linen):
         for leaf, value in linen_params[other].items():
             getattr(getattr(twin, name), leaf)[...] = value
     nnx_fn, nnx_params = lnpjax.from_nnx(twin)
-    left = lnpjax.squared_jacobian_norm(linen_fn, linen_params, INPUTS, estimator=Exact())
-    right = lnpjax.squared_jacobian_norm(nnx_fn, nnx_params, INPUTS, estimator=Exact())
+    left, right = (
+        jax.jit(lambda p, fn=fn: lnpjax.squared_jacobian_norm(fn, p, INPUTS, estimator=Exact()))(
+            params
+        )
+        for fn, params in ((linen_fn, linen_params), (nnx_fn, nnx_params))
+    )
     np.testing.assert_allclose(left.value, right.value, rtol=1e-5)
     for name, other in names.items():
         np.testing.assert_allclose(left.groups[other], right.groups[name], rtol=1e-5)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import measures
 import numpy as np
+import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -85,16 +86,15 @@ def communicated(compiled):
     }
 
 
-def check_numbers(meshes):
+def check_numbers(mesh_of):
     key, run = jax.random.key(0), jax.jit(everything())
     expected = run(CASE.params, CASE.batch_a, CASE.batch_b, key)
     assert expected["measures"]["lnp, exact"].chi_net > 0
-    for name, mesh in meshes.items():
-        for layout in LAYOUTS if name == "automatic" else ["by both"]:
-            actual = run(*placed(mesh, layout), key)
-            jax.tree_util.tree_map_with_path(
-                functools.partial(assert_equal, f"{name}, {layout}"), actual, expected
-            )
+    for (kind, layout), mesh in mesh_of.items():
+        actual = run(*placed(mesh, layout), key)
+        jax.tree_util.tree_map_with_path(
+            functools.partial(assert_equal, f"{kind}, {layout}"), actual, expected
+        )
 
 
 def assert_equal(where, path, left, right):
@@ -126,21 +126,29 @@ def check_work(mesh):
             assert sent <= max(num_samples * len(leaves), *(leaf.size for leaf in leaves))
 
 
-def on_eight_devices():
+CASES = {  # the most general layout, and the others: the kind of mesh, and the layouts on it
+    "both kinds of mesh": [("automatic", "by both"), ("explicit", "by both")],
+    "all layouts": [("automatic", "by data"), ("automatic", "by model")],
+}
+
+
+def on_eight_devices(name):
     assert jax.device_count() == 8
+    kinds = {"automatic": AxisType.Auto, "explicit": AxisType.Explicit}
     meshes = {
-        name: jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
-        for name, kind in (("automatic", AxisType.Auto), ("explicit", AxisType.Explicit))
+        kind: jax.make_mesh((4, 2), ("data", "model"), axis_types=(axis, axis))
+        for kind, axis in kinds.items()
     }
     check_work(meshes["automatic"])
-    check_numbers(meshes)
+    check_numbers({case: meshes[case[0]] for case in CASES[name]})
     print("eight devices agree with one")
 
 
-def test_eight_devices_agree_with_one():
+@pytest.mark.parametrize("name", CASES)
+def test_eight_devices_agree_with_one(name):
     flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, __file__],
+        [sys.executable, __file__, name],
         env=os.environ
         | {"PYTHONPATH": os.pathsep.join([os.path.dirname(measures.__file__), *sys.path])}
         | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
@@ -154,4 +162,4 @@ def test_eight_devices_agree_with_one():
 
 
 if __name__ == "__main__":
-    on_eight_devices()
+    on_eight_devices(sys.argv[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 
 import flax.linen as nn
@@ -65,7 +66,7 @@ def new_model():
 def fresh(model, measure_of, data, **options):
     """What an adapter that is made at this very step gives."""
     apply_fn, params = lnpjax.from_nnx(model, with_state=False)
-    return measure_of(apply_fn)(params, *data, key=jax.random.key(9), **options)
+    return jax.jit(measure_of(apply_fn))(params, *data, key=jax.random.key(9), **options)
 
 
 def lnp_of(apply_fn):
@@ -104,7 +105,7 @@ def test_an_instrumented_batch_norm_model_is_the_fresh_one_at_every_step_in_one_
         np.testing.assert_allclose(found, getattr(expected, name), rtol=2e-4, err_msg=name)
     # The control: with the statistics of step 0 the numbers are others.
     later = nnx.state(before, nnx.Param)
-    stale = lnp_of(apply_fn)(later, *data, key=jax.random.key(9), state=state)
+    stale = jax.jit(lnp_of(apply_fn))(later, *data, key=jax.random.key(9), state=state)
     assert abs(float(stale.loss_b / expected.loss_b) - 1) > 0.1
     assert abs(float(stale.chi_pos / expected.chi_pos) - 1) > 0.1
 
@@ -122,10 +123,12 @@ def test_training_in_place_is_not_touched():
     assert_same(*arrays, rtol=1e-5, atol=1e-6)
 
 
+@functools.cache
 def trained():
     model, optimizer = new_model()
+    step = nnx.jit(train_step)
     for number in range(5):
-        train_step(model, optimizer, batch(number))
+        step(model, optimizer, batch(number))
     return model
 
 
@@ -157,10 +160,10 @@ def test_hidden_states_take_the_state():
     hidden, _ = nnx_hidden_states(new_model()[0], ["norm"])
     model = trained()
     params, state = nnx.state(model, nnx.Param), nnx.state(model, nnx.Not(nnx.Param))
-    measure = activation_spectra(hidden, head=(1, 4), tail=(2, 8))
+    measure = jax.jit(activation_spectra(hidden, head=(1, 4), tail=(2, 8)))
     result = measure(params, batch(7), state=state)
     own, _ = nnx_hidden_states(model, ["norm"])
-    expected = activation_spectra(own, head=(1, 4), tail=(2, 8))(params, batch(7))
+    expected = jax.jit(activation_spectra(own, head=(1, 4), tail=(2, 8)))(params, batch(7))
     assert_same(result, expected, rtol=1e-3, atol=1e-5)
     stale = measure(params, batch(7))["norm"].trace
     assert abs(float(stale / expected["norm"].trace) - 1) > 0.05
@@ -201,9 +204,9 @@ def test_linen_state_within_a_train_state():
     _, _, record = step(state, batch(20), batch(1000), jax.random.key(9))
     now = {"params": state["params"], **state["rest"]}
     own, params = lnpjax.from_linen(module, now, with_state=False)
-    expected = lnp_of(own)(params, batch(20), batch(1000))
+    expected = jax.jit(lnp_of(own))(params, batch(20), batch(1000))
     np.testing.assert_allclose(record.measurement.chi_pos, expected.chi_pos, rtol=1e-4)
-    stale = lnp_of(apply_fn)(params, batch(20), batch(1000))
+    stale = jax.jit(lnp_of(apply_fn))(params, batch(20), batch(1000))
     assert abs(float(stale.chi_pos / expected.chi_pos) - 1) > 0.05
 
 

@@ -81,7 +81,8 @@ def test_gradient_of_adapters_in_their_own_structure(x64, how):
     measure = lnpjax.lnp(
         lambda p, x: apply_fn(zoo.Adapted(**p), x), loss_fn, estimator=Exact(), wrt=("down", "up")
     )
-    out = measure(params, case.batch_a, case.batch_b, gradient_a=gradient, params_after=after)
+    given = {"gradient_a": gradient, "params_after": after}
+    out = jax.jit(lambda params: measure(params, case.batch_a, case.batch_b, **given))(params)
     np.testing.assert_allclose(out.delta_loss, expected.delta_loss, rtol=TOLERANCE)
     np.testing.assert_allclose(out.chi_net, expected.chi_net, rtol=TOLERANCE)
     np.testing.assert_allclose(out.linear_change, -0.1 * expected.delta_loss, rtol=TOLERANCE)
@@ -209,7 +210,7 @@ def test_preconditioner(x64):
     preconditioner = jax.tree.map(
         lambda leaf: jnp.linspace(0.5, 2.0, leaf.size).reshape(leaf.shape), case.params
     )
-    measure = lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact())
+    measure = jax.jit(lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact()))
     out = measure(case.params, case.batch_a, case.batch_b, preconditioner=preconditioner)
 
     scale = jax.tree.map(jnp.sqrt, preconditioner)
@@ -312,10 +313,13 @@ def test_standard_errors_follow_those_of_the_norms(x64):
     case, key = zoo.mlp(), jax.random.key(2)
     out = measure_case(case, cross=True, estimator=Hutchinson(4), key=key)
     relative = 0.0
-    for batch, side_key in zip((case.batch_a, case.batch_b), jax.random.split(key), strict=True):
-        norm = lnpjax.squared_jacobian_norm(
-            case.apply_fn, case.params, batch[0], estimator=Hutchinson(4), key=side_key
+    norm_of = jax.jit(
+        lambda inputs, key: lnpjax.squared_jacobian_norm(
+            case.apply_fn, case.params, inputs, estimator=Hutchinson(4), key=key
         )
+    )
+    for batch, side_key in zip((case.batch_a, case.batch_b), jax.random.split(key), strict=True):
+        norm = norm_of(batch[0], side_key)
         relative += (norm.sem / norm.value) ** 2 / 4
     np.testing.assert_allclose(out.chi_net_sem / out.chi_net, np.sqrt(relative), rtol=1e-9)
     np.testing.assert_allclose(out.chi_pos_sem / out.chi_pos, np.sqrt(relative), rtol=1e-9)

@@ -171,13 +171,15 @@ def test_dropout_with_a_key_for_every_sample_is_healthy():
         keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, (4,)))(inputs["key"])
         return jnp.where(keep, inputs["x"], 0) @ weights
 
-    estimate = lnpjax.squared_jacobian_norm(
-        apply_fn,
-        jnp.ones((4, 2)),
-        inputs,
-        estimator=Hutchinson(2, microbatch_size=2),
-        key=jax.random.key(2),
-    )
+    estimate = jax.jit(
+        lambda inputs, key: lnpjax.squared_jacobian_norm(
+            apply_fn,
+            jnp.ones((4, 2)),
+            inputs,
+            estimator=Hutchinson(2, microbatch_size=2),
+            key=key,
+        )
+    )(inputs, jax.random.key(2))
     assert estimate.status == Status.OK
 
 
@@ -201,8 +203,9 @@ def test_routing_is_detected_where_the_ends_of_the_batch_go_to_different_experts
     chosen = np.argmax(case.batch_a[0] @ case.params["router"], axis=-1)
     last = np.flatnonzero(chosen != chosen[0])[0]
     case = with_ends(case, 0, last)
-    together = case.apply_fn(case.params, case.batch_a[0])
-    alone = jax.vmap(lambda x: case.apply_fn(case.params, x[None])[0])(case.batch_a[0])
+    together = jax.jit(case.apply_fn)(case.params, case.batch_a[0])
+    one_by_one = jax.vmap(lambda x: case.apply_fn(case.params, x[None])[0])
+    alone = jax.jit(one_by_one)(case.batch_a[0])
     assert np.max(np.abs(together - alone)) > 0.1  # samples in the middle are dropped
     with pytest.raises(ValueError, match=REMEDY):
         norm(case)
@@ -236,8 +239,8 @@ def test_what_two_samples_do_not_fill_is_detected_in_either_batch():
 def test_kernels_of_interacting_samples_are_those_of_the_batch(name):
     case = INTERACTING[name]()
     kernel = lnpjax.entk(case.apply_fn, case.params, case.batch_a[0])
-    jacobian = jax.jacrev(case.apply_fn)(case.params, case.batch_a[0])
-    rows = [leaf.reshape(kernel.shape[0], -1) for leaf in jax.tree.leaves(jacobian)]
+    jacobian = jax.jit(jax.jacrev(case.apply_fn))(case.params, case.batch_a[0])
+    rows = [np.reshape(leaf, (kernel.shape[0], -1)) for leaf in jax.tree.leaves(jacobian)]
     assert np.allclose(kernel, sum(row @ row.T for row in rows), rtol=1e-4, atol=1e-4)
 
 

@@ -78,9 +78,11 @@ def test_split_model_has_the_same_gradient_and_norm(x64, wrt, positions):
             )
         )
     )(jax.random.split(jax.random.key(4), 300))
-    truth = lnpjax.squared_jacobian_norm(
-        in_one_piece(case).apply_fn, case.params, case.batch_a[0], wrt=wrt, estimator=Exact()
-    )
+    truth = jax.jit(
+        lambda params: lnpjax.squared_jacobian_norm(
+            in_one_piece(case).apply_fn, params, case.batch_a[0], wrt=wrt, estimator=Exact()
+        )
+    )(case.params)
     for name, value in truth.groups.items():
         assert_mean(norm.groups[name], value)
         with pytest.raises(AssertionError):
@@ -123,9 +125,11 @@ def test_read_out_is_exact(x64):
     case = split_case()
     draws = many(case, 5)
     blocks = oracles.dense_jacobian(case.apply_fn, case.params, case.batch_a[0])
-    norm = lnpjax.squared_jacobian_norm(
-        case.apply_fn, case.params, case.batch_a[0], key=jax.random.key(5)
-    )
+    norm = jax.jit(
+        lambda key: lnpjax.squared_jacobian_norm(
+            case.apply_fn, case.params, case.batch_a[0], key=key
+        )
+    )(jax.random.key(5))
     np.testing.assert_allclose(norm.groups["kernel"], np.sum(blocks[0] ** 2), rtol=1e-10)
     assert np.ptp(draws.groups["kernel"].delta_loss) == 0
 
@@ -160,12 +164,16 @@ def test_preconditioner_reaches_the_closed_forms(x64):
 def test_microbatches_fall_back_to_probes_everywhere(x64):
     case = split_case()
     sliced = Hutchinson(2, microbatch_size=2)
-    arguments = (case.params, case.batch_a[0])
-    key = jax.random.key(7)
-    left = lnpjax.squared_jacobian_norm(case.apply_fn, *arguments, estimator=sliced, key=key)
-    right = lnpjax.squared_jacobian_norm(
-        in_one_piece(case).apply_fn, *arguments, estimator=Hutchinson(2), key=key
-    )
+
+    @jax.jit
+    def both(params, inputs, key):
+        whole = in_one_piece(case).apply_fn
+        return [
+            lnpjax.squared_jacobian_norm(network, params, inputs, estimator=estimator, key=key)
+            for network, estimator in ((case.apply_fn, sliced), (whole, Hutchinson(2)))
+        ]
+
+    left, right = both(case.params, case.batch_a[0], jax.random.key(7))
     np.testing.assert_allclose(left.value, right.value, rtol=1e-12)
 
 
@@ -184,13 +192,14 @@ def test_llama_splits_itself(x64):
         dtype="float64",
         param_dtype="float64",
     )
-    model = Llama(config, rngs=nnx.Rngs(0))
+    model = nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(0)))()
     split, params = split_llama(model)
     whole, whole_params = lnpjax.from_nnx(model)
     tokens = zoo._tokens(8, 3, 5, 11)[0]
     assert isinstance(split, SplitModel)
     np.testing.assert_array_equal(split(params, tokens), whole(whole_params, tokens))
-    tied = Llama(dataclasses.replace(config, tie_embeddings=True), rngs=nnx.Rngs(0))
+    tied_config = dataclasses.replace(config, tie_embeddings=True)
+    tied = nnx.jit(lambda: Llama(tied_config, rngs=nnx.Rngs(0)))()
     assert not isinstance(split_llama(tied)[0], SplitModel)
 
 

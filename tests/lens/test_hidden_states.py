@@ -25,7 +25,7 @@ def llama(**options):
         max_seq_len=16,
         **options,
     )
-    return Llama(config, rngs=nnx.Rngs(0))
+    return nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(0)))()
 
 
 TOKENS = jnp.arange(10, dtype=jnp.int32).reshape(2, 5)

@@ -37,16 +37,21 @@ SMALL = LlamaConfig(
 
 @functools.cache
 def small_model(**changes):
-    model = Llama(dataclasses.replace(SMALL, **changes), rngs=nnx.Rngs(0))
+    config = dataclasses.replace(SMALL, **changes)
+    model = nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(0)))()
     # Large weights and uneven gains: at initialisation every block is close to the identity.
     structure, state = nnx.split(model)
     leaves, treedef = jax.tree.flatten(state)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [
-        0.4 * jax.random.normal(k, x.shape, x.dtype) for k, x in zip(keys, leaves, strict=True)
-    ]
-    state = jax.tree.unflatten(treedef, [x + n for x, n in zip(leaves, noise, strict=True)])
-    return nnx.merge(structure, state)
+
+    @jax.jit
+    def with_noise(leaves):
+        keys = jax.random.split(jax.random.key(1), len(leaves))
+        return [
+            x + 0.4 * jax.random.normal(k, x.shape, x.dtype)
+            for k, x in zip(keys, leaves, strict=True)
+        ]
+
+    return nnx.merge(structure, jax.tree.unflatten(treedef, with_noise(leaves)))
 
 
 logits = nnx.jit(lambda model, tokens: model(tokens))
@@ -261,7 +266,7 @@ def test_runs_inside_scan():
 
 def test_initial_scales():
     config = dataclasses.replace(preset("115K"), num_layers=8)
-    block = Llama(config, rngs=nnx.Rngs(0)).layers[3]
+    block = nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(0)).layers[3])()
     for matrix, std in [
         (block.attention.query, 0.02),
         (block.feed_forward.up, 0.02),
@@ -279,7 +284,8 @@ def test_compute_and_parameter_dtypes_are_honoured():
     assert rounded.dtype == jnp.bfloat16
     error = jnp.linalg.norm(rounded.astype(jnp.float32) - exact) / jnp.linalg.norm(exact)
     assert 0 < error < 0.05
-    stored = Llama(dataclasses.replace(SMALL, param_dtype="bfloat16"), rngs=nnx.Rngs(0))
+    config = dataclasses.replace(SMALL, param_dtype="bfloat16")
+    stored = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(stored))} == {jnp.dtype("bfloat16")}
 
 

@@ -31,7 +31,7 @@ def tiny_model(*, tied):
         rope_interleaved=True,
         tie_embeddings=tied,
     )
-    return Llama(config, rngs=nnx.Rngs(3))
+    return nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(3)))()
 
 
 def checkpoint_bytes(model):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,29 +17,34 @@ from lnpjax.models import MLP, Llama, LlamaConfig, ViT, ViTConfig, maximal_updat
 BASE = 16
 
 
+@functools.cache
 def vit(width):
     config = ViTConfig(
         image_size=8, patch_size=4, num_channels=1, num_classes=3, hidden_size=width,
         intermediate_size=2 * width, num_layers=1, num_heads=2,
     )  # fmt: skip
-    return ViT(config, rngs=nnx.Rngs(0)), jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
+    model = nnx.jit(lambda: ViT(config, rngs=nnx.Rngs(0)))()
+    return model, jax.random.normal(jax.random.key(1), (8, 8, 8, 1))
 
 
+@functools.cache
 def llama(width, *, tie_embeddings=False):
     config = LlamaConfig(
         vocab_size=5, hidden_size=width, intermediate_size=2 * width, num_layers=1, num_heads=2,
         max_seq_len=4, tie_embeddings=tie_embeddings,
     )  # fmt: skip
-    return Llama(config, rngs=nnx.Rngs(0)), jnp.arange(32).reshape(8, 4) % 5
+    model = nnx.jit(lambda: Llama(config, rngs=nnx.Rngs(0)))()
+    return model, jnp.arange(32).reshape(8, 4) % 5
 
 
 def tied_llama(width):
     return llama(width, tie_embeddings=True)
 
 
+@functools.cache
 def mlp(width):
     inputs = jax.random.normal(jax.random.key(1), (8, 6))
-    return MLP((6, width, width, 3), rngs=nnx.Rngs(0)), inputs
+    return nnx.jit(lambda: MLP((6, width, width, 3), rngs=nnx.Rngs(0)))(), inputs
 
 
 OPTIONS = {vit: {}, llama: {}, tied_llama: {"tied": "embedding/embedding"}, mlp: {}}
@@ -68,8 +75,9 @@ def test_nothing_changes_at_the_base_width(make):
 
 def change_of_outputs(apply_fn, params, transform, inputs, num_steps=4):
     """How far outputs move in a few steps."""
-    targets = jnp.linspace(-1, 1, apply_fn(params, inputs).size)
+    apply_fn = jax.jit(apply_fn)
     start = apply_fn(params, inputs)
+    targets = jnp.linspace(-1, 1, start.size)
 
     def loss(params):
         outputs = apply_fn(params, inputs)

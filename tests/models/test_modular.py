@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -21,9 +22,14 @@ VARIANTS = {
 }
 
 
+@functools.cache
+def _model(config):
+    return nnx.jit(lambda: ModularTransformer(config, rngs=nnx.Rngs(0)))()
+
+
 def _trained(config):
     """A model none of whose matrices is zero."""
-    graphdef, params = nnx.split(ModularTransformer(config, rngs=nnx.Rngs(0)), nnx.Param)
+    graphdef, params = nnx.split(_model(config), nnx.Param)
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [
@@ -46,7 +52,7 @@ def test_no_position_sees_a_later_one(config):
 def test_parameters_of_each_variant():
     states = {}
     for name, config in VARIANTS.items():
-        params = nnx.state(ModularTransformer(config, rngs=nnx.Rngs(0)), nnx.Param)
+        params = nnx.state(_model(config), nnx.Param)
         states[name] = set(params)
         count = sum(leaf.size for leaf in jax.tree.leaves(params))
         assert count == config.num_parameters
@@ -62,20 +68,18 @@ def test_how_the_read_outs_start():
     """Untied: uniform. Tied to embeddings of order one: the current token, by a wide margin."""
     tokens = jnp.array([[1, 5, 2, 7, 3, 9]])
     tied, untied = (
-        ModularTransformer(VARIANTS[name], rngs=nnx.Rngs(0))(tokens)
-        for name in VARIANTS
-        if name in ("rotary", "untied")
+        _model(VARIANTS[name])(tokens) for name in VARIANTS if name in ("rotary", "untied")
     )
     np.testing.assert_array_equal(untied, 0)
     np.testing.assert_array_equal(jnp.argmax(tied, axis=-1), tokens)
     own = jnp.take_along_axis(tied, tokens[..., None], axis=-1)
-    embedding = ModularTransformer(VARIANTS["rotary"], rngs=nnx.Rngs(0)).embedding.embedding
+    embedding = _model(VARIANTS["rotary"]).embedding.embedding
     norms = jnp.linalg.norm(embedding[...][tokens[0]], axis=-1)
     np.testing.assert_allclose(own[0, :, 0], math.sqrt(16) * norms, rtol=1e-4)
 
 
 def test_last_hidden_is_the_last_of_hidden():
-    model = ModularTransformer(VARIANTS["untied"], rngs=nnx.Rngs(0))
+    model = _model(VARIANTS["untied"])
     tokens = jnp.array([[1, 5, 2], [3, 3, 3]])
     np.testing.assert_array_equal(model.last_hidden(tokens), model.hidden(tokens)[:, -1])
 
@@ -85,7 +89,7 @@ def test_bad_input():
         dataclasses.replace(SHAPE, hidden_size=10)
     with pytest.raises(ValueError, match="num_layers: expected an integer >= 1, got 0"):
         dataclasses.replace(SHAPE, num_layers=0)
-    model = ModularTransformer(SHAPE, rngs=nnx.Rngs(0))
+    model = _model(SHAPE)
     with pytest.raises(ValueError, match="tokens: expected at most context_length=6 positions"):
         model(jnp.zeros((1, 7), int))
     with pytest.raises(ValueError, match=r"tokens: expected shape \(batch, time\)"):
@@ -94,7 +98,7 @@ def test_bad_input():
 
 @pytest.mark.parametrize("outside", [-1, 12])
 def test_what_is_not_a_token_is_refused_or_gives_nan(outside):
-    model = ModularTransformer(SHAPE, rngs=nnx.Rngs(0))
+    model = _model(SHAPE)
     tokens = jnp.array([[1, outside], [2, 3]])
     with pytest.raises(ValueError, match=r"^tokens: expected ids from 0 to 11, got "):
         model(tokens)

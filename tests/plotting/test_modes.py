@@ -18,17 +18,17 @@ from lnpjax.plotting import plot_mode_steps, plot_modes
 def modes_and_steps():
     case = zoo.build("mlp")
     inputs, targets = case.batch_a
-    gradient = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
-    modes = eigenmodes(entk(case.apply_fn, case.params, inputs), gradient)
-    steps = step_along_gradient(
-        case.apply_fn,
-        case.loss_fn,
-        case.params,
-        case.batch_a,
-        modes,
-        learning_rates=jnp.array([1e-3, 1e-2, 1e3]),
-    )
-    return modes, steps
+    rates = jnp.array([1e-3, 1e-2, 1e3])
+
+    @jax.jit
+    def both(params):
+        gradient = jax.grad(case.loss_fn)(case.apply_fn(params, inputs), targets)
+        modes = eigenmodes(entk(case.apply_fn, params, inputs), gradient)
+        return modes, step_along_gradient(
+            case.apply_fn, case.loss_fn, params, case.batch_a, modes, learning_rates=rates
+        )
+
+    return both(case.params)
 
 
 def check_words(figure, panels):

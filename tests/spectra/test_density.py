@@ -76,16 +76,15 @@ def test_counts_per_bin(x64):
 
 def test_chosen_outputs(x64):
     case = zoo.build("mlp")
-    kernel = entk(case.apply_fn, case.params, case.batch_a[0], outputs=[1])
-    density = spectral_density(
-        case.apply_fn,
-        case.params,
-        case.batch_a[0],
-        num_matvecs=4,
-        num_probes=4,
-        key=jax.random.key(0),
-        outputs=[1],
-    )
+
+    @jax.jit
+    def both(params, key):
+        arguments, options = (case.apply_fn, params, case.batch_a[0]), {"outputs": [1]}
+        return entk(*arguments, **options), spectral_density(
+            *arguments, num_matvecs=4, num_probes=4, key=key, **options
+        )
+
+    kernel, density = both(case.params, jax.random.key(0))
     value, error = density.trace
     assert abs(value - jnp.trace(kernel)) <= 4 * error + 1e-9
     assert density.nodes.shape == (4, 4)

@@ -20,9 +20,14 @@ from lnpjax.spectra._lanczos import cumulative, measure_at, quantiles
 def exact_modes(name):
     case = zoo.build(name)
     inputs, targets = case.batch_a
-    gradient = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
-    kernel = jax.jit(lambda p: entk(case.apply_fn, p, inputs, wrt=case.wrt))(case.params)
-    return case, gradient, eigenmodes(kernel, gradient)
+
+    @jax.jit
+    def gradient_and_modes(params):
+        gradient = jax.grad(case.loss_fn)(case.apply_fn(params, inputs), targets)
+        kernel = entk(case.apply_fn, params, inputs, wrt=case.wrt)
+        return gradient, eigenmodes(kernel, gradient)
+
+    return case, *gradient_and_modes(case.params)
 
 
 def measure_of(case, vector, num_matvecs, **options):
@@ -65,7 +70,7 @@ def test_with_as_many_products_as_eigenvalues_it_is_the_spectrum(x64):
 def test_first_moment_is_what_lnp_measures(x64):
     case, gradient, _ = exact_modes("tied_embeddings")
     lnp = lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact(), normalization=None)
-    cheap = lnp(case.params, case.batch_a)
+    cheap = jax.jit(lnp)(case.params, case.batch_a)
     mean = measure_of(case, gradient, 3).mean
     np.testing.assert_allclose(mean, cheap.chi_pos * cheap.chi_net, rtol=1e-10)
 
@@ -116,10 +121,9 @@ def test_chosen_outputs_and_preconditioner(x64):
     case, gradient, _ = exact_modes("mlp")
     part = lnpjax.jacobian.select_outputs(gradient, [0, 2])
     weights = jax.tree.map(lambda leaf: 1 + leaf**2, case.params)
-    kernel = entk(
-        case.apply_fn, case.params, case.batch_a[0], outputs=[0, 2], preconditioner=weights
-    )
-    measure = measure_of(case, part, 5, outputs=[0, 2], preconditioner=weights)
+    options = {"outputs": [0, 2], "preconditioner": weights}
+    kernel = jax.jit(lambda p: entk(case.apply_fn, p, case.batch_a[0], **options))(case.params)
+    measure = measure_of(case, part, 5, **options)
     flat = part.ravel()
     for degree in (1, 5, 9):
         exact = flat @ jnp.linalg.matrix_power(kernel, degree) @ flat / (flat @ flat)

@@ -27,9 +27,13 @@ def measure_of(case, **options):
 def test_it_is_gamma2_over_p(x64, name):
     case = zoo.build(name)
     inputs, targets = case.batch_a
-    gradient = jax.grad(case.loss_fn)(case.apply_fn(case.params, inputs), targets)
-    kernel = jax.jit(lambda p: entk(case.apply_fn, p, inputs, wrt=case.wrt))(case.params)
-    modes = eigenmodes(kernel, gradient)
+
+    @jax.jit
+    def modes_of(params):
+        gradient = jax.grad(case.loss_fn)(case.apply_fn(params, inputs), targets)
+        return eigenmodes(entk(case.apply_fn, params, inputs, wrt=case.wrt), gradient)
+
+    modes = modes_of(case.params)
     measure = jax.jit(measure_of(case, num_matvecs=8))
     out = measure(case.params, case.batch_a)
     np.testing.assert_allclose(out.chi_pos, modes.chi_pos, rtol=1e-9)
@@ -50,8 +54,8 @@ def test_random_probes_give_the_mean_an_error(x64):
     measure = position_distribution(
         case.apply_fn, case.loss_fn, num_matvecs=4, estimator=lnpjax.Hutchinson(4)
     )
-    out = measure(case.params, case.batch_a, key=jax.random.key(0))
-    exact = measure_of(case, num_matvecs=4)(case.params, case.batch_a)
+    out = jax.jit(measure)(case.params, case.batch_a, key=jax.random.key(0))
+    exact = jax.jit(measure_of(case, num_matvecs=4))(case.params, case.batch_a)
     assert out.chi_pos_sem > 0
     assert abs(out.chi_pos - exact.chi_pos) < 4 * out.chi_pos_sem
 

@@ -43,8 +43,10 @@ def _dense_blocks(name, x64):
 
 
 def output_gradient(apply_fn, loss_fn, params, inputs, targets):
-    outputs = apply_fn(params, inputs)
-    return np.asarray(jax.grad(loss_fn)(outputs, targets), np.float64).reshape(-1)
+    def gradient(params, inputs, targets):
+        return jax.grad(loss_fn)(apply_fn(params, inputs), targets)
+
+    return np.asarray(jax.jit(gradient)(params, inputs, targets), np.float64).reshape(-1)
 
 
 @dataclasses.dataclass
