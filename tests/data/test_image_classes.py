@@ -154,7 +154,7 @@ def break_files(folder, how):
         ("another format", "expected an idx file .* got another header, b'<htm'"),
         (
             "other labels",
-            r"expected uint8 images .* n labels, integers, for .*train-images.*labels of shape \(29,\)",
+            r"expected uint8 images .* n labels, integers, for .*train-images.*shape \(29,\)",
         ),
     ],
 )
