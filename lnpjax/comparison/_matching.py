@@ -214,10 +214,11 @@ def _between(before: MeasuredSpectra, after: MeasuredSpectra, tokens: float) -> 
     summaries = {
         kind: {
             name: {
-                quantity: _number(quantity, value, other.number(kind, quantity, name), weight)
+                quantity: _number(quantity, value, far.get(quantity, math.nan), weight)
                 for quantity, value in numbers.items()
             }
             for name, numbers in names.items()
+            for far in [other.summaries.get(kind, {}).get(name, {})]
         }
         for kind, names in nearer.summaries.items()
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +86,8 @@ class Visibility:
             seen = seen & (queries // block - keys // block < (size + block - 1) // block)
         return seen
 
-    def _half(self, size: Int[Array, " batch"] | int) -> Int[Array, " batch"] | int:
+    def _half(self, size: Any) -> Any:
+        """Return half of a window, known or an array, in whole blocks."""
         unit = 1 if self.window is None else self.window.block or 1
         halved = (size + unit - 1) // unit // 2 * unit
         return max(halved, unit) if isinstance(size, int) else jnp.maximum(halved, unit)

@@ -7,6 +7,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lnpjax.models.nanogpt.config import CapShape
@@ -14,7 +15,7 @@ from lnpjax.models.nanogpt.config import CapShape
 INPUT_SCALE, WEIGHT_SCALE = 2.0, 32.0
 
 
-def _rounded(x: Array, scale: float, dtype: jnp.dtype) -> Array:
+def _rounded(x: Array, scale: float, dtype: DTypeLike) -> Array:
     """Return what is left of a number in eight bits, in the precision it came in."""
     return (x * scale).astype(dtype).astype(x.dtype) / scale
 

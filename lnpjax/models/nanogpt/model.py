@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from lnpjax._base.checks import concrete, require
@@ -388,7 +389,7 @@ class NanoGPT(nnx.Module):
         return Neighbourhood(window, documents)
 
 
-def truncated_angles(time: int, head_width: int, *, dtype: jnp.dtype) -> Float[Array, "time half"]:
+def truncated_angles(time: int, head_width: int, *, dtype: DTypeLike) -> Float[Array, "time half"]:
     """Compute angles ``t (1/1024)^(i / (n - 1))`` of half of a head's n = head_width / 4 pairs.
 
     The other pairs are not turned: their angles are zero.
