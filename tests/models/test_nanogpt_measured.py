@@ -61,7 +61,9 @@ def test_components_equal_the_dense_jacobian(x64, name):
         np.testing.assert_allclose(
             getattr(found, component), getattr(expected, component), rtol=1e-9, err_msg=component
         )
-    assert found.status == lnpjax.Status.OK
+    # Eight bits round more than the loss gradient can do with, and are said to.
+    is_rounded = name == "AttnScale"
+    assert found.status == (lnpjax.Status.LOST_IN_ROUNDING if is_rounded else lnpjax.Status.OK)
 
 
 def test_spectra_equal_those_of_numpy(x64):

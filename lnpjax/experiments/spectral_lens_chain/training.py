@@ -171,7 +171,7 @@ class ChainTrainer:
         window = self.recipe.window_at(step, self.config.size)
         if window is None:
             return tokens
-        return WindowedTokens(tokens, np.full(len(tokens), int(window)))
+        return WindowedTokens(jnp.asarray(tokens), jnp.full(len(tokens), int(window)))
 
     def _optimizer(self, factor: Float[Array, ""] | float) -> optax.GradientTransformation:
         steps = round(self.config.layout * self.config.num_steps)
