@@ -87,3 +87,4 @@ def _draw_features(vision: Vision, ax: Axes) -> None:
         "change / size at the start",
     )
     dress(ax, panel, xlabel="step")
+    plain_ticks(ax.xaxis, ax.yaxis)
