@@ -70,12 +70,12 @@ def plot_comparison(comparison: Comparison, path: str | os.PathLike[str] | None 
         >>> from lnpjax.runs import RunSummary
         >>> tokens = np.array([100.0, 10_000.0])
         >>> runs = [
-        ...     RunSummary(name, {}, tokens, np.array([3.0, last]), 1e4, 9e4, 9e4, ())
+        ...     RunSummary(name, {"model": name}, tokens, np.array([3.0, last]), 1e4, 9e4, 9e4, ())
         ...     for name, last in (("slow", 2.0), ("fast", 1.0))
         ... ]
         >>> losses, gains = plot_comparison(compare(runs)).axes
         >>> losses.get_ylabel(), [text.get_text() for text in losses.get_legend().get_texts()]
-        ('loss (nats per token)', ['slow', 'fast'])
+        ('loss (nats per token)', ['A slow', 'B fast'])
     """
     draws: list[Callable[[Axes, Comparison], None]] = [_plot_losses]
     spectra = [matched.spectra for matched in comparison.matches if matched is not None]

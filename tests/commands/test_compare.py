@@ -56,8 +56,10 @@ def test_two_families_of_three(tmp_path, capsys):
 
 
 def test_runs_without_spectra_or_speeds(tmp_path, capsys):
-    make_run(tmp_path / "old", tokens_to_target=10_000, end=20_000, spectra=0, speed=None)
-    make_run(tmp_path / "new", tokens_to_target=15_000, end=20_000, speed=1e4)
+    make_run(tmp_path / "old", tokens_to_target=10_000, end=20_000, spectra=0, speed=None,
+             options=config(num_layers=3))  # fmt: skip
+    make_run(tmp_path / "new", tokens_to_target=15_000, end=20_000, speed=1e4,
+             options=config(num_layers=4))  # fmt: skip
     assert compare("old", "new", "--crossing", "checkpoint") == 0
     out = capsys.readouterr().out
     assert "(the lowest that all runs reach)" in out
@@ -75,7 +77,7 @@ def test_matched_tokens_and_fractions_and_what_is_far_or_never_reached(tmp_path,
                  options=config(fingerprint=name))  # fmt: skip
     assert compare("short", "long", "--at", "tokens", "--target", "3") == 0
     out = capsys.readouterr().out
-    assert "Spectra measured nearest to 8K tokens" in out
+    assert "Spectra at 8K tokens" in out
     assert "spectra measured far, in tokens, from where they are compared: long (x10.00)" in out
     assert "the target is never reached by short" in out
     assert "careful: runs differ in data/fingerprint" in out

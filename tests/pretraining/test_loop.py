@@ -296,7 +296,7 @@ def test_validation_loss_is_the_mean_over_the_whole_set(experiment: Experiment) 
         np.arange(6)
     )  # not a multiple of the batch size, 4
     expected = cross_entropy(experiment.apply_fn(state.params, inputs), targets)
-    loss = experiment.compiled.validation_loss(state.params)
+    loss = experiment.compiled.validation_scores(state.params)["loss"]
     assert loss == pytest.approx(float(expected), rel=1e-6)
 
 

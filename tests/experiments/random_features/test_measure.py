@@ -80,7 +80,7 @@ def test_a_finished_sweep_is_only_read(smoke):
 
 
 def test_components_are_those_of_equation_42(rows, member):
-    features, labels = (np.asarray(array, np.float64) for array in member)
+    features, labels, _ = (np.asarray(array, np.float64) for array in member)
     kernel, n = features @ features.T, len(labels)
     (row,) = (
         row for row in rows if (row["kind"], row["beta"], row["seed"]) == ("components", BETA, SEED)
