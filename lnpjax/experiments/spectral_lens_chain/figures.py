@@ -105,6 +105,7 @@ def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path)
             spectra.plot(np.arange(1, len(at) + 1), at, color=colour, linewidth=1, label=variant)
     caption = "per-sample gradients of the last attention output, at the target"
     dress(spectra, Panel("g", "(b) Gradient spectra", caption, "share of trace"), xlabel="rank")
+    _legend(spectra)
     for label, (members, colour) in GROUPS.items():
         shown = [name for name in members if name in config.variants]
         x, y = ([group[name].mean() for name in shown]
