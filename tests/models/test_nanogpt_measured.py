@@ -70,7 +70,8 @@ def test_spectra_equal_those_of_numpy(x64):
     model, apply_fn, params, batch, _ = case("AttnScale")
     hidden_states, _ = nnx_hidden_states(model)
     names = hidden_states.names(params, batch[0])
-    assert names == ("embedding_norm", "layers/0", "layers/1", "layers/2", "layers/3", "norm")
+    layers = tuple(f"layers/{number}" for number in range(4))
+    assert names == ("embedding_norm", "value_tables/0", *layers, "norm")
     states = normalized_states(hidden_states)
     found = jax.jit(activation_spectra(states, layers=["layers/3"]))(params, batch)["layers/3"]
     rows = np.asarray(jax.jit(states)(params, batch[0])["layers/3"]).reshape(-1, SMALL.hidden_size)
