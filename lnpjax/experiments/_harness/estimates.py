@@ -79,6 +79,16 @@ def mean_of(sample: Sequence[float] | Float[np.ndarray, " n"]) -> Uncertain:
     return Uncertain(float(values.mean()), float(standard_error(values)), n - 1)
 
 
+def lowest_point(losses: Sequence[float] | Float[np.ndarray, " n"]) -> int:
+    """Return where the loss is lowest; a loss that is not a number is not low.
+
+    Example:
+        >>> lowest_point([2.0, 1.0, np.nan])
+        1
+    """
+    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))
+
+
 def standard_error(values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, ...]:
     """Return the standard error of the mean over the first axis.
 

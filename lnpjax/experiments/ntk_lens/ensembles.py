@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import UnitResult
 from lnpjax.experiments.ntk_lens.options import EnsembleOptions, TrainingRule
 from lnpjax.experiments.ntk_lens.training import (
@@ -28,7 +29,6 @@ from lnpjax.experiments.ntk_lens.training import (
     Problem,
     Record,
     find_rate,
-    lowest_point,
 )
 from lnpjax.kernel import adaptation_rate, expected_trace, trace_ratio
 from lnpjax.runs import Row

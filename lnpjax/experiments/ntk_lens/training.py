@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree
 
 from lnpjax._base.checks import checked_ids, import_extra
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments.ntk_lens.options import TrainingRule
 from lnpjax.kernel import (
     dense_kernel,
@@ -309,8 +310,3 @@ def train_by_rule(
             break
         rate = rule.next_rate(rate, epoch)
     return Trial(rate, attempt, state, record)
-
-
-def lowest_point(losses: np.ndarray) -> int:
-    """Where the loss is lowest; a loss that is not a number is not low."""
-    return int(np.argmin(np.nan_to_num(losses, nan=np.inf)))

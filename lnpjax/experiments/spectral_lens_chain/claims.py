@@ -15,7 +15,7 @@ import numpy as np
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Uncertain, jackknifed
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
+from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     Groups,
     at_target,
@@ -36,7 +36,6 @@ PREFIX = ("RoPE", "Muon", "Untied")
 TRUNK = CHAIN[CHAIN.index("U-Net") :]
 LEAST_FREEDOM = 3
 POSITIVE = Bounds(low=0.0)
-OUTPUT, MLP_OUTPUT = "/attention/output/kernel", "/feed_forward/down/kernel"
 
 
 class Numbers(NamedTuple):

@@ -8,6 +8,8 @@ from lnpjax._base.checks import check_count, require
 from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NANOGPT_VARIANTS, NanoGPTSize
 
 CHAIN = tuple(NANOGPT_VARIANTS)
+OUTPUT, MLP_OUTPUT = "/attention/output/kernel", "/feed_forward/down/kernel"
+"""What the names of the weights that are compared end in."""
 REPEATED = ("Baseline", "Muon", "U-Net", "VTE", "LSWA")
 
 
@@ -96,6 +98,11 @@ class ChainConfig:
     def search_steps(self) -> int:
         """Steps after which the candidates for the rate are compared."""
         return max(round(self.search_share * self.num_steps), 1)
+
+    @property
+    def deepest(self) -> str:
+        """The name of the deepest layer."""
+        return f"layers/{self.size.num_layers - 1}"
 
     def seeds_of(self, variant: str) -> tuple[int, ...]:
         """The seeds of a variant.

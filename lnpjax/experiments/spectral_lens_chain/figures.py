@@ -12,12 +12,10 @@ from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_chain.claims import (
     ACTIVATION_LED,
     GRADIENT_LED,
-    MLP_OUTPUT,
-    OUTPUT,
     THROUGHPUT,
     numbers_of,
 )
-from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
+from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     common_target,
     curve_of,

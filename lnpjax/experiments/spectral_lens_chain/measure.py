@@ -25,8 +25,9 @@ from typing import Any
 
 import numpy as np
 
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
-from lnpjax.experiments.spectral_lens_chain.config import ChainConfig
+from lnpjax.experiments.spectral_lens_chain.config import MLP_OUTPUT, OUTPUT, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.training import ChainData, ChainTrainer, RunState
 from lnpjax.pretraining.lens import LensSpectra, summary_numbers
 
@@ -73,7 +74,7 @@ def _search(config: ChainConfig, trainer: MakeTrainer, variant: str) -> UnitResu
         )
         losses[factor] = trainer().validation_loss(state)
     # A run that diverged has no loss to be ranked by: it comes last.
-    best = min(losses, key=lambda factor: np.nan_to_num(losses[factor], nan=math.inf))
+    best = list(losses)[lowest_point(list(losses.values()))]
     return UnitResult(
         [
             {
@@ -113,8 +114,8 @@ class _Recorder:
 
     def result(self) -> UnitResult:
         """All rows, and the spectra of the deepest layer and of its two outputs."""
-        deepest = f"layers/{self._config.size.num_layers - 1}"
-        weights = [f"{deepest}/{part}/kernel" for part in ("attention/output", "feed_forward/down")]
+        deepest = self._config.deepest
+        weights = [deepest + part for part in (OUTPUT, MLP_OUTPUT)]
         names = {"activations": [deepest], "gradients": weights[:1], "weights": weights}
         arrays = {
             f"{of}/{name}": np.stack(

@@ -94,7 +94,7 @@ def at_target(
         part: what the name of the deepest layer or weight ends in.
         quantity: such as "alpha_head".
     """
-    deepest = f"layers/{config.size.num_layers - 1}{part}"
+    deepest = config.deepest + part
 
     def number(variant: str, seed: int) -> float:
         rows = sweep.rows(
@@ -124,7 +124,7 @@ def spectra_of(
         The row of each measurement, and its eigenvalues as shares of their sum.
     """
     seed = config.seeds_of(variant)[0]
-    name = f"layers/{config.size.num_layers - 1}{part}"
+    name = config.deepest + part
     rows = sweep.rows(kind="spectra", variant=variant, seed=seed, of=of, name=name)
     if not rows:
         return []

@@ -145,16 +145,12 @@ def _dataset(task: Task, data: Path | None, num_held_out: int) -> Dataset:
         return load_dataset("digits", num_validation=num_held_out)
     require(data is not None, "data", expected=f"a folder with the data {task.source}", got="None")
     folder = Path(str(data))
-    if task.source in ("stories", "simplestories"):
+    if task.source in ("stories", "bytes", "simplestories"):
         return load_dataset(
             "simplestories" if task.source == "simplestories" else folder / STORIES,
-            tokenizer=folder / TOKENIZER,
+            tokenizer=None if task.source == "bytes" else folder / TOKENIZER,
             context_length=task.context_length,
             num_validation=num_held_out,
-        )
-    if task.source == "bytes":
-        return load_dataset(
-            folder / STORIES, context_length=task.context_length, num_validation=num_held_out
         )
     if task.source == "cifar5m":
         return load_dataset(folder / "cifar5m.npz", num_validation=num_held_out)

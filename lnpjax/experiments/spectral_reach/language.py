@@ -95,9 +95,8 @@ def load_corpus(
     else:
         require(data is not None, "data", expected=f"a folder that holds {STORIES}", got="None")
         assert data is not None
-        if text == "stories":
-            sizes["tokenizer"] = data / TOKENIZER
-        dataset = load_dataset(data / STORIES, **sizes)
+        tokenizer = data / TOKENIZER if text == "stories" else None
+        dataset = load_dataset(data / STORIES, tokenizer=tokenizer, **sizes)
     learned = dataset.train(np.arange(dataset.num_train))
     others = dataset.validation(np.arange(dataset.num_validation))
     return Corpus(*map(jnp.asarray, (*learned, *others))), dataset.vocab_size

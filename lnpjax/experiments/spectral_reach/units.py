@@ -7,7 +7,7 @@ import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 
 from lnpjax._base.checks import require
 from lnpjax._base.files import load_arrays, write_atomically
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult, config_to_json
 from lnpjax.experiments.spectral_reach.data import DataSource, Split, load, tasks_of
 from lnpjax.experiments.spectral_reach.options import Recipe, Task, short_count
@@ -30,6 +31,9 @@ from lnpjax.experiments.spectral_reach.training import (
 )
 from lnpjax.models import LlamaConfig
 from lnpjax.runs import exponential_moving_average
+
+if TYPE_CHECKING:
+    from lnpjax.experiments.spectral_reach.scaling_laws.config import ScalingConfig
 
 PILOT_SEED = 10_000
 """Of the networks that learning rates are tried on; those that are reported have 0, 1, ..."""
@@ -112,6 +116,23 @@ def neighbours(folder: Path, config: Any) -> list[Sweep]:
         for file in files
         if file.parent != folder.resolve() and json.loads(file.read_text()) == wanted
     ]
+
+
+def take_over_runs(config: ScalingConfig, sweep: Sweep, data: Path | None) -> list[Sweep]:
+    """Take the runs of all sizes over from the folders next to a sweep's own, or compute them.
+
+    Args:
+        config: of the runs.
+        sweep: where they are kept as well.
+        data: the folder of data, or None.
+
+    Returns:
+        The sweeps in these folders.
+    """
+    elsewhere = neighbours(sweep.folder, config)
+    finished = functools.partial(finished_in, elsewhere)
+    measure_runs(config.tasks, config.recipe, sweep, data, finished)
+    return elsewhere
 
 
 def finished_in(sweeps: Sequence[Sweep], name: str) -> UnitResult | None:
@@ -291,7 +312,7 @@ def rates_beyond(tried: Mapping[float, float], count: int) -> tuple[float, ...]:
         ()
     """
     rates = sorted(tried)
-    lowest = rates[int(np.argmin(np.nan_to_num([tried[rate] for rate in rates], nan=np.inf)))]
+    lowest = rates[lowest_point([tried[rate] for rate in rates])]
     if lowest not in (rates[0], rates[-1]):
         return ()
     inner = rates[1] if lowest == rates[0] else rates[-2]
@@ -310,5 +331,4 @@ def best_rate(rows: Rates) -> float:
         0.2
     """
     require(bool(rows), "only", expected="a pattern with the rates of a run, too", got="none")
-    losses = np.nan_to_num([row["validation_loss"] for row in rows], nan=np.inf)
-    return float(rows[int(np.argmin(losses))]["rate"])
+    return float(rows[lowest_point([row["validation_loss"] for row in rows])]["rate"])

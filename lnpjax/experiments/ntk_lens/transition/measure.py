@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from lnpjax._base.checks import require
 from lnpjax.data.image_classes import ImageClasses, load_image_classes
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.ntk_lens.options import TrainingRule
 from lnpjax.experiments.ntk_lens.problems import DEFAULT_SETS
@@ -30,7 +31,6 @@ from lnpjax.experiments.ntk_lens.training import (
     KernelDirections,
     Parametrization,
     Problem,
-    lowest_point,
     train_by_rule,
 )
 from lnpjax.experiments.ntk_lens.transition.config import InputSizes, TransitionConfig

@@ -7,7 +7,6 @@ holds finished ones with the same config, they are taken over, and else they are
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +37,7 @@ def measure(config: IsocomputeConfig, sweep: Sweep, data: Path | None) -> None:
         parameters = [units.model_of(task, index, split).num_parameters for index in sizes]
         steps = (recipe.warmup_steps, task.steps)
         check_budgets(config.shares, parameters, steps, least=config.least_sizes)
-    elsewhere = units.neighbours(sweep.folder, config.runs)
-    units.measure_runs(tasks, recipe, sweep, data, functools.partial(units.finished_in, elsewhere))
+    units.take_over_runs(config.runs, sweep, data)
 
 
 def num_units(config: IsocomputeConfig, data: Path | None = None) -> int:

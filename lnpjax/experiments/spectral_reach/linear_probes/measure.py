@@ -47,9 +47,7 @@ def measure(config: ProbesConfig, sweep: Sweep, data: Path | None) -> None:
         ValueError: if the parameters that a folder holds are those of another size.
     """
     tasks, recipe = config.runs.tasks, config.runs.recipe
-    elsewhere = units.neighbours(sweep.folder, config.runs)
-    finished = functools.partial(units.finished_in, elsewhere)
-    units.measure_runs(tasks, recipe, sweep, data, finished)
+    elsewhere = units.take_over_runs(config.runs, sweep, data)
     folders = [place / units.BACKBONES for place in _folders(sweep, elsewhere)]
     for task in tasks_of(tasks, data):
         split = functools.cache(functools.partial(load, task, data))

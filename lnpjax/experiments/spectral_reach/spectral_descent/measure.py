@@ -30,11 +30,12 @@ from optax import contrib
 
 from lnpjax._base.checks import require
 from lnpjax.decomposition import Hutchinson, lnp
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_reach import language
 from lnpjax.experiments.spectral_reach.language import Corpus
 from lnpjax.experiments.spectral_reach.spectral_descent.config import DescentConfig
-from lnpjax.experiments.spectral_reach.spectral_descent.results import best_rate, mean_by_rate
+from lnpjax.experiments.spectral_reach.spectral_descent.results import mean_by_rate
 from lnpjax.experiments.spectral_reach.spectral_descent.transforms import (
     clamp_position,
     damp_top_modes,
@@ -153,7 +154,7 @@ def comparison_unit(
         ValueError: if none has, as where a pattern of units leaves them out.
     """
     require(bool(tried), "only", expected="a pattern with the rates of a run, too", got="none")
-    rate = config.rates[best_rate(mean_by_rate(config, tried))]
+    rate = config.rates[lowest_point(mean_by_rate(config, tried))]
     first = config.num_tuning
     runs = [(rate, seed) for seed in range(first, first + config.num_seeds)]
     return runs_unit(config, data, arm, runs)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_reach.claims import MOST_VOID
 from lnpjax.runs import Row
@@ -83,20 +84,10 @@ def mean_by_rate(config: DescentConfig, rows: Sequence[Row]) -> Float[np.ndarray
     )
 
 
-def best_rate(by_rate: Float[np.ndarray, " rate"]) -> int:
-    """Return which rate is best; a loss that is NaN is not low.
-
-    Example:
-        >>> best_rate(np.array([2.0, 1.0, np.nan]))
-        1
-    """
-    return int(np.argmin(np.nan_to_num(by_rate, nan=np.inf)))
-
-
 def tuned(config: DescentConfig, sweep: Sweep, arm: str) -> Tuned:
     """Return the runs of an optimizer at its own best rate."""
     by_rate = mean_by_rate(config, sweep.rows(arm=arm, tunes=True))
-    best = best_rate(by_rate)
+    best = lowest_point(by_rate)
     rows = sweep.rows(arm=arm, rate=config.rates[best], tunes=False)
     unit = rows[0]["unit"]
     places = [place for place, row in enumerate(sweep.rows(unit=unit)) if not row["tunes"]]

@@ -61,9 +61,7 @@ def measure(config: DynamicsConfig, sweep: Sweep, data: Path | None) -> None:
     for beta in config.features.betas:
         sweep.unit(f"features-beta{beta:g}", functools.partial(features_unit, config, beta))
     sweep.unit(PAIRS, functools.partial(pairs_unit, config))
-    elsewhere = units.neighbours(sweep.folder, config.runs)
-    finished = functools.partial(units.finished_in, elsewhere)
-    units.measure_runs(config.runs.tasks, config.runs.recipe, sweep, data, finished)
+    units.take_over_runs(config.runs, sweep, data)
 
 
 def num_units(config: DynamicsConfig, data: Path | None = None) -> int:
