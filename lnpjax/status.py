@@ -36,6 +36,7 @@ class Status(enum.IntFlag):
     NEGATIVE_PRECONDITIONER = 8192
     GRADIENT_MISFIT = 16384
     NO_UPDATE = 32768
+    NOT_CONVERGED = 65536
 
 
 _EXPLANATIONS = {
@@ -97,6 +98,10 @@ _EXPLANATIONS = {
         "the update changed no parameter, so that nu compares nothing with nothing: is this a "
         "micro-step that only accumulates its gradient (see lnpjax.accumulated), or a learning "
         "rate of zero?"
+    ),
+    Status.NOT_CONVERGED: (
+        "the iteration for the largest modes ended before all of them were settled to a hundredth "
+        "of their eigenvalue: ask for fewer, or for all"
     ),
     Status.LOSS_NOT_A_MEAN: (
         "the loss of the batch is not the mean of the losses of its samples: do targets broadcast "

@@ -191,13 +191,13 @@ def project_update(
     trainable, _ = parameters.partition(params, wrt)
     update = parameters.fit("update", update, trainable)
     chosen = jnp.asarray(chosen)
+    eigenvalues, vectors = modes.eigenvalues, modes.eigenvectors
     require(
-        jnp.shape(chosen) == (num_outputs,),
+        jnp.shape(chosen) == jnp.shape(eigenvalues),
         "chosen",
-        expected=f"shape ({num_outputs},), one entry for each mode",
+        expected=f"shape {jnp.shape(eigenvalues)}, one entry for each mode",
         got=jnp.shape(chosen),
     )
-    eigenvalues, vectors = modes.eigenvalues, modes.eigenvectors
     resolved = eigenvalues > rounding_floor(jnp.max(eigenvalues), num_outputs)
     weights = jnp.where(resolved, chosen / eigenvalues, 0)
     with jax.default_matmul_precision("highest"):

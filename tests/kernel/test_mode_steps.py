@@ -134,6 +134,13 @@ def test_a_projected_update_moves_its_modes_only_and_freezing_stops_them(x64):
     again = project(part)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), again, part)
 
+    kernel, gradient = entk(case.apply_fn, case.params, case.batch_a[0]), jnp.ones(len(modes.p))
+    first = eigenmodes(kernel, gradient, num_modes=3)
+    same = project_update(
+        case.apply_fn, case.params, case.batch_a[0], noise, first, jnp.ones(3, bool)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-10), same, part)
+
 
 def test_training_step_with_frozen_modes_under_jit(x64):
     """The loss falls by what the modes that are not frozen predict."""

@@ -126,6 +126,70 @@ def test_eigenvalues_that_rounding_makes_negative_stay_in_the_sums(x64):
     assert not int(modes.status) & Status.NEGATIVE_EIGENVALUES
 
 
+def rotated(eigenvalues):
+    """A kernel with these eigenvalues, and a loss gradient."""
+    size = len(eigenvalues)
+    vectors = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, size)))[0]
+    kernel = (vectors * eigenvalues) @ vectors.T
+    return (kernel + kernel.T) / 2, jax.random.normal(jax.random.key(1), (size,))
+
+
+first_modes = jax.jit(eigenmodes, static_argnames="num_modes")
+RANKS = jnp.arange(1.0, 73.0)
+
+
+@pytest.mark.parametrize(
+    "eigenvalues",
+    [
+        RANKS**-1.2,
+        1e-25 * RANKS**-1.2,
+        10.0**-RANKS,
+        jnp.where(RANKS < 5, 1 / RANKS, 0),
+        jnp.repeat(jnp.arange(24.0, 0.0, -1.0), 3),
+        jnp.zeros(72),
+    ],
+    ids=["power law", "tiny", "steep", "low rank", "threefold", "zero"],
+)
+def test_the_largest_modes_are_those_of_all(x64, eigenvalues):
+    kernel, gradient = rotated(eigenvalues.astype(float))
+    every, largest = first_modes(kernel, gradient), first_modes(kernel, gradient, num_modes=6)
+    assert largest.eigenvectors.shape == (72, 6)
+    np.testing.assert_array_equal(largest.degenerate, every.degenerate[:6])
+    assert int(largest.status) == int(every.status)
+    scale = every.eigenvalues[0]
+    np.testing.assert_allclose(largest.eigenvalues, every.eigenvalues[:6], atol=1e-13 * scale)
+    np.testing.assert_allclose(largest.chi_pos, every.chi_pos, rtol=1e-12)
+    np.testing.assert_allclose(largest.trace, every.trace, rtol=1e-12)
+    single = ~np.asarray(every.degenerate[:6])
+    for name in ("p", "gamma2", "contributions", "loss_changes"):
+        mine, expected = getattr(largest, name)[single], getattr(every, name)[:6][single]
+        np.testing.assert_allclose(mine, expected, atol=1e-9 * np.max(expected, initial=0))
+    gram = largest.eigenvectors.T @ largest.eigenvectors
+    np.testing.assert_allclose(gram, np.eye(6), atol=1e-10)
+
+
+def test_what_is_left_of_few_rows_are_the_first_of_all_modes(x64):
+    kernel, gradient = rotated(jnp.arange(8.0, 0.0, -1.0))
+    every, first = eigenmodes(kernel, gradient), eigenmodes(kernel, gradient, num_modes=3)
+    np.testing.assert_array_equal(first.eigenvectors, every.eigenvectors[:, :3])
+    np.testing.assert_array_equal(first.cumulative_p, every.cumulative_p[:3])
+    assert first.chi_pos == every.chi_pos
+    pairs = mode_pairs(kernel, first, first)
+    np.testing.assert_allclose(pairs, mode_pairs(kernel, every, every)[:3, :3], atol=1e-15)
+
+
+def test_an_iteration_that_ends_early_is_flagged(monkeypatch):
+    monkeypatch.setattr("lnpjax.kernel._modes._MOST_ITERATIONS", 1)
+    kernel, gradient = rotated(1 / RANKS)
+    assert Status(int(eigenmodes(kernel, gradient, num_modes=5).status)) == Status.NOT_CONVERGED
+
+
+@pytest.mark.parametrize("num_modes", [0, 3, 1.0, True])
+def test_a_bad_number_of_modes_is_refused(num_modes):
+    with pytest.raises((TypeError, ValueError), match="num_modes: expected an integer from 1 to 2"):
+        eigenmodes(jnp.eye(2), jnp.ones(2), num_modes=num_modes)
+
+
 @pytest.mark.parametrize("jitted", [False, True])
 @pytest.mark.parametrize(
     ("kernel", "gradient", "status"),

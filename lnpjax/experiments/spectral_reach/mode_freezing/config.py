@@ -45,11 +45,11 @@ class FreezingConfig:
     hidden_layers: int = 1
     num_seeds: int = 6
     side: int = 4
-    num_samples: int = 128
+    num_samples: int = 64
     num_test: int = 300
-    num_rounds: int = 2000
+    num_rounds: int = 5000
     steps_per_round: int = 1
-    step: float = 0.5
+    step: float = 1.0
     hidden_sizes: tuple[int, ...] = (2, 8)
     num_layers: int = 2
     num_ritz_seeds: int = 6
