@@ -33,7 +33,7 @@ class ChainConfig:
             part of it as of these.
         layout: the schedule of the rate is laid out for so many times the run, since the paper's
             runs end long before theirs does.
-        rate_factors: candidates, which multiply all rates of a variant.
+        rate_factors: candidates, three or more, which multiply all rates of a variant.
         search_share: part of a run after which the candidate with the least loss is chosen.
         target_losses: in nats, descending; spectra are taken at the first step that meets each.
         num_points: further steps, evenly spread on a logarithmic axis, at which they are.
@@ -50,8 +50,8 @@ class ChainConfig:
     more_seeds: tuple[int, ...] = (1,)
     max_bytes: int = 4 * 2**20
     num_validation: int = 64
-    tokens: int = 2 * 2**20
-    tokens_per_step: int = 4096
+    tokens: int = 2**20
+    tokens_per_step: int = 2048
     steps_per_evaluation: int = 8
     reference_steps: int = 5000
     layout: float = 2.0
@@ -148,7 +148,7 @@ PRESETS = {
         tokens=2048,
         tokens_per_step=128,
         steps_per_evaluation=4,
-        rate_factors=(0.1, 1.0),
+        rate_factors=(0.1, 1.0, 10.0),
         target_losses=(5.0, 4.5),
         num_points=3,
         num_pool=8,

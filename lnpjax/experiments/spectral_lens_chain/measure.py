@@ -1,7 +1,8 @@
 """The chain of variants of Spectral Lens, each trained and measured (section 4; Tables 1 and 2).
 
 For every variant the rates are searched first, as the paper does for every family (B.3): candidates
-multiply all rates alike, the one with the least validation loss after a part of the run is kept.
+multiply all rates alike, the one with the least validation loss after a part of the run is kept,
+and others are tried beyond an edge of theirs at which it lies.
 Then the variant is trained from each of its seeds. Spectra are taken at steps that are evenly
 spread on a logarithmic axis, and at the first step whose validation loss meets each of several
 targets: the steps since the last evaluation are gone through once more. What is compared is at the
@@ -26,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from lnpjax.experiments._harness.estimates import lowest_point
+from lnpjax.experiments._harness.rates import MOST_EXTENSIONS, rates_beyond
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_lens_chain.config import MLP_OUTPUT, OUTPUT, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.training import ChainData, ChainTrainer, RunState
@@ -66,13 +68,17 @@ def num_units(config: ChainConfig, data: Path | None = None) -> int:  # noqa: AR
 
 def _search(config: ChainConfig, trainer: MakeTrainer, variant: str) -> UnitResult:
     """The validation loss of every candidate, and which is chosen."""
-    losses = {}
-    for factor in config.rate_factors:
+
+    def loss_with(factor: float) -> float:
         start = trainer().initial_state(config.seeds[0])
         state, _ = trainer().advance(
             start, seed=config.seeds[0], steps=config.search_steps, factor=factor
         )
-        losses[factor] = trainer().validation_loss(state)
+        return trainer().validation_loss(state)
+
+    losses = {factor: loss_with(factor) for factor in config.rate_factors}
+    for _ in range(MOST_EXTENSIONS):
+        losses |= {factor: loss_with(factor) for factor in rates_beyond(losses, 1)}
     # A run that diverged has no loss to be ranked by: it comes last.
     best = list(losses)[lowest_point(list(losses.values()))]
     return UnitResult(

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from lnpjax._base.checks import require
 from lnpjax._base.files import load_arrays, write_atomically
 from lnpjax.experiments._harness.estimates import lowest_point
+from lnpjax.experiments._harness.rates import MOST_EXTENSIONS, rates_beyond
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult, config_to_json
 from lnpjax.experiments.spectral_reach.data import DataSource, Split, load, tasks_of
 from lnpjax.experiments.spectral_reach.options import Recipe, Task, short_count
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 
 PILOT_SEED = 10_000
 """Of the networks that learning rates are tried on; those that are reported have 0, 1, ..."""
-MOST_EXTENSIONS = 2
-"""How often a grid of learning rates is continued beyond an edge where the best one lies."""
 BACKBONES = "backbones"
 """The folder, in that of a sweep, with the parameters at the end of runs; the units do without."""
 
@@ -293,30 +292,6 @@ class SizeUnits(Trainee):
             got=f"arrays of shapes {[leaf.shape for leaf in leaves]}",
         )
         return jax.tree.unflatten(structure, leaves)
-
-
-def rates_beyond(tried: Mapping[float, float], count: int) -> tuple[float, ...]:
-    """Return the rates that continue a grid whose best rate is its lowest or its highest.
-
-    Args:
-        tried: validation losses by rate, three or more.
-        count: how many to return.
-
-    Returns:
-        Rates in the ratio of the two at that edge; none where the best is inside.
-
-    Example:
-        >>> rates_beyond({1.0: 3.0, 2.0: 2.0, 4.0: 1.0}, 2)
-        (8.0, 16.0)
-        >>> rates_beyond({1.0: 3.0, 2.0: 1.0, 4.0: 2.0}, 2)
-        ()
-    """
-    rates = sorted(tried)
-    lowest = rates[lowest_point([tried[rate] for rate in rates])]
-    if lowest not in (rates[0], rates[-1]):
-        return ()
-    inner = rates[1] if lowest == rates[0] else rates[-2]
-    return tuple(lowest * (lowest / inner) ** power for power in range(1, count + 1))
 
 
 def best_rate(rows: Rates) -> float:
