@@ -85,6 +85,8 @@ class ChainConfig:
         expected = "descending losses"
         require(descending, "target_losses", expected=expected, got=self.target_losses)
         check_count("num_points", self.num_points, least=2)
+        enough = len(set(self.rate_factors)) >= 3
+        require(enough, "rate_factors", expected="at least three", got=self.rate_factors)
         inside = 2 <= self.num_pool <= self.num_validation
         expected = f"2 to num_validation={self.num_validation}"
         require(inside, "num_pool", expected=expected, got=self.num_pool)
@@ -155,7 +157,11 @@ PRESETS = {
     ),
     "cpu": ChainConfig(),
     "long": ChainConfig(
-        more_seeds=(), seeds=(0, 1, 2), tokens=8 * 2**20, max_bytes=16 * 2**20, num_pool=64
+        more_seeds=(),
+        seeds=(0, 1, 2),
+        tokens=8 * 2**20,
+        tokens_per_step=4096,
+        max_bytes=16 * 2**20,
     ),
     "paper": ChainConfig(
         size=NANOGPT_SIZES["d12"],
