@@ -13,6 +13,7 @@ from lnpjax.kernel._dense import (
     expected_trace,
     ntk_scales,
 )
+from lnpjax.kernel._diagonal import entk_diagonal
 from lnpjax.kernel._dynamics import adaptation_rate, trace_ratio
 from lnpjax.kernel._entk import Backend, Method, entk, entk_groups, normalized_kernel, trace_outputs
 from lnpjax.kernel._mode_steps import ModeStep, project_update, step_along_gradient
@@ -22,6 +23,7 @@ __all__ = [
     # the kernel
     "entk",
     "entk_groups",
+    "entk_diagonal",
     "Backend",
     "Method",
     "normalized_kernel",

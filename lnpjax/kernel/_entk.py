@@ -114,22 +114,11 @@ def entk(
         Array([[1., 1.],
                [1., 2.]], dtype=float32)
     """
-    _check_choice("backend", backend, get_args(Backend))
-    _check_choice("method", method, get_args(Method))
+    check_choice("backend", backend, get_args(Backend))
+    check_choice("method", method, get_args(Method))
     check_count("chunk_size", chunk_size, optional=True)
     symmetric = inputs2 is None
-    check_batch(apply_fn, params, inputs)
-    network = restrict(apply_fn, outputs)
-    left = right = BatchJacobian(network, params, inputs, wrt, apply_fn, outputs)
-    if not symmetric:
-        check_batch(apply_fn, params, inputs2, argument="inputs2")
-        right = BatchJacobian(network, params, inputs2, wrt, apply_fn, outputs)
-        require(
-            left.shape[1] == right.shape[1],
-            "inputs2",
-            expected=f"as many outputs per sample as in inputs, {left.shape[1]}",
-            got=right.shape[1],
-        )
+    left, right = batch_jacobians(apply_fn, params, inputs, inputs2, outputs, wrt)
     trainable, _ = parameters.partition(params, wrt)
     require(
         backend == "jax" or preconditioner is None,
@@ -150,17 +139,16 @@ def entk(
     )
     with jax.default_matmul_precision("highest"):
         plan = plan_for(method=method)
-        _check_memory(left, right, plan, max_bytes)
-        settled, valid = _settle(method, left, right)
+        check_memory(left, right, plan, max_bytes)
+        settled, valid = settle(method, left, right)
         if backend == "neural_tangents":
             kernel = _by_neural_tangents(left, right, settled, symmetric)
+            kernel = _mirrored(kernel) if symmetric else kernel
         else:
             plan = plan if settled == method else plan_for(method=settled)
-            kernel = _fill(left, right, plan, symmetric, preconditioner)
+            kernel = fill(left, right, plan, symmetric, preconditioner)
     if sum_outputs and plan.sides is None:
         kernel = trace_outputs(kernel, left.shape[1])
-    if symmetric and not plan.stored:  # one half is computed, or both up to rounding
-        kernel = jnp.tril(kernel) + jnp.tril(kernel, -1).T
     return jnp.where(valid, kernel, jnp.nan)
 
 
@@ -214,7 +202,36 @@ def entk_groups(
     return kernels
 
 
-def _settle(
+def batch_jacobians(
+    apply_fn: ApplyFn,
+    params: PyTree,
+    inputs: PyTree,
+    inputs2: PyTree | None,
+    outputs: OutputSubset,
+    wrt: parameters.Subset,
+) -> tuple[BatchJacobian, BatchJacobian]:
+    """Return the Jacobians of two batches, the same one where there is no second.
+
+    Raises:
+        TypeError, ValueError: for bad batches, or if their outputs differ in number.
+    """
+    check_batch(apply_fn, params, inputs)
+    network = restrict(apply_fn, outputs)
+    left = BatchJacobian(network, params, inputs, wrt, apply_fn, outputs)
+    if inputs2 is None:
+        return left, left
+    check_batch(apply_fn, params, inputs2, argument="inputs2")
+    right = BatchJacobian(network, params, inputs2, wrt, apply_fn, outputs)
+    require(
+        left.shape[1] == right.shape[1],
+        "inputs2",
+        expected=f"as many outputs per sample as in inputs, {left.shape[1]}",
+        got=right.shape[1],
+    )
+    return left, right
+
+
+def settle(
     method: Method, left: BatchJacobian, right: BatchJacobian
 ) -> tuple[Method, Bool[Array, ""] | bool]:
     """Return the method that is right for these samples, and whether its result will be."""
@@ -240,18 +257,25 @@ def _settle(
     return method, True
 
 
-def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+def check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise a `ValueError` unless the value is one of the choices."""
     require(value in choices, argument, expected=f"one of {choices}", got=repr(value))
 
 
-def _check_memory(
-    left: BatchJacobian, right: BatchJacobian, plan: Plan, max_bytes: int | None
+def check_memory(
+    left: BatchJacobian,
+    right: BatchJacobian,
+    plan: Plan,
+    max_bytes: int | None,
+    *,
+    num_kernels: int = 1,
 ) -> None:
+    """Refuse so many kernels of two batches, made one after the other, if they do not fit."""
     rows, columns = left.num_rows, right.num_rows
     if plan.sides is not None:
         rows, columns = (math.prod(side.shape) for side in plan.sides)
     entries = rows * columns
-    copies = 2 if plan.stored else 3  # itself, its mirror, the sum
+    copies = num_kernels + (1 if plan.stored else 2)  # the last one's mirror, and the sum
     kernels = copies * entries * numerics.accumulation_dtype().itemsize
     check_fits(
         f"the {rows} x {columns} kernel and the rows behind it",
@@ -261,13 +285,14 @@ def _check_memory(
     )
 
 
-def _fill(
+def fill(
     left: BatchJacobian,
     right: BatchJacobian,
     plan: Plan,
     symmetric: bool,
     preconditioner: PyTree | None,
 ) -> Float[Array, "n1_m n2_m"]:
+    """Compute the kernel of two batches as a plan says; symmetric to the bit where it should be."""
     if plan.sides is not None and plan.stored:
         return structured(
             *plan.sides,
@@ -275,25 +300,25 @@ def _fill(
             block_size=plan.block_size,
             symmetric=symmetric,
         )
-    if plan.sides is not None:
-        return contraction(
-            *plan.sides,
-            factored_inner_products,
-            weights=None,
-            chunk_size=plan.chunk_size,
-            symmetric=symmetric,
-        )
-    if plan.method == "contraction":
-        return contraction(
-            left,
-            right,
-            inner_products,
+    if plan.sides is None and plan.method != "contraction":
+        columns = products if plan.method == "products" else batch_products
+        kernel = columns(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
+    else:
+        first, second = (left, right) if plan.sides is None else plan.sides
+        kernel = contraction(
+            first,
+            second,
+            inner_products if plan.sides is None else factored_inner_products,
             weights=preconditioner,
             chunk_size=plan.chunk_size,
             symmetric=symmetric,
         )
-    fill = products if plan.method == "products" else batch_products
-    return fill(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
+    return _mirrored(kernel) if symmetric else kernel
+
+
+def _mirrored(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
+    """Return a kernel of which one half was computed, or both up to rounding."""
+    return jnp.tril(kernel) + jnp.tril(kernel, -1).T
 
 
 def _by_neural_tangents(
