@@ -27,13 +27,11 @@ from lnpjax.experiments._harness.estimates import (
     draws_of_means,
 )
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_lens_toy import needs as needs_of
 from lnpjax.experiments.spectral_lens_toy.bands import (
     MOST_CHANCE,
     band_name,
-    chance_of_task_modes,
     deciding_bands,
-    task_modes,
-    training_counts,
 )
 from lnpjax.experiments.spectral_lens_toy.config import STAGES, Band
 from lnpjax.experiments.spectral_lens_toy.results import (
@@ -42,21 +40,18 @@ from lnpjax.experiments.spectral_lens_toy.results import (
     Curves,
     Groups,
     Matched,
-    all_met,
     control_jump,
     early_exponents,
     matched_runs,
     modes_for_share,
     profiles_of,
+    room_taken,
 )
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_lens_toy.config import ToyConfig
 
 
-LEAST_BATCH_SIZES = 4
-LEAST_SEEDS = 2
-LEAST_STEPS = 1000
 NARROW_CYCLE = 16  # bands of shorter cycles are narrow
 AT = 0.2  # of the way to the target
 POSITIVE, NEGATIVE = Bounds(low=0.0), Bounds(high=0.0)
@@ -78,21 +73,20 @@ def judge(config: ToyConfig, sweep: Sweep) -> list[Claim | Observation]:
     Returns:
         The claims, judged, and what is only observed.
     """
-    shared = [_seeds(config), _steps(config)]
-    learned = [*shared, _learned(config, sweep)]
-    trained = [*learned, _occur(config, config.tracked_bands)]
+    shared = [needs_of.seeds(config), needs_of.steps(config)]
+    learned = [*shared, needs_of.learned(config, sweep)]
+    trained = [*learned, needs_of.occur(config, config.tracked_bands)]
     decide = deciding_bands(config.task, config.tracked_bands)
-    cannot = [band_name(band) for band in config.tracked_bands if band not in decide]
     what = f"a tracked band where chance gives H_S of at most {MOST_CHANCE}"
-    decides = [*trained, Need(what, bool(decide), f"not {', '.join(cannot)}")]
+    decides = [*trained, Need(what, bool(decide), ", ".join(map(band_name, decide)))]
     muon, untied = (matched_runs(config, sweep, stage) for stage in ("muon", "untied"))
     early = early_exponents(sweep, "muon", muon, AT)
     peaks = Curves(config, sweep, "H_peak").groups(config.tracked_bands, *JUMP_FRACTIONS)
     first = Curves(config, sweep, "pc1_peak_mass")
     by_bands = {band: first.groups([band], 1.0) for band in config.bands}
     return [
-        ranks_early(muon, early, [*shared, *_at_target(config, sweep, "muon")]),
-        *concentrates(*_room_taken(config, sweep, decide), decides),
+        ranks_early(muon, early, [*shared, *needs_of.at_target(config, sweep, "muon")]),
+        *concentrates(*room_taken(config, sweep, decide), decides),
         few_modes(
             {
                 band_name(band): profiles_of(config, sweep, "untied", band)
@@ -100,10 +94,10 @@ def judge(config: ToyConfig, sweep: Sweep) -> list[Claim | Observation]:
             },
             trained,
         ),
-        spectra_differ(untied, [*shared, *_at_target(config, sweep, "untied")]),
-        smaller_are_steeper(untied, [*shared, *_at_target(config, sweep, "untied")]),
+        spectra_differ(untied, [*shared, *needs_of.at_target(config, sweep, "untied")]),
+        smaller_are_steeper(untied, [*shared, *needs_of.at_target(config, sweep, "untied")]),
         untying_jumps(peaks, trained),
-        *by_band(by_bands, [*learned, _occur(config, config.bands)]),
+        *by_band(by_bands, [*learned, needs_of.occur(config, config.bands)]),
         _control(config, sweep),
     ]
 
@@ -374,26 +368,6 @@ def _by_size(
     return {size: values[sizes == size] for size in sorted({run.batch_size for run in runs})}
 
 
-def _room_taken(config: ToyConfig, sweep: Sweep, bands: Sequence[Band]) -> tuple[Groups, Groups]:
-    """The share of the room above chance that H_S takes, at step 0 and at the end."""
-    curves = Curves(config, sweep, "H_S")
-    chances = [chance_of_task_modes(task_modes(config.task, cycle), cycle) for cycle, _ in bands]
-
-    def at(share: float) -> Groups:
-        taken = [
-            {
-                regime: (values - chance) / (1 - chance)
-                for regime, values in curves.groups([band], share).items()
-            }
-            for band, chance in zip(bands, chances, strict=True)
-        ]
-        if not taken:
-            return curves.groups([], share)
-        return {regime: np.mean([one[regime] for one in taken], axis=0) for regime in taken[0]}
-
-    return at(0.0), at(1.0)
-
-
 def _control(config: ToyConfig, sweep: Sweep) -> Observation:
     plain, control = control_jump(config, sweep)
     return Observation(
@@ -404,33 +378,3 @@ def _control(config: ToyConfig, sweep: Sweep) -> Observation:
         f"{config.embedding_std:g}, so that a tied read-out does not begin by predicting the "
         "current token",
     )
-
-
-def _at_target(config: ToyConfig, sweep: Sweep, stage: str) -> list[Need]:
-    sizes = {run.batch_size for run in matched_runs(config, sweep, stage)}
-    what = f"{LEAST_BATCH_SIZES} batch sizes whose runs all met one target loss"
-    return [Need(what, len(sizes) >= LEAST_BATCH_SIZES, str(len(sizes)))]
-
-
-def _learned(config: ToyConfig, sweep: Sweep) -> Need:
-    """Whether every stage got to a target, with all of its runs."""
-    short = [stage for stage in STAGES if all_met(config, sweep, stage) is None]
-    return Need("all runs of every stage met a target loss", not short, ", ".join(short))
-
-
-def _seeds(config: ToyConfig) -> Need:
-    count = len(config.seeds)
-    return Need(f"{LEAST_SEEDS} seeds", count >= LEAST_SEEDS, str(count))
-
-
-def _steps(config: ToyConfig) -> Need:
-    steps = config.num_blocks * config.steps_per_block(max(config.batch_sizes))
-    what = f"{LEAST_STEPS} steps at the largest batch"
-    return Need(what, steps >= LEAST_STEPS, str(steps))
-
-
-def _occur(config: ToyConfig, bands: Sequence[Band]) -> Need:
-    counts = training_counts(config)
-    least = min(counts[band] for band in bands)
-    what = f"bands with at least {config.least_occurrences} training sequences"
-    return Need(what, least >= config.least_occurrences, f"one has {least}")

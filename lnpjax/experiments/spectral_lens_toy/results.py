@@ -12,7 +12,11 @@ from jaxtyping import Float
 from lnpjax.comparison import RankCorrelation, spearman
 from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens_toy.bands import band_name
+from lnpjax.experiments.spectral_lens_toy.bands import (
+    band_name,
+    chance_of_task_modes,
+    task_modes,
+)
 from lnpjax.experiments.spectral_lens_toy.config import STAGES, SWEPT_STAGES, Band
 
 if TYPE_CHECKING:
@@ -154,6 +158,26 @@ class Curves:
             for stage in stages
             for size in self._config.compared_batch_sizes
         }
+
+
+def room_taken(config: ToyConfig, sweep: Sweep, bands: Sequence[Band]) -> tuple[Groups, Groups]:
+    """The share of the room above chance that H_S takes, at step 0 and at the end."""
+    curves = Curves(config, sweep, "H_S")
+    chances = [chance_of_task_modes(task_modes(config.task, cycle), cycle) for cycle, _ in bands]
+
+    def at(share: float) -> Groups:
+        taken = [
+            {
+                regime: (values - chance) / (1 - chance)
+                for regime, values in curves.groups([band], share).items()
+            }
+            for band, chance in zip(bands, chances, strict=True)
+        ]
+        if not taken:
+            return curves.groups([], share)
+        return {regime: np.mean([one[regime] for one in taken], axis=0) for regime in taken[0]}
+
+    return at(0.0), at(1.0)
 
 
 def control_jump(config: ToyConfig, sweep: Sweep) -> tuple[float, float]:

@@ -9,9 +9,6 @@ import pytest
 from synthetic_truth import mostly, rarely, verdicts
 
 from lnpjax.experiments.spectral_lens_toy.claims import (
-    _occur,
-    _seeds,
-    _steps,
     by_band,
     concentrates,
     few_modes,
@@ -21,6 +18,7 @@ from lnpjax.experiments.spectral_lens_toy.claims import (
     untying_jumps,
 )
 from lnpjax.experiments.spectral_lens_toy.config import PRESETS, STAGES
+from lnpjax.experiments.spectral_lens_toy.needs import occur, seeds, steps
 from lnpjax.experiments.spectral_lens_toy.results import Matched
 
 CPU = PRESETS["cpu"]
@@ -142,8 +140,8 @@ def ranked(order, trials, scatter=0.05):
 
     def claim(rng):
         runs = matched(rng, 0.0)
-        steps = dict(zip(CPU.batch_sizes, order, strict=True))
-        early = np.array([steps[run.batch_size] for run in runs], float)
+        places = dict(zip(CPU.batch_sizes, order, strict=True))
+        early = np.array([places[run.batch_size] for run in runs], float)
         early += scatter * rng.standard_normal(len(runs))
         return ranks_early(runs, early, [])
 
@@ -169,7 +167,7 @@ def test_ranks_of_batch_sizes_often():
 def test_what_claims_rest_on(preset, met):
     """The authors' bands are never trained on, so that theirs decides nothing about features."""
     config = PRESETS[preset]
-    needs = [_seeds(config), _steps(config), _occur(config, config.bands)]
+    needs = [seeds(config), steps(config), occur(config, config.bands)]
     assert [need.met for need in needs] == met
 
 
@@ -177,7 +175,7 @@ def test_a_set_up_that_is_short_of_the_paper():
     short = dataclasses.replace(
         CPU, seeds=(0,), num_blocks=60, checkpoints=(0, 60), bands=(*CPU.bands, (37, 5))
     )
-    needs = [_seeds(short), _steps(short), _occur(short, short.bands)]
+    needs = [seeds(short), steps(short), occur(short, short.bands)]
     assert not any(need.met for need in needs)
     start = groups(np.random.default_rng(0), by_stage(0, 0, 0, 0))
     assert concentrates(start, start, needs)[0].verdict == "set-up short of the paper"
