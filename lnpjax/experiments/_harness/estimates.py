@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from lnpjax._base.intervals import jackknife_error, student_t
 
 NUM_DRAWS = 2000
+Key = TypeVar("Key", bound=Hashable)
 
 
 class Bounds(NamedTuple):
@@ -181,6 +182,39 @@ def pooled(estimates: Sequence[Uncertain]) -> list[Uncertain]:
     ]
 
 
+def scatter(groups: Mapping[Key, Float[np.ndarray, " n"]]) -> tuple[float, int]:
+    """Return the standard deviation within groups, each about its mean, and its freedom.
+
+    Example:
+        >>> scatter({"a": np.array([1.0, 3.0]), "b": np.array([5.0])})
+        (1.4142135623730951, 1)
+    """
+    repeated = [values for values in groups.values() if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in repeated)
+    squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in repeated)
+    return ((squares / freedom) ** 0.5 if freedom else np.nan), freedom
+
+
+def contrast(
+    groups: Mapping[Key, Float[np.ndarray, " n"]], weights: Mapping[Key, float]
+) -> Uncertain:
+    """Return a weighted sum of the means of groups, with the error that their scatter shows.
+
+    Args:
+        groups: independent values, such as of seeds; all have one scatter.
+        weights: of the means; groups without one tell of the scatter alone.
+
+    Example:
+        >>> groups = {"a": np.array([1.0, 3.0]), "b": np.array([5.0])}
+        >>> contrast(groups, {"a": -1.0, "b": 1.0}).value
+        3.0
+    """
+    deviation, freedom = scatter(groups)
+    value = sum(weight * groups[name].mean() for name, weight in weights.items())
+    variance = sum(weight**2 / len(groups[name]) for name, weight in weights.items())
+    return Uncertain(float(value), deviation * variance**0.5, freedom)
+
+
 def slope_of(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> Uncertain:
     """Return the slope of y on x by least squares, with the error that the scatter about it shows.
 
@@ -235,6 +269,27 @@ def draws_of_log_means(
     with np.errstate(invalid="ignore", divide="ignore"):
         logarithms, relative = np.log(means), stretch * errors / np.abs(means)
     return _spread(logarithms, relative, groups, seed)
+
+
+def draws_of_means(groups: Sequence[Float[np.ndarray, " n"]], *, seed: int = 0) -> MeanDraws:
+    """Draw the means of independent groups that have one scatter, which all show together.
+
+    Args:
+        groups: of which some have two or more values.
+        seed: of the draws.
+
+    Returns:
+        The `MeanDraws`.
+
+    Example:
+        >>> draws_of_means([np.array([1.0, 3.0]), np.array([5.0, 5.0])]).rows[0].tolist()
+        [2.0, 5.0]
+    """
+    deviation, freedom = scatter(dict(enumerate(groups)))
+    means = np.array([group.mean() for group in groups])
+    errors = deviation / np.sqrt([len(group) for group in groups])
+    spread = np.random.default_rng(seed).standard_t(freedom, (NUM_DRAWS, len(groups)))
+    return MeanDraws(np.vstack([means, means + errors * spread]), errors)
 
 
 def draws_of_log_ratios(

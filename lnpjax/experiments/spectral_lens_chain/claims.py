@@ -13,17 +13,22 @@ from typing import NamedTuple
 import numpy as np
 
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
-from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Uncertain, jackknifed
+from lnpjax.experiments._harness.estimates import (
+    UNKNOWN,
+    Bounds,
+    Uncertain,
+    contrast,
+    jackknifed,
+    scatter,
+)
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     Groups,
     at_target,
     common_target,
-    contrast,
     log_throughput,
     log_tokens,
-    scatter,
     step_weights,
     steps,
 )

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from lnpjax.comparison import tokens_to_target
-from lnpjax.experiments._harness.estimates import Uncertain
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 
@@ -131,28 +130,6 @@ def spectra_of(
     stored = sweep.arrays(rows[0]["unit"])[f"{of}/{name}"]
     measured = [(row, stored[row["index"]] / stored[row["index"]].sum()) for row in rows]
     return sorted(measured, key=lambda pair: (pair[0]["tokens"], pair[0]["index"]))
-
-
-def scatter(groups: Groups) -> tuple[float, int]:
-    """Return the standard deviation among seeds, about each variant's mean, and its freedom."""
-    repeated = [values for values in groups.values() if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in repeated)
-    squares = sum(float(np.sum((values - values.mean()) ** 2)) for values in repeated)
-    return ((squares / freedom) ** 0.5 if freedom else np.nan), freedom
-
-
-def contrast(groups: Groups, weights: Mapping[str, float]) -> Uncertain:
-    """Return a weighted sum of the variants' means, with the error that the seeds show.
-
-    Example:
-        >>> groups = {"a": np.array([1.0, 3.0]), "b": np.array([5.0])}
-        >>> contrast(groups, {"a": -1.0, "b": 1.0}).value
-        3.0
-    """
-    deviation, freedom = scatter(groups)
-    value = sum(weight * groups[name].mean() for name, weight in weights.items())
-    variance = sum(weight**2 / len(groups[name]) for name, weight in weights.items())
-    return Uncertain(float(value), deviation * variance**0.5, freedom)
 
 
 def step_weights(after: Sequence[str], signs: Sequence[float] | None = None) -> dict[str, float]:

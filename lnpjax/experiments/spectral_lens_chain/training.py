@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax.adapters import from_nnx
 from lnpjax.data import load_dataset
+from lnpjax.experiments._harness.batches import in_batches
 from lnpjax.experiments.spectral_lens_chain.config import ChainConfig
 from lnpjax.models import (
     NanoGPT,
@@ -150,16 +151,13 @@ class ChainTrainer:
     def validation_loss(self, state: RunState) -> float:
         """Mean cross-entropy over the held-out text, in nats, with the present window."""
         size = max(EVALUATION_TOKENS // self.length, 1)
-        inputs, targets = self._held_out
-        losses = [
-            self._losses(
-                state.params,
-                self._inputs(inputs[at : at + size], state.step),
-                targets[at : at + size],
-            )
-            for at in range(0, len(inputs), size)
-        ]
-        return float(np.mean(np.concatenate([np.asarray(part) for part in losses])))
+
+        def losses(
+            inputs: Int[np.ndarray, "batch time"], targets: Int[np.ndarray, "batch time"]
+        ) -> Float[Array, " batch"]:
+            return self._losses(state.params, self._inputs(inputs, state.step), targets)
+
+        return float(np.mean(in_batches(losses, *self._held_out, size=size)))
 
     def spectra(self, state: RunState) -> LensSpectra:
         """The spectra over the held-out pool, with the present window."""

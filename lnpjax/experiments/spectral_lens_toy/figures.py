@@ -9,16 +9,24 @@ import numpy as np
 
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens_toy.config import STAGES
+from lnpjax.experiments.spectral_lens_toy.bands import (
+    band_name,
+    chance_of_first_component,
+    chance_of_task_modes,
+    deciding_bands,
+    task_modes,
+    training_counts,
+)
+from lnpjax.experiments.spectral_lens_toy.config import STAGES, SWEPT_STAGES
 from lnpjax.experiments.spectral_lens_toy.results import (
     FRACTIONS,
     JUMP_FRACTIONS,
+    TRANSITIONS,
+    Curves,
+    all_met,
     best_run,
     early_prediction,
-    final_by_band,
     matched_runs,
-    over_training,
-    peak_jumps,
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
@@ -54,9 +62,13 @@ def _draw_losses(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     colours = palette(len(config.batch_sizes))
     for ax, stage in zip(axes, STAGES, strict=True):
         for colour, batch_size in zip(colours, config.batch_sizes, strict=True):
+            if batch_size not in config.batch_sizes_of(stage):
+                continue
             for tokens, losses in _by_seed(config, sweep, stage, batch_size):
                 ax.plot(tokens, losses, color=colour, label=f"batch {batch_size}")
-        ax.axhline(config.target_loss, color="0.4", linestyle=":", label="target")
+        common = all_met(config, sweep, stage)
+        if common is not None:
+            ax.axhline(common, color="0.4", linestyle=":", label="lowest loss that all met")
         panel = Panel("loss", STAGE_NAMES[stage], "validation", "loss (nats per token)")
         dress(ax, panel, xlabel="tokens", xscale="linear", yscale="log")
     _legend(axes[-1])
@@ -77,129 +89,186 @@ def _by_seed(
 def _draw_figure_4(config: ToyConfig, sweep: Sweep, path: Path) -> None:
     figure = new_figure((14, 4.6))
     prediction, concentration, profile = figure.subplots(1, 3)
+    _draw_prediction(prediction, config, sweep)
+    _draw_concentration(concentration, config, sweep)
+    _draw_profile(profile, config, sweep)
+    figure.suptitle("Toy of Spectral Lens, as its Fig. 4", fontweight="bold")
+    write_picture(figure, path)
+
+
+def _draw_prediction(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
     first, last = config.window
-    for stage in STAGES[2:]:
-        correlations = early_prediction(sweep, stage)
-        prediction.plot(
+    for stage in SWEPT_STAGES:
+        common = all_met(config, sweep, stage)
+        if common is None:
+            continue
+        correlations = early_prediction(config, sweep, stage)
+        runs = f"{correlations[0].num_runs} runs, to a loss of {common:g}"
+        ax.plot(
             100 * np.array(FRACTIONS),
             [correlation.rho for correlation in correlations],
             color=STAGE_COLOURS[stage],
             marker="o",
             markersize=3,
-            label=f"{STAGE_NAMES[stage]} ({correlations[0].num_runs} runs at target)",
+            label=f"{STAGE_NAMES[stage]} ({runs})",
         )
-    prediction.axhline(0, color="0.7", linewidth=0.8)
-    prediction.set(xlim=(0, 103), ylim=(-1.08, 1.08))
+    ax.axhline(0, color="0.7", linewidth=0.8)
+    ax.set(xlim=(0, 103), ylim=(-1.08, 1.08))
     panel = Panel(
         "rho",
         "(a) Does the early tail rank later cost?",
-        rf"exponent over ranks {first} to {last} against tokens to target, over batch sizes",
+        rf"exponent over ranks {first} to {last} against tokens to target, over all runs",
         r"Spearman $\rho$",
     )
-    dress(prediction, panel, xlabel="training progress (% of tokens to target)", **_linear())
-    _legend(prediction)
+    dress(ax, panel, xlabel="training progress (% of tokens to target)", **_linear())
+    _legend(ax)
 
-    tokens = np.array(config.checkpoints) * config.tokens_per_block
+
+def _draw_concentration(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
+    bands = deciding_bands(config.task, config.tracked_bands)
+    curves = Curves(config, sweep, "H_S")
+    shares = np.array(config.checkpoints) / config.num_blocks
+    tokens = shares * config.num_blocks * config.tokens_per_block
+    groups = [curves.groups(bands, share) for share in shares]
     for stage in STAGES:
-        curves = np.stack(list(over_training(config, sweep, stage, "H_S").values()))
+        values = np.array(
+            [
+                [group[stage, size].mean() for size in config.compared_batch_sizes]
+                for group in groups
+            ]
+        )
         colour = STAGE_COLOURS[stage]
-        concentration.plot(tokens, curves.mean(0), color=colour, label=STAGE_NAMES[stage])
-        concentration.fill_between(
-            tokens, curves.min(0), curves.max(0), color=colour, alpha=0.15, linewidth=0
+        ax.plot(tokens, values.mean(1), color=colour, label=STAGE_NAMES[stage])
+        ax.fill_between(tokens, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
+    chances = [chance_of_task_modes(task_modes(config.task, cycle), cycle) for cycle, _ in bands]
+    if chances:
+        ax.axhline(
+            float(np.mean(chances)), color="0.4", linestyle=":", label="chance: random states"
         )
     panel = Panel(
         "H_S",
         "(b) Concentration on the task's modes",
-        "mean over batch sizes and bands; shaded: from the least to the greatest batch size",
+        f"mean over runs, on {', '.join(map(band_name, bands))}; shaded: range over batch sizes",
         r"$H_S$ (share of Fourier energy)",
     )
-    dress(concentration, panel, xlabel="tokens", **_linear())
-    _legend(concentration)
+    dress(ax, panel, xlabel="tokens", **_linear())
+    _make_room_above(ax)
+    _legend(ax)
 
+
+def _draw_profile(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
     best = best_run(sweep, "untied")
-    cycle, offset = config.tracked_bands[-1]
-    shares = sweep.arrays(best["unit"])[f"profiles/{cycle}:{offset}"]
+    band = config.tracked_bands[-1]
+    shares = sweep.arrays(best["unit"])[f"profiles/{band_name(band)}"]
     modes = np.arange(1, shares.shape[1] + 1)
-    profile.plot(modes, shares[0], color="0.6", marker="o", markersize=3, label="step 0")
-    profile.plot(
-        modes, shares[-1], color=STAGE_COLOURS["untied"], marker="o", markersize=3, label="end"
-    )
+    colour = STAGE_COLOURS["untied"]
+    ax.plot(modes, shares[0], color="0.6", marker="o", markersize=3, label="step 0")
+    ax.plot(modes, shares[-1], color=colour, marker="o", markersize=3, label="end")
+    ax.axhline(1 / len(modes), color="0.4", linestyle=":", label="chance: random states")
+    for mode in modes[task_modes(config.task, band[0])]:
+        ax.axvspan(mode - 0.5, mode + 0.5, color="0.93", linewidth=0, zorder=0)
     panel = Panel(
         "profile",
         "(c) Fourier profile, Untied",
-        f"batch {best['batch_size']}, cycle of {cycle} tokens from {offset}",
+        f"batch {best['batch_size']}, cycle of {band[0]} tokens from {band[1]}; "
+        "shaded: the task's modes",
         "share of energy",
     )
-    dress(profile, panel, xlabel="Fourier mode r", **_linear())
-    _legend(profile)
-    figure.suptitle("Toy of Spectral Lens, as its Fig. 4", fontweight="bold")
-    write_picture(figure, path)
+    dress(ax, panel, xlabel="Fourier mode r", **_linear())
+    _legend(ax)
 
 
 def _draw_figure_11(config: ToyConfig, sweep: Sweep, path: Path) -> None:
-    figure = new_figure((14, 4.6))
-    spectra, jumps, sweep_axis = figure.subplots(1, 3)
+    figure = new_figure((14, 4.9))
+    spectra, jumps, by_band = figure.subplots(1, 3)
+    _draw_spectra(spectra, config, sweep)
+    _draw_jumps(jumps, config, sweep)
+    _draw_by_band(by_band, config, sweep)
+    figure.suptitle("Toy of Spectral Lens, as its Fig. 11", fontweight="bold")
+    write_picture(figure, path)
+
+
+def _draw_spectra(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
     colours = dict(zip(config.batch_sizes, palette(len(config.batch_sizes)), strict=True))
-    matched = matched_runs(sweep, "untied")
-    for run in matched:
-        ranks = np.arange(1, len(run.spectrum) + 1)
-        label = rf"batch {run.batch_size}, $\alpha$ = {run.exponent:.2f}"
-        spectra.plot(ranks, run.spectrum, color=colours[run.batch_size], label=label)
-    spectra.axvspan(*config.window, color="0.93", zorder=0)
+    matched = matched_runs(config, sweep, "untied")
+    for size, colour in colours.items():
+        runs = [run for run in matched if run.batch_size == size]
+        for run in runs:
+            ranks = np.arange(1, len(run.spectrum) + 1)
+            mean = np.mean([one.exponent for one in runs])
+            label = rf"batch {size}, $\alpha$ = {mean:.2f}"
+            ax.plot(ranks, run.spectrum, color=colour, label=label)
+    ax.axvspan(*config.window, color="0.93", zorder=0)
+    target = f"a loss of {matched[0].target:g}" if matched else "a target loss"
     panel = Panel(
         "spectrum",
         "(a) Spectra at one loss, Untied",
-        f"first evaluation with a loss of at most {config.target_loss:g}; shaded: fitted ranks",
+        f"first evaluation at {target} or less, every seed; shaded: fitted ranks",
         "eigenvalue (share of trace)",
     )
-    dress(spectra, panel, xlabel="rank")
+    dress(ax, panel, xlabel="rank")
     if not matched:
-        spectra.text(0.5, 0.5, "no run met the target", ha="center", transform=spectra.transAxes)
-    _legend(spectra)
+        ax.text(0.5, 0.5, "not met by all runs", ha="center", transform=ax.transAxes)
+    _legend(ax)
 
-    found = peak_jumps(config, sweep)
-    width = 0.8 / len(found)
+
+def _draw_jumps(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
+    curves = Curves(config, sweep, "H_peak")
+    groups = [curves.groups(config.tracked_bands, share) for share in JUMP_FRACTIONS]
+    heights = {
+        stage: [
+            np.mean([group[stage, size] for size in config.compared_batch_sizes])
+            for group in groups
+        ]
+        for stage in STAGES
+    }
+    width = 0.8 / len(TRANSITIONS)
     places = np.arange(len(JUMP_FRACTIONS))
-    for index, ((first, second), values) in enumerate(found.items()):
-        label = f"{STAGE_NAMES[first]} to {STAGE_NAMES[second]}"
-        jumps.bar(
+    for index, (first, second) in enumerate(TRANSITIONS):
+        ax.bar(
             places + (index - 1) * width,
-            values.mean(0),
+            np.subtract(heights[second], heights[first]),
             width,
             color=STAGE_COLOURS[second],
-            label=label,
+            label=f"{STAGE_NAMES[first]} to {STAGE_NAMES[second]}",
         )
-    jumps.axhline(0, color="0.4", linewidth=0.8)
+    ax.axhline(0, color="0.4", linewidth=0.8)
     panel = Panel(
         "jump",
         "(b) Gain of each intervention",
-        "mean over batch sizes and bands, at equal tokens",
+        "mean over seeds, batch sizes and bands, at equal tokens",
         r"$\Delta H_{\mathrm{peak}}$",
     )
-    dress(jumps, panel, xlabel="share of the run", **_linear())
-    jumps.set_xticks(places, [f"{100 * fraction:g} %" for fraction in JUMP_FRACTIONS])
-    _make_room_above(jumps)
-    _legend(jumps)
+    dress(ax, panel, xlabel="share of the run", **_linear())
+    ax.set_xticks(places, [f"{100 * fraction:g} %" for fraction in JUMP_FRACTIONS])
+    _make_room_above(ax)
+    _legend(ax)
 
-    bands = np.arange(len(config.bands))
+
+def _draw_by_band(ax: Axes, config: ToyConfig, sweep: Sweep) -> None:
+    curves = Curves(config, sweep, "pc1_peak_mass")
+    by_band = [curves.groups([band], 1.0) for band in config.bands]
+    places = np.arange(len(config.bands))
     for stage in STAGES:
-        values = final_by_band(config, sweep, stage, "pc1_peak_mass").mean(0)
-        sweep_axis.plot(
-            bands, values, color=STAGE_COLOURS[stage], marker="o", label=STAGE_NAMES[stage]
-        )
+        values = [
+            np.mean([groups[stage, size] for size in config.compared_batch_sizes])
+            for groups in by_band
+        ]
+        ax.plot(places, values, color=STAGE_COLOURS[stage], marker="o", label=STAGE_NAMES[stage])
+    chance = [chance_of_first_component(cycle, config.hidden_size) for cycle, _ in config.bands]
+    ax.plot(places, chance, color="0.4", linestyle=":", marker="_", label="chance: random states")
     panel = Panel(
         "pc1",
         "(c) First component, by band",
-        "at the end of training, mean over batch sizes",
+        "at the end of training, mean over seeds and batch sizes",
         "PC1 peak mass",
     )
-    dress(sweep_axis, panel, xlabel="band (cycle:offset)", **_linear())
-    names = [f"{cycle}:{offset}" for cycle, offset in config.bands]
-    sweep_axis.set_xticks(bands, names, rotation=45)
-    _make_room_above(sweep_axis)
-    _legend(sweep_axis)
-    figure.suptitle("Toy of Spectral Lens, as its Fig. 11", fontweight="bold")
-    write_picture(figure, path)
+    dress(ax, panel, xlabel="band (cycle:offset), and its training sequences", **_linear())
+    counts = training_counts(config)
+    names = [f"{band_name(band)}\n{counts[band]}" for band in config.bands]
+    ax.set_xticks(places, names, fontsize=8)
+    _make_room_above(ax)
+    _legend(ax)
 
 
 def _linear() -> dict[str, str]:

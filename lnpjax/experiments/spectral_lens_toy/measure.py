@@ -1,16 +1,21 @@
 """The toy of Spectral Lens: a transformer on modular arithmetic (section 5; F.3; Figs. 4, 11).
 
 Four stages, each keeping the changes of the ones before (Baseline, RoPE, Muon, Untied), are trained
-at several batch sizes on the same number of tokens. First a learning rate is searched for each
-stage and batch size by successive halving; then the run with that rate is repeated and measured.
+at several batch sizes on the same number of tokens: Muon and Untied, whose sweeps the paper shows,
+at all of them, the others at those where stages are compared. First a learning rate is searched
+for each stage and batch size by successive halving, with the first seed; then a run with that rate
+is measured from each seed. Runs of different batch sizes start from different networks, so that all
+runs of a stage are independent. On disk every unit begins with its stage: two processes share the
+work evenly with ``--only "[ru]*"`` (rope, untied) and ``--only "[bm]*"`` (the bands, and the rest).
 
 What the paper leaves open, and what is done here (the authors' scripts, where they decide it):
 the width and initialisation of the network (theirs: 128, embeddings of standard deviation one), the
 law that cycles, steps and offsets are drawn from (theirs), queries and keys normalised where they
 are rotated (theirs), the modes that H_S counts (ours: those that the task determines, see
-`lnpjax.data.modular.teacher_power`), the eight bands (ours: prime cycles), the length of a run
-(ours: the same tokens for each batch size; theirs: 5,000 steps or the target), and the checkpoints
-of Fig. 11b (theirs: 10, 20 and 30 % of the longest run).
+`lnpjax.data.modular.teacher_power`), the eight bands (ours: those of prime cycles that occur most
+often in training, see `bands.frequent_bands`; theirs, in the preset `paper`, hardly ever occur),
+the length of a run (ours: the same tokens for each batch size; theirs: 5,000 steps or the target),
+and the checkpoints of Fig. 11b (theirs: 10, 20 and 30 % of the longest run).
 """
 
 from __future__ import annotations
@@ -22,9 +27,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lnpjax._base.checks import require
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
-from lnpjax.experiments.spectral_lens_toy.config import SPECTRUM_SEED, STAGES, ToyConfig
-from lnpjax.experiments.spectral_lens_toy.probes import Measured, ToyMeasure, band_name
+from lnpjax.experiments.spectral_lens_toy.bands import (
+    band_name,
+    chance_of_first_component,
+    chance_of_task_modes,
+    task_modes,
+    training_counts,
+)
+from lnpjax.experiments.spectral_lens_toy.config import (
+    SPECTRUM_SEED,
+    STAGES,
+    SWEPT_STAGES,
+    ToyConfig,
+)
+from lnpjax.experiments.spectral_lens_toy.probes import Measured, ToyMeasure
 from lnpjax.experiments.spectral_lens_toy.training import ToyData, ToyTrainer
 
 
@@ -46,15 +64,18 @@ def measure(config: ToyConfig, sweep: Sweep, data: Path | None) -> None:  # noqa
         num_sequences=config.num_spectrum,
         seed=SPECTRUM_SEED,
     )
+    sweep.unit("bands", partial(_bands, config))
     trainers = {stage: ToyTrainer(stage, config.shape, sequences) for stage in STAGES}
-    for cell in _cells(config):
-        trainer = trainers[cell.stage]
-        found = sweep.unit(cell.name("search"), partial(_search, config, trainer, cell))
-        rate = found.rows[-1]["learning_rate"]
-        run = partial(_run, config, trainer, probes, cell, rate)
-        sweep.unit(cell.name("run"), run)
-        if cell.stage in STAGES[2:] and cell.batch_size == config.control_batch_size:
-            sweep.unit(cell.name("control"), partial(run, control=True))
+    for stage, batch_size in _regimes(config):
+        trainer = trainers[stage]
+        search = partial(_search, config, trainer, _Cell(stage, batch_size, config.seeds[0]))
+        found = sweep.unit(f"{stage}-b{batch_size}-search", search)
+        for seed in config.seeds:
+            cell = _Cell(stage, batch_size, seed)
+            run = partial(_run, config, trainer, probes, cell, found)
+            sweep.unit(cell.name, run)
+            if _has_control(config, cell):
+                sweep.unit(f"{cell.name}-control", partial(run, control=True))
 
 
 def num_units(config: ToyConfig, data: Path | None = None) -> int:  # noqa: ARG001
@@ -62,10 +83,10 @@ def num_units(config: ToyConfig, data: Path | None = None) -> int:  # noqa: ARG0
 
     Example:
         >>> from lnpjax.experiments.spectral_lens_toy.config import PRESETS
-        >>> num_units(PRESETS["cpu"])
-        42
+        >>> num_units(PRESETS["smoke"])
+        19
     """
-    return len(config.seeds) * (2 * len(STAGES) * len(config.batch_sizes) + len(STAGES[2:]))
+    return 1 + len(_regimes(config)) * (1 + len(config.seeds)) + len(SWEPT_STAGES)
 
 
 class _Cell(NamedTuple):
@@ -73,22 +94,46 @@ class _Cell(NamedTuple):
     batch_size: int
     seed: int
 
-    def name(self, kind: str) -> str:
-        return f"{kind}-{self.stage}-b{self.batch_size}-s{self.seed}"
+    @property
+    def name(self) -> str:
+        return f"{self.stage}-b{self.batch_size}-s{self.seed}"
+
+    @property
+    def run_seed(self) -> int:
+        """The seed of the network and of its batches, another one for each batch size."""
+        return int(np.random.SeedSequence((self.seed, self.batch_size)).generate_state(1)[0] >> 1)
 
 
-def _cells(config: ToyConfig) -> list[_Cell]:
-    return [
-        _Cell(stage, batch_size, seed)
-        for seed in config.seeds
-        for stage in STAGES
-        for batch_size in config.batch_sizes
-    ]
+def _regimes(config: ToyConfig) -> list[tuple[str, int]]:
+    return [(stage, size) for stage in STAGES for size in config.batch_sizes_of(stage)]
+
+
+def _has_control(config: ToyConfig, cell: _Cell) -> bool:
+    return cell.stage in SWEPT_STAGES and cell[1:] == (config.control_batch_size, config.seeds[0])
+
+
+def _bands(config: ToyConfig) -> UnitResult:
+    """What the reader of a band's numbers should know: its occurrences, and what chance gives."""
+    rows = []
+    for band, count in training_counts(config).items():
+        modes = task_modes(config.task, band[0])
+        rows.append(
+            {
+                "kind": "band",
+                "band": band_name(band),
+                "occurrences": count,
+                "modes": len(modes),
+                "task_modes": int(modes.sum()),
+                "chance_H_S": chance_of_task_modes(modes, band[0]),
+                "chance_pc1_peak_mass": chance_of_first_component(band[0], config.hidden_size),
+            }
+        )
+    return UnitResult(rows)
 
 
 def _search(config: ToyConfig, trainer: ToyTrainer, cell: _Cell) -> UnitResult:
     """Successive halving over learning rates; the last row is the one that is left."""
-    start = trainer.initial_state(seed=cell.seed, embedding_std=config.embedding_std)
+    start = trainer.initial_state(seed=cell.run_seed, embedding_std=config.embedding_std)
     alive = dict.fromkeys(config.learning_rates(cell.batch_size), start)
     steps = config.steps_per_block(cell.batch_size)
     rows: list[dict[str, Any]] = []
@@ -124,19 +169,22 @@ def _run(
     trainer: ToyTrainer,
     probes: ToyMeasure,
     cell: _Cell,
-    learning_rate: float,
+    search: UnitResult,
     *,
     control: bool = False,
 ) -> UnitResult:
     """Train once more at the chosen rate, with all measurements."""
+    expected = f"a pattern that includes {cell.stage}-b{cell.batch_size}-search, or --merge of it"
+    require(len(search.rows) > 0, "only", expected=expected, got=f"no rate for {cell.name}")
+    learning_rate = search.rows[-1]["learning_rate"]
     columns = {**cell._asdict(), "control": control, "learning_rate": learning_rate}
     steps = config.steps_per_block(cell.batch_size)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
     spectra, profiles = [], {band_name(band): list[np.ndarray]() for band in config.tracked_bands}
     std = config.control_embedding_std if control else config.embedding_std
-    state = trainer.initial_state(seed=cell.seed, embedding_std=std)
-    before, hit = math.nan, False
+    state = trainer.initial_state(seed=cell.run_seed, embedding_std=std)
+    before, ahead = math.nan, list(config.targets)
     for block in range(config.num_blocks + 1):
         if block > 0:
             state = trainer.advance(state, learning_rate, batch_size=cell.batch_size, steps=steps)
@@ -144,13 +192,14 @@ def _run(
         loss = trainer.validation_loss(state.params)
         here = columns | {"tokens": tokens, "loss": loss}
         rows.append({"kind": "loss", **here})
-        if loss <= config.target_loss and not hit:
-            hit = True
+        for target in [target for target in ahead if loss <= target]:
+            ahead.remove(target)
             measured = probes(trainer, state.params)
-            share = (before - config.target_loss) / (before - loss) if block > 0 else 1.0
+            share = (before - target) / (before - loss) if block > 0 else 1.0
             crossed = tokens - (1 - share) * config.tokens_per_block
-            rows.append({"kind": "target", **here, "tokens_to_target": crossed, **measured.row()})
-            arrays["spectrum_at_target"] = measured.spectrum
+            place = {"target": target, "tokens_to_target": crossed}
+            rows.append({"kind": "target", **here, **place, **measured.row()})
+            arrays[f"spectrum_at_target/{target:g}"] = measured.spectrum
         before = loss
         if block in config.checkpoints:
             last = block == config.num_blocks

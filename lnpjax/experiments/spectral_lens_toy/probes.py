@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, PyTree
 
-from lnpjax.data.modular import ModularTask, band_sequences, modular_sequences, teacher_power
+from lnpjax.data.modular import ModularTask, band_sequences, modular_sequences
+from lnpjax.experiments.spectral_lens_toy.bands import band_name, task_modes
 from lnpjax.experiments.spectral_lens_toy.config import Band
 from lnpjax.experiments.spectral_lens_toy.fourier_probes import (
     band_concentration,
@@ -18,20 +19,9 @@ from lnpjax.experiments.spectral_lens_toy.fourier_probes import (
     fourier_profile,
     gini,
     peak_mass,
-    task_band,
 )
 from lnpjax.experiments.spectral_lens_toy.training import ToyTrainer
 from lnpjax.spectra import effective_rank, power_law
-
-
-def band_name(band: Band) -> str:
-    """A band as the authors write it, "cycle:offset".
-
-    Example:
-        >>> band_name((23, 10))
-        '23:10'
-    """
-    return f"{band[0]}:{band[1]}"
 
 
 def activation_spectrum(hidden: Float[np.ndarray, "n hidden"]) -> Float[np.ndarray, " hidden"]:
@@ -174,4 +164,4 @@ def _probe(task: ModularTask, band: Band) -> Probe:
     cycle, offset = band
     sequences = band_sequences(task, cycle=cycle, offset=offset).tokens
     place = sequences[:, -2] - offset  # the last token that the network sees
-    return Probe(band, sequences, place, task_band(teacher_power(task, cycle)))
+    return Probe(band, sequences, place, task_modes(task, cycle))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax._base.checks import checked_ids, require
-from lnpjax.data.modular import ModularTask, modular_sequences
+from lnpjax.data.modular import ModularSequences, ModularTask, modular_sequences
+from lnpjax.experiments._harness.batches import in_batches
 from lnpjax.experiments.spectral_lens_toy.config import STAGES
 from lnpjax.models.modular import ModularTransformer, ModularTransformerConfig
 
@@ -120,7 +120,12 @@ class ToyData:
     @cached_property
     def train(self) -> Int[np.ndarray, "n time"]:
         """Training sequences, one token longer than the context."""
-        return modular_sequences(self.task, self.num_train, seed=2 * self.seed).tokens
+        return self.drawn.tokens
+
+    @cached_property
+    def drawn(self) -> ModularSequences:
+        """Training sequences with the walks that made them."""
+        return modular_sequences(self.task, self.num_train, seed=2 * self.seed)
 
     @cached_property
     def validation(self) -> Int[np.ndarray, "n time"]:
@@ -178,13 +183,14 @@ class ToyTrainer:
 
     def validation_loss(self, params: PyTree) -> float:
         """Mean cross-entropy over all positions of the validation sequences, in nats."""
-        return float(np.mean(_by_batch(self._losses, params, self.data.validation)))
+        losses = partial(self._losses, params)
+        return float(np.mean(in_batches(losses, self.data.validation, size=EVALUATION_BATCH)))
 
     def last_hidden(
         self, params: PyTree, sequences: Int[np.ndarray, "n time"]
     ) -> Float[np.ndarray, "n hidden"]:
         """Hidden states at the last token; the target at the end of each sequence is not shown."""
-        return _by_batch(self._hidden, params, sequences)
+        return in_batches(partial(self._hidden, params), sequences, size=EVALUATION_BATCH)
 
     def _model(self, embedding_std: float, seed: int) -> ModularTransformer:
         config = dataclasses.replace(self._architecture, embedding_std=embedding_std)
@@ -213,16 +219,3 @@ class ToyTrainer:
             return (optax.apply_updates(params, updates), optimizer_state), None
 
         return jax.lax.scan(step, state, batches)[0]
-
-
-def _by_batch(
-    function: Callable[[PyTree, Int[np.ndarray, "batch time"]], Array],
-    params: PyTree,
-    sequences: Int[np.ndarray, "n time"],
-) -> Float[np.ndarray, "n ..."]:
-    """A function of sequences in batches of one size, so that it is compiled once."""
-    missing = -len(sequences) % EVALUATION_BATCH
-    padded = np.concatenate([sequences, np.repeat(sequences[:1], missing, axis=0)])
-    batches = padded.reshape(-1, EVALUATION_BATCH, sequences.shape[1])
-    results = [np.asarray(function(params, batch)) for batch in batches]
-    return np.concatenate(results)[: len(sequences)]

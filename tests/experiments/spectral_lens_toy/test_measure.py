@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import json
 
 import jax
@@ -13,11 +14,16 @@ import pytest
 from lnpjax._base.configs import decode
 from lnpjax.experiments._harness.claims import Claim
 from lnpjax.experiments._harness.reproduction import judged, reproduce
-from lnpjax.experiments._harness.sweep import Sweep, SweepProgress, config_to_json
+from lnpjax.experiments._harness.sweep import (
+    Sweep,
+    SweepProgress,
+    UnitResult,
+    config_to_json,
+)
 from lnpjax.experiments._harness.tables import claims_json
 from lnpjax.experiments.spectral_lens_toy import EXPERIMENT
 from lnpjax.experiments.spectral_lens_toy.config import PRESETS, STAGES
-from lnpjax.experiments.spectral_lens_toy.measure import num_units
+from lnpjax.experiments.spectral_lens_toy.measure import _Cell, num_units
 from lnpjax.experiments.spectral_lens_toy.training import (
     ToyData,
     ToyTrainer,
@@ -40,7 +46,7 @@ def smoke(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     progress = Computed()
     found = reproduce(EXPERIMENT, "smoke", folder, progress=progress)
-    assert progress.count == num_units(SMOKE) == 2 * 4 * 2 + 2
+    assert progress.count == num_units(SMOKE) == 1 + 2 * 4 * 2 + 2
     return found
 
 
@@ -54,11 +60,14 @@ def test_rows_of_the_sweep(smoke):
     tracked, last = len(SMOKE.tracked_bands), len(SMOKE.bands)
     assert len(by_kind["probe"]) == runs * (tracked * (len(SMOKE.checkpoints) - 1) + last)
     assert {row["stage"] for row in by_kind["loss"]} == set(STAGES)
-    tokens = [row["tokens"] for row in by_kind["loss"] if row["unit"] == "run-muon-b16-s0"]
+    tokens = [row["tokens"] for row in by_kind["loss"] if row["unit"] == "muon-b16-s0"]
     assert tokens == [SMOKE.tokens_per_block * block for block in range(SMOKE.num_blocks + 1)]
     for row in by_kind["probe"]:
         assert 0 < row["H_peak"] <= row["H_S"] + 1e-9 or row["H_S"] < 1
         assert 0 < row["pc1_peak_mass"] <= 1
+    bands = [row for row in rows if row["kind"] == "band"]
+    assert [row["band"] for row in bands] == ["5:0", "13:2"]
+    assert bands[0]["chance_H_S"] == 1
     # The chosen rate is one of the candidates.
     for row in by_kind["search"]:
         assert row["learning_rate"] in SMOKE.learning_rates(row["batch_size"])
@@ -133,10 +142,38 @@ def test_sequences_that_no_two_pools_share():
     assert jnp.any(data.train != data.validation)
 
 
+def test_the_sweep_is_shared_by_stages(tmp_path):
+    """Both halves together are the whole, and a run without its search says what is missing."""
+    names = Names(tmp_path, SMOKE)
+    EXPERIMENT.measure(SMOKE, names, None)
+    parts = [fnmatch.filter(names.asked, pattern) for pattern in ("[ru]*", "[bm]*")]
+    assert sorted(parts[0] + parts[1]) == sorted(names.asked)
+    assert len(names.asked) == num_units(SMOKE)
+    with pytest.raises(ValueError, match="only: expected a pattern that includes rope-b8-search"):
+        names.asked["rope-b8-s0"]()
+
+
+class Names(Sweep):
+    """A sweep that asks for everything and computes nothing."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.asked = {}
+
+    def unit(self, name, compute):
+        self.asked[name] = compute
+        return UnitResult([])
+
+
+def test_batch_sizes_share_neither_networks_nor_batches():
+    runs = {_Cell("muon", size, seed).run_seed for size in (4, 8) for seed in (0, 1)}
+    assert len(runs) == 4
+
+
 def test_learning_rates_around_both_centres():
     config = dataclasses.replace(SMOKE, base_learning_rate=1.0, multipliers=(0.5, 1.0, 2.0))
     assert config.learning_rates(8) == [0.5, 1.0, 2.0]
-    wide = dataclasses.replace(config, batch_sizes=(2, 8))
+    wide = dataclasses.replace(config, batch_sizes=(2, 8), compared_batch_sizes=(2,))
     assert wide.learning_rates(8) == [1.0, 2.0, 4.0, 8.0]
 
 
@@ -155,6 +192,7 @@ def test_presets_survive_json(preset):
         ({"tokens_per_block": 100}, "tokens_per_block: expected a multiple of the 64 tokens"),
         ({"checkpoints": (0, 2)}, "checkpoints: expected from 0 to num_blocks=4"),
         ({"rungs": (4,)}, "rungs: expected blocks before num_blocks=4"),
+        ({"compared_batch_sizes": (4,)}, "compared_batch_sizes: expected some of batch_sizes"),
         ({"tracked_bands": ((3, 0),)}, "tracked_bands: expected some of bands"),
     ],
 )
