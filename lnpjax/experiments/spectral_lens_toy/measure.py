@@ -181,7 +181,7 @@ def _run(
     steps = config.steps_per_block(cell.batch_size)
     rows: list[dict[str, Any]] = []
     arrays: dict[str, np.ndarray] = {}
-    spectra, profiles = [], {band_name(band): list[np.ndarray]() for band in config.tracked_bands}
+    profiles = {band_name(band): list[np.ndarray]() for band in config.tracked_bands}
     std = config.control_embedding_std if control else config.embedding_std
     state = trainer.initial_state(seed=cell.run_seed, embedding_std=std)
     before, ahead = math.nan, list(config.targets)
@@ -207,10 +207,9 @@ def _run(
             measured = probes(trainer, state.params, bands)
             rows.append({"kind": "spectrum", **here, **measured.row()})
             rows += _probe_rows(here, measured)
-            spectra.append(measured.spectrum)
-            for name, kept in profiles.items():
-                kept.append(measured.profiles[name])
-    arrays["spectra"] = np.stack(spectra)
+            if block == 0 or last:
+                for name, kept in profiles.items():
+                    kept.append(measured.profiles[name])
     arrays |= {f"profiles/{name}": np.stack(kept) for name, kept in profiles.items()}
     return UnitResult(rows, arrays)
 
