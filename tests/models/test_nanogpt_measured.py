@@ -10,6 +10,7 @@ import pytest
 from tiny_nanogpt import TINY, built
 
 import lnpjax
+from lnpjax._base.independence import keeps_samples_apart
 from lnpjax.lens import (
     activation_spectra,
     attention_probes,
@@ -64,6 +65,13 @@ def test_components_equal_the_dense_jacobian(x64, name):
     # Eight bits round more than the loss gradient can do with, and are said to.
     is_rounded = name == "AttnScale"
     assert found.status == (lnpjax.Status.LOST_IN_ROUNDING if is_rounded else lnpjax.Status.OK)
+
+
+@pytest.mark.parametrize("name", ["Untied", "FixedWin", "VTE", "LSWA", "AttnScale"])
+def test_programs_show_that_samples_are_kept_apart(x64, name):
+    """Else every measurement would have to compare gradients of the batch with those of samples."""
+    _, apply_fn, params, (inputs, _), _ = case(name)
+    assert keeps_samples_apart(apply_fn, params, inputs)
 
 
 def test_spectra_equal_those_of_numpy(x64):

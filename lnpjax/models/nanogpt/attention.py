@@ -163,5 +163,6 @@ def _with_previous(
     """Put before each chunk the one before it; a single chunk stays alone."""
     if parts.shape[1] == 1:
         return parts
-    before = jnp.roll(parts, 1, axis=1).at[:, 0].set(fill)
+    widths = [(0, 0), (1, 0), *[(0, 0)] * (parts.ndim - 2)]
+    before = jnp.pad(parts[:, :-1], widths, constant_values=fill)
     return jnp.concatenate([before, parts], axis=2)

@@ -15,12 +15,32 @@ from lnpjax.models.nanogpt.config import CapShape
 INPUT_SCALE, WEIGHT_SCALE = 2.0, 32.0
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def _rounded(x: Array, scale: float, dtype: DTypeLike) -> Array:
-    """Return what is left of a number in eight bits, in the precision it came in."""
+    """Return what is left of a number in eight bits, in its own precision; a slope of one."""
     return (x * scale).astype(dtype).astype(x.dtype) / scale
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
+@_rounded.defjvp
+def _(
+    scale: float, dtype: DTypeLike, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    return _rounded(*primals, scale, dtype), tangents[0]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _with_rounded_gradient(product: Array, gradient_scale: float) -> Array:
+    """Return a number as it is, whose gradient is rounded on its way back."""
+    del gradient_scale
+    return product
+
+
+_with_rounded_gradient.defvjp(
+    lambda product, _: (product, None),
+    lambda scale, _, gradient: (_rounded(gradient, scale, jnp.float8_e5m2),),
+)
+
+
 def fp8_matmul(
     x: Float[Array, "*batch features"],
     weights: Float[Array, "features out"],
@@ -47,30 +67,10 @@ def fp8_matmul(
         >>> fp8_matmul(x, jnp.eye(2), None).tolist()  # 1.06 lies between 1 and 1.125
         [[1.0, 1.0]]
     """
-    return _forward(x, weights, gradient_scale)[0]
-
-
-def _forward(
-    x: Array, weights: Array, gradient_scale: float | None
-) -> tuple[Array, tuple[Array, Array]]:
-    del gradient_scale
-    factors = (
-        _rounded(x, INPUT_SCALE, jnp.float8_e4m3fn),
-        _rounded(weights, WEIGHT_SCALE, jnp.float8_e4m3fn),
+    product = _rounded(x, INPUT_SCALE, jnp.float8_e4m3fn) @ _rounded(
+        weights, WEIGHT_SCALE, jnp.float8_e4m3fn
     )
-    return factors[0] @ factors[1], factors
-
-
-def _backward(
-    gradient_scale: float | None, factors: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    x, weights = factors
-    if gradient_scale is not None:
-        gradient = _rounded(gradient, gradient_scale, jnp.float8_e5m2)
-    return gradient @ weights.T, jnp.einsum("...i,...j->ij", x, gradient)
-
-
-fp8_matmul.defvjp(_forward, _backward)
+    return product if gradient_scale is None else _with_rounded_gradient(product, gradient_scale)
 
 
 def capped(
