@@ -9,13 +9,14 @@ import numpy as np
 
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.experiments.spectral_lens_chain.claims import (
     ACTIVATION_LED,
     GRADIENT_LED,
     THROUGHPUT,
     numbers_of,
 )
-from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
+from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     common_target,
     curve_of,

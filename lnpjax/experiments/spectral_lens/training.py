@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax.adapters import from_nnx
 from lnpjax.data import load_dataset
-from lnpjax.experiments.spectral_lens_chain.config import ChainConfig
+from lnpjax.experiments.spectral_lens.run_config import TrainingConfig
 from lnpjax.models import (
     NanoGPT,
     WindowedTokens,
@@ -55,7 +55,7 @@ class ChainData:
         config: the size of the experiment.
     """
 
-    config: ChainConfig
+    config: TrainingConfig
 
     @cached_property
     def _text(self) -> tuple[Text, Text]:
@@ -93,9 +93,12 @@ class ChainTrainer:
         variant: its name.
         config: the size of the experiment.
         data: the text.
+
+    Attributes:
+        measured_fn: the network as a function of parameters and inputs, with exact gradients.
     """
 
-    def __init__(self, variant: str, config: ChainConfig, data: ChainData) -> None:
+    def __init__(self, variant: str, config: TrainingConfig, data: ChainData) -> None:
         self.config = config
         shape = nanogpt_variant(variant, config.size)
         if shape.fp8_head:
@@ -110,8 +113,9 @@ class ChainTrainer:
         # Rounded gradients are no pullback: what is measured leaves them as they are.
         plain = dataclasses.replace(shape, fp8_gradient_scale=None)
         measured = nnx.eval_shape(lambda: NanoGPT(plain, rngs=nnx.Rngs(0)))
+        self.measured_fn = from_nnx(measured)[0]
         self._lens = Lens(
-            measured, from_nnx(measured)[0], cross_entropy, microbatch_size=8, normalize=True
+            measured, self.measured_fn, cross_entropy, microbatch_size=8, normalize=True
         )
         self._step = jax.jit(self._one_step)
         self._losses = jax.jit(self._sequence_losses)
@@ -166,6 +170,11 @@ class ChainTrainer:
         inputs, targets = (part[: self.config.num_pool] for part in self._held_out)
         pool = self._inputs(inputs, state.step), targets
         return jax.device_get(self._spectra(state.params, pool))
+
+    def held_out(self, rows: Int[np.ndarray, " n"], step: int) -> tuple[Any, Array]:
+        """Chosen held-out sequences with their targets, with the window of a step."""
+        inputs, targets = self._held_out
+        return self._inputs(inputs[rows], step), jnp.asarray(targets[rows])
 
     def _inputs(self, tokens: Int[np.ndarray, "batch time"], step: int) -> Any:
         window = self.recipe.window_at(step, self.config.size)
