@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from functools import cached_property
@@ -99,27 +100,42 @@ class ChainTrainer:
     """
 
     def __init__(self, variant: str, config: TrainingConfig, data: ChainData) -> None:
-        self.config = config
-        shape = nanogpt_variant(variant, config.size)
-        if shape.fp8_head:
-            scale = GRADIENT_SCALE_PER_TOKEN * config.tokens_per_step
-            shape = dataclasses.replace(shape, fp8_gradient_scale=scale)
-        self.shape = shape
-        self.length = shape.max_seq_len
-        self.recipe = nanogpt_recipe(variant).shortened(config.num_steps / config.reference_steps)
+        self._variant = variant
+        self._set_batches(config)
         self._text, self._held_out = data.train(self.length), data.validation(self.length)
-        model = nnx.eval_shape(lambda: NanoGPT(shape, rngs=nnx.Rngs(0)))
-        self._apply = from_nnx(model)[0]
         # Rounded gradients are no pullback: what is measured leaves them as they are.
-        plain = dataclasses.replace(shape, fp8_gradient_scale=None)
+        plain = dataclasses.replace(self.shape, fp8_gradient_scale=None)
         measured = nnx.eval_shape(lambda: NanoGPT(plain, rngs=nnx.Rngs(0)))
         self.measured_fn = from_nnx(measured)[0]
         self._lens = Lens(
             measured, self.measured_fn, cross_entropy, microbatch_size=8, normalize=True
         )
-        self._step = jax.jit(self._one_step)
         self._losses = jax.jit(self._sequence_losses)
         self._spectra = jax.jit(self._lens)
+
+    def with_batches(self, config: TrainingConfig) -> ChainTrainer:
+        """The same variant in batches of another size; what measures it is not compiled anew.
+
+        Args:
+            config: the size of the experiment, with another `tokens_per_step`.
+        """
+        other = copy.copy(self)
+        other._set_batches(config)
+        return other
+
+    def _set_batches(self, config: TrainingConfig) -> None:
+        self.config = config
+        shape = nanogpt_variant(self._variant, config.size)
+        if shape.fp8_head:
+            scale = GRADIENT_SCALE_PER_TOKEN * config.tokens_per_step
+            shape = dataclasses.replace(shape, fp8_gradient_scale=scale)
+        self.shape = shape
+        self.length = shape.max_seq_len
+        share = config.num_steps / config.reference_steps
+        self.recipe = nanogpt_recipe(self._variant).shortened(share)
+        model = nnx.eval_shape(lambda: NanoGPT(shape, rngs=nnx.Rngs(0)))
+        self._apply = from_nnx(model)[0]
+        self._step = jax.jit(self._one_step)
 
     def initial_state(self, seed: int) -> RunState:
         """The state before the first step."""

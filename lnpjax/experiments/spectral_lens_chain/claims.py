@@ -15,16 +15,14 @@ import numpy as np
 from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import UNKNOWN, Bounds, Uncertain, jackknifed
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_lens.groups import Groups, contrast, scatter
 from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
-    Groups,
     at_target,
     common_target,
-    contrast,
     log_throughput,
     log_tokens,
-    scatter,
     step_weights,
     steps,
 )

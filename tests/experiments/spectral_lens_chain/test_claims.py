@@ -7,9 +7,10 @@ import pytest
 from synthetic_truth import World
 
 from lnpjax.experiments._harness.claims import Claim, Need
+from lnpjax.experiments.spectral_lens.groups import contrast, scatter
 from lnpjax.experiments.spectral_lens_chain import claims
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, PRESETS
-from lnpjax.experiments.spectral_lens_chain.results import contrast, scatter, step_weights
+from lnpjax.experiments.spectral_lens_chain.results import step_weights
 from lnpjax.models import LSWA_ADAM
 
 CPU = PRESETS["cpu"]
