@@ -224,14 +224,18 @@ def _log_rank(rules: Mapping[str, Updates], rule: str) -> Float[np.ndarray, " se
 
 
 def _critical(config: MuonAdamConfig, world: World) -> Observation:
-    seen = []
-    for name, rules in world.items():
-        sizes = {
-            rule: np.median(critical_batch_size(config.batch_sizes, rules[rule])) for rule in RULES
-        }
-        numbers = (f"{rule} {size:.0f}" if size > 0 else f"{rule} none here"
-                   for rule, size in sizes.items())  # fmt: skip
-        seen.append(f"trained by {name}: {', '.join(numbers)}")
+    sizes = config.batch_sizes
+
+    def text(updates: Updates) -> str:
+        size = np.median(critical_batch_size(sizes, updates))
+        if 0 < size < np.inf:
+            return f"{size:.0f}"
+        return f"above {sizes[-1]}" if size > 0 else f"below {sizes[0]}"
+
+    seen = (
+        f"trained by {name}: {', '.join(f'{rule} {text(rules[rule])}' for rule in RULES)}"
+        for name, rules in world.items()
+    )
     return Observation(
         source="D",
         statement="Muon admits a substantially larger critical batch size than Adam.",

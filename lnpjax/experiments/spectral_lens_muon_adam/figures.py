@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lnpjax.experiments._harness.estimates import mean_of
 from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens_muon_adam.config import TRAINED_BY
 from lnpjax.experiments.spectral_lens_muon_adam.results import Updates, all_updates
 from lnpjax.experiments.spectral_lens_muon_adam.updates import RULES
-from lnpjax.plotting._style import COLOURS, COVERAGE_TEXT, Panel, dress, new_figure, palette
+from lnpjax.plotting._style import (
+    COLOURS,
+    COVERAGE,
+    COVERAGE_TEXT,
+    Panel,
+    dress,
+    new_figure,
+    palette,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +64,8 @@ def _draw_spectra(config: MuonAdamConfig, sweep: Sweep, path: Path) -> None:
                 ranks = np.arange(1, len(noise) + 1)
                 ax.plot(ranks, noise, color=colour, linewidth=1.3, label=f"B = {size}")
                 ax.plot(ranks, signal, color=colour, linewidth=1.3, linestyle=(0, (3, 2)))
-            panel = Panel(rule, f"{rule}; trained by {name}", "", "singular value")
+            caption = f"seed {config.seeds[0]}, after {config.states[-1]} steps"
+            panel = Panel(rule, f"{rule}; trained by {name}", caption, "singular value")
             dress(ax, panel, xlabel="rank")
             if np.max(values) > 0:
                 ax.set_ylim(bottom=1e-3 * np.max(values))
@@ -107,15 +117,16 @@ def _plot(
     rules: dict[str, Updates],
     number: Callable[[Updates], np.ndarray],
 ) -> None:
-    """Plot means over seeds, each the mean over matrices, with intervals of twice their errors."""
+    """Plot means over seeds, each the mean over matrices, with their intervals."""
     for rule, updates in rules.items():
         colour, marker = STYLES[rule]
-        values = number(updates).mean(axis=2)
-        error = values.std(axis=0, ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+        means = [mean_of(of_size) for of_size in number(updates).mean(axis=2).T]
+        values = np.array([mean.value for mean in means])
+        ends = np.array([mean.interval(COVERAGE) for mean in means]).T
         ax.errorbar(
             config.batch_sizes,
-            values.mean(axis=0),
-            None if error is None else 2 * error,
+            values,
+            np.abs(ends - values),
             color=colour,
             marker=marker,
             markersize=4,

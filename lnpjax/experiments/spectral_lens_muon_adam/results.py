@@ -89,7 +89,8 @@ def critical_batch_size(
 ) -> Float[np.ndarray, " seeds"]:
     """Return the batch size whose update has as much signal as noise, by interpolation.
 
-    Of both summed over matrices as shares, on a logarithmic axis; NaN outside of the sizes.
+    Of the share of noise, mean over matrices, on a logarithmic axis. 0 where the smallest batch has
+    more signal than noise already, infinite where the largest has less.
 
     Args:
         batch_sizes: ascending.
@@ -98,7 +99,7 @@ def critical_batch_size(
     shares = updates.noise_share.mean(axis=2)
     return np.array(
         [
-            np.exp(np.interp(-0.5, -share, np.log(batch_sizes), left=np.nan, right=np.nan))
+            np.exp(np.interp(-0.5, -share, np.log(batch_sizes), left=-np.inf, right=np.inf))
             for share in shares
         ]
     )
