@@ -13,7 +13,8 @@ therefore the population's, exactly. *Updates* are those of one batch, without m
 which the appendix refers to; Adam's second moment is the one that it converges to at that batch
 size, ``E[g_B^2]``. *Muon* is optax's, with five Newton-Schulz steps; the exact polar factor is
 measured beside it. *Matrices* are those of Fig. 6: query, value and output of the last attention,
-and the output of the last feed-forward. *Rates* are the paper's, for both optimizers alike.
+and the output of the last feed-forward. *Rates* are the paper's (B.3), of each
+optimizer its own.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
-from lnpjax.experiments.spectral_lens.run_config import OUTPUT
 from lnpjax.experiments.spectral_lens.training import ChainData, ChainTrainer, RunState
 from lnpjax.experiments.spectral_lens_muon_adam.config import TRAINED_BY, MuonAdamConfig
 from lnpjax.experiments.spectral_lens_muon_adam.updates import (
@@ -44,6 +44,8 @@ from lnpjax.lens import attention_probes, per_sample_gradients
 from lnpjax.pretraining.loss import cross_entropy
 
 MICROBATCH = 64
+SHOWN = "output"  # the matrix whose singular values are kept, the paper's first choice (C)
+NUMBERS = ("alignment", "mean_alignment", "distance", "rank")
 Gradients = dict[str, Float[Array, "samples m n"]]
 
 
@@ -122,7 +124,7 @@ def _run(
         for matrix, gradients in subject.gradients(state, seed).items():
             found, values = _of_matrix(config, gradients, seed)
             rows += [{"kind": "update", **columns, "matrix": matrix, **row} for row in found]
-            if step == config.states[-1] and OUTPUT.split("/")[2] == matrix:
+            if step == config.states[-1] and matrix == SHOWN:
                 spectra = values
     return UnitResult(rows, spectra)
 
@@ -157,6 +159,3 @@ def _of_matrix(
             values.append(np.stack([found.signal_values, found.noise_values]))
         spectra[f"values/{rule}"] = np.stack(values).astype(np.float32)
     return rows, spectra
-
-
-NUMBERS = ("alignment", "mean_alignment", "distance", "rank")
