@@ -13,8 +13,7 @@ therefore the population's, exactly. *Updates* are those of one batch, without m
 which the appendix refers to; Adam's second moment is the one that it converges to at that batch
 size, ``E[g_B^2]``. *Muon* is optax's, with five Newton-Schulz steps; the exact polar factor is
 measured beside it. *Matrices* are those of Fig. 6: query, value and output of the last attention,
-and the output of the last feed-forward. *Rates* are the paper's (B.3), of each
-optimizer its own.
+and the output of the last feed-forward. *Rates* are the paper's (B.3), of each optimizer its own.
 """
 
 from __future__ import annotations
