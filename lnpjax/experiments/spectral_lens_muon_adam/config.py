@@ -29,7 +29,7 @@ class MuonAdamConfig(TrainingConfig):
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     rate_factor: float = 1.0
-    states: tuple[int, ...] = (16, 128)
+    states: tuple[int, ...] = (16, 96)
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256)
     num_draws: int = 32
 
@@ -87,8 +87,8 @@ PRESETS = {
             block=4,
             chunk=32,
         ),
-        num_validation=1024,
-        tokens=2**18,
+        num_validation=768,
+        tokens=3 * 2**16,
         tokens_per_step=2048,
         num_pool=512,
     ),
