@@ -29,6 +29,8 @@ FOLDERS = {
     "noise-scaling": "ntk_lens.noise_scaling",
     "spectral-lens-toy": "spectral_lens_toy",
     "spectral-lens-chain": "spectral_lens_chain",
+    "batch-size-tiers": "spectral_lens_batch_sizes",
+    "muon-vs-adam": "spectral_lens_muon_adam",
     "shells-families": "spectral_shells.families",
     "shells-balance": "spectral_shells.balance",
     "shells-scale-free": "spectral_shells.scale_free",

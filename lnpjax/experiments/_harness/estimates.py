@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +15,8 @@ from lnpjax._base.intervals import jackknife_error, student_t
 
 NUM_DRAWS = 2000
 Key = TypeVar("Key", bound=Hashable)
+Groups: TypeAlias = Mapping[str, Float[np.ndarray, " n"]]
+"""A number of each run, such as of every seed, by the name of the group of runs."""
 
 
 class Bounds(NamedTuple):

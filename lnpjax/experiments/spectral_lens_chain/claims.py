@@ -16,15 +16,16 @@ from lnpjax.experiments._harness.claims import Claim, Finding, Need, Observation
 from lnpjax.experiments._harness.estimates import (
     UNKNOWN,
     Bounds,
+    Groups,
     Uncertain,
     contrast,
     jackknifed,
     scatter,
 )
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
+from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
+from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
-    Groups,
     at_target,
     common_target,
     log_throughput,

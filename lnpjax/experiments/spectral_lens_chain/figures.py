@@ -9,16 +9,17 @@ import numpy as np
 
 from lnpjax.experiments._harness.pictures import write_picture
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_lens.reading import curve_of
+from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.experiments.spectral_lens_chain.claims import (
     ACTIVATION_LED,
     GRADIENT_LED,
     THROUGHPUT,
     numbers_of,
 )
-from lnpjax.experiments.spectral_lens_chain.config import CHAIN, MLP_OUTPUT, OUTPUT, ChainConfig
+from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     common_target,
-    curve_of,
     log_throughput,
     spectra_of,
     steps,
@@ -67,7 +68,7 @@ def _draw_losses(config: ChainConfig, sweep: Sweep, path: Path) -> None:
     ax = figure.subplots()
     for colour, variant in zip(palette(len(config.variants)), config.variants, strict=True):
         for seed in config.seeds_of(variant):
-            tokens, losses = curve_of(sweep, variant, seed)
+            tokens, losses = curve_of(sweep, variant=variant, seed=seed)
             ax.plot(tokens[1:], losses[1:], color=colour, linewidth=1, label=variant)
     target = common_target(config, sweep)
     if target is not None:

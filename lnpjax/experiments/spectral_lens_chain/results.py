@@ -3,55 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from lnpjax.comparison import tokens_to_target
+from lnpjax.experiments._harness.estimates import Groups
 from lnpjax.experiments._harness.sweep import Sweep
+from lnpjax.experiments.spectral_lens.reading import curve_of, lowest_common_target
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Groups = Mapping[str, Float[np.ndarray, " seeds"]]
-"""A number by variant, of each of its seeds."""
-
-
-class Curve(NamedTuple):
-    """The validation loss of one run.
-
-    Attributes:
-        tokens: that were trained on, from 0.
-        losses: there; NaN where it is not finite.
-    """
-
-    tokens: Float[np.ndarray, " n"]
-    losses: Float[np.ndarray, " n"]
-
-
-def curve_of(sweep: Sweep, variant: str, seed: int) -> Curve:
-    """Return how the validation loss of a run fell."""
-    rows = sweep.rows(kind="loss", variant=variant, seed=seed)
-    tokens, losses = (np.array([row[name] for row in rows]) for name in ("tokens", "loss"))
-    return Curve(tokens.astype(float), losses.astype(float))
-
 
 def common_target(config: ChainConfig, sweep: Sweep) -> float | None:
     """Return the lowest target that all runs met; None if there is none."""
-    met: list[set[float]] = [
-        {
-            row["target"]
-            for row in sweep.rows(kind="spectra", variant=variant, seed=seed)
-            if not np.isnan(row["target"])
-        }
+    runs = [
+        {"variant": variant, "seed": seed}
         for variant in config.variants
         for seed in config.seeds_of(variant)
     ]
-    shared = set.intersection(*met) if met else set()
-    return min(shared, default=None)
+    return lowest_common_target(sweep, runs)
 
 
 def log_tokens(config: ChainConfig, sweep: Sweep, target: float) -> Groups:
@@ -59,7 +33,7 @@ def log_tokens(config: ChainConfig, sweep: Sweep, target: float) -> Groups:
     return {
         variant: np.log(
             [
-                tokens_to_target(*curve_of(sweep, variant, seed), target)
+                tokens_to_target(*curve_of(sweep, variant=variant, seed=seed), target)
                 for seed in config.seeds_of(variant)
             ]
         )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from lnpjax._base.checks import require
 from lnpjax.data.modular import ModularTask
+from lnpjax.experiments.spectral_lens.rates import rate_candidates
 from lnpjax.models.modular import ModularTransformerConfig
 
 STAGES = ("baseline", "rope", "muon", "untied")
@@ -155,16 +155,7 @@ class ToyConfig:
             [2.0, 4.0]
         """
         ratio = batch_size / min(self.batch_sizes)
-        rates = sorted(
-            self.base_learning_rate * center * multiplier
-            for center in (math.sqrt(ratio), ratio)
-            for multiplier in self.multipliers
-        )
-        distinct = rates[:1]
-        for rate in rates[1:]:
-            if rate > 1.001 * distinct[-1]:
-                distinct.append(rate)
-        return distinct
+        return rate_candidates(ratio, self.multipliers, base=self.base_learning_rate)
 
 
 PRESETS = {

@@ -29,6 +29,7 @@ import numpy as np
 
 from lnpjax._base.checks import require
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
+from lnpjax.experiments.spectral_lens.rates import successive_halving
 from lnpjax.experiments.spectral_lens_toy.bands import (
     band_name,
     chance_of_first_component,
@@ -43,7 +44,7 @@ from lnpjax.experiments.spectral_lens_toy.config import (
     ToyConfig,
 )
 from lnpjax.experiments.spectral_lens_toy.probes import Measured, ToyMeasure
-from lnpjax.experiments.spectral_lens_toy.training import ToyData, ToyTrainer
+from lnpjax.experiments.spectral_lens_toy.training import ToyData, ToyTrainer, TrainState
 
 
 def measure(config: ToyConfig, sweep: Sweep, data: Path | None) -> None:  # noqa: ARG001
@@ -133,35 +134,32 @@ def _bands(config: ToyConfig) -> UnitResult:
 
 def _search(config: ToyConfig, trainer: ToyTrainer, cell: _Cell) -> UnitResult:
     """Successive halving over learning rates; the last row is the one that is left."""
-    start = trainer.initial_state(seed=cell.run_seed, embedding_std=config.embedding_std)
-    alive = dict.fromkeys(config.learning_rates(cell.batch_size), start)
     steps = config.steps_per_block(cell.batch_size)
-    rows: list[dict[str, Any]] = []
-    previous = 0
-    for rung in config.rungs:
-        for rate in alive:
-            for _ in range(previous, rung):
-                alive[rate] = trainer.advance(
-                    alive[rate], rate, batch_size=cell.batch_size, steps=steps
-                )
-        losses = {rate: trainer.validation_loss(state.params) for rate, state in alive.items()}
-        # A run that diverged has no loss to be ranked by: it comes last.
-        ranked = sorted(losses, key=lambda rate: np.nan_to_num(losses[rate], nan=math.inf))
-        rows += [
+
+    def advance(state: TrainState, rate: float, blocks: int) -> TrainState:
+        for _ in range(blocks):
+            state = trainer.advance(state, rate, batch_size=cell.batch_size, steps=steps)
+        return state
+
+    trials = successive_halving(
+        config.learning_rates(cell.batch_size),
+        trainer.initial_state(seed=cell.run_seed, embedding_std=config.embedding_std),
+        config.rungs,
+        advance=advance,
+        loss_of=lambda state: trainer.validation_loss(state.params),
+    )
+    return UnitResult(
+        [
             {
                 "kind": "search",
                 **cell._asdict(),
-                "rung": rung,
-                "learning_rate": rate,
-                "loss": losses[rate],
+                "rung": trial.rung,
+                "learning_rate": trial.rate,
+                "loss": trial.loss,
             }
-            for rate in reversed(ranked)
+            for trial in trials
         ]
-        last = rung == config.rungs[-1]
-        kept = ranked[: 1 if last else math.ceil(len(ranked) / 2)]
-        alive = {rate: alive[rate] for rate in kept}
-        previous = rung
-    return UnitResult(rows)
+    )
 
 
 def _run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import time
 from functools import cached_property
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from lnpjax.adapters import from_nnx
 from lnpjax.data import load_dataset
 from lnpjax.experiments._harness.batches import in_batches
-from lnpjax.experiments.spectral_lens_chain.config import ChainConfig
+from lnpjax.experiments.spectral_lens.run_config import TrainingConfig
 from lnpjax.models import (
     NanoGPT,
     WindowedTokens,
@@ -56,7 +57,7 @@ class ChainData:
         config: the size of the experiment.
     """
 
-    config: ChainConfig
+    config: TrainingConfig
 
     @cached_property
     def _text(self) -> tuple[Text, Text]:
@@ -94,29 +95,48 @@ class ChainTrainer:
         variant: its name.
         config: the size of the experiment.
         data: the text.
+
+    Attributes:
+        measured_fn: the network as a function of parameters and inputs, with exact gradients.
     """
 
-    def __init__(self, variant: str, config: ChainConfig, data: ChainData) -> None:
+    def __init__(self, variant: str, config: TrainingConfig, data: ChainData) -> None:
+        self._variant = variant
+        self._set_batches(config)
+        self._text, self._held_out = data.train(self.length), data.validation(self.length)
+        # Rounded gradients are no pullback: what is measured leaves them as they are.
+        plain = dataclasses.replace(self.shape, fp8_gradient_scale=None)
+        measured = nnx.eval_shape(lambda: NanoGPT(plain, rngs=nnx.Rngs(0)))
+        self.measured_fn = from_nnx(measured)[0]
+        self._lens = Lens(
+            measured, self.measured_fn, cross_entropy, microbatch_size=8, normalize=True
+        )
+        self._losses = jax.jit(self._sequence_losses)
+        self._spectra = jax.jit(self._lens)
+
+    def with_batches(self, config: TrainingConfig) -> ChainTrainer:
+        """The same variant in batches of another size; what measures it is not compiled anew.
+
+        Args:
+            config: the size of the experiment, with another `tokens_per_step`.
+        """
+        other = copy.copy(self)
+        other._set_batches(config)
+        return other
+
+    def _set_batches(self, config: TrainingConfig) -> None:
         self.config = config
-        shape = nanogpt_variant(variant, config.size)
+        shape = nanogpt_variant(self._variant, config.size)
         if shape.fp8_head:
             scale = GRADIENT_SCALE_PER_TOKEN * config.tokens_per_step
             shape = dataclasses.replace(shape, fp8_gradient_scale=scale)
         self.shape = shape
         self.length = shape.max_seq_len
-        self.recipe = nanogpt_recipe(variant).shortened(config.num_steps / config.reference_steps)
-        self._text, self._held_out = data.train(self.length), data.validation(self.length)
+        share = config.num_steps / config.reference_steps
+        self.recipe = nanogpt_recipe(self._variant).shortened(share)
         model = nnx.eval_shape(lambda: NanoGPT(shape, rngs=nnx.Rngs(0)))
         self._apply = from_nnx(model)[0]
-        # Rounded gradients are no pullback: what is measured leaves them as they are.
-        plain = dataclasses.replace(shape, fp8_gradient_scale=None)
-        measured = nnx.eval_shape(lambda: NanoGPT(plain, rngs=nnx.Rngs(0)))
-        self._lens = Lens(
-            measured, from_nnx(measured)[0], cross_entropy, microbatch_size=8, normalize=True
-        )
         self._step = jax.jit(self._one_step)
-        self._losses = jax.jit(self._sequence_losses)
-        self._spectra = jax.jit(self._lens)
 
     def initial_state(self, seed: int) -> RunState:
         """The state before the first step."""
@@ -164,6 +184,11 @@ class ChainTrainer:
         inputs, targets = (part[: self.config.num_pool] for part in self._held_out)
         pool = self._inputs(inputs, state.step), targets
         return jax.device_get(self._spectra(state.params, pool))
+
+    def held_out(self, rows: Int[np.ndarray, " n"], step: int) -> tuple[Any, Array]:
+        """Chosen held-out sequences with their targets, with the window of a step."""
+        inputs, targets = self._held_out
+        return self._inputs(inputs[rows], step), jnp.asarray(targets[rows])
 
     def _inputs(self, tokens: Int[np.ndarray, "batch time"], step: int) -> Any:
         window = self.recipe.window_at(step, self.config.size)

@@ -1,0 +1,71 @@
+"""Batch sizes at their smallest size: shapes of results, not their values."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from lnpjax.experiments._harness.reproduction import reproduce
+from lnpjax.experiments.spectral_lens_batch_sizes import EXPERIMENT
+from lnpjax.experiments.spectral_lens_batch_sizes.config import PRESETS
+from lnpjax.experiments.spectral_lens_batch_sizes.measure import num_units
+
+SMOKE = PRESETS["smoke"]
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    return reproduce(EXPERIMENT, "smoke", tmp_path_factory.mktemp("batch_sizes"))
+
+
+def test_rows_of_the_sweep(smoke):
+    rows = [json.loads(line) for line in (smoke.folder / "results.jsonl").open()]
+    assert len({row["unit"] for row in rows}) == num_units(SMOKE) == 3 * 2
+    for size in SMOKE.batch_sizes:
+        own = [row for row in rows if row["batch_size"] == size]
+        run = SMOKE.run(size)
+        losses = [row for row in own if row["kind"] == "loss"]
+        assert [row["tokens"] for row in losses] == [256 * index for index in range(5)]
+        at_points = [row for row in own if row["kind"] == "spectra" and row["target"] is None]
+        assert len({row["step"] for row in at_points}) == len(run.points())
+
+
+def test_figures_and_claims_are_written(smoke):
+    names = {path.name for path in (smoke.folder / "figures").iterdir()}
+    assert {"losses.png", "figure_6.png"} <= names
+    assert {claim.verdict for claim in smoke.judged} == {"set-up short of the paper"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ("LSWA", "Baseline")}, "variants: expected distinct ones of Baseline"),
+        ({"batch_sizes": (2, 1)}, "batch_sizes: expected two or more, ascending"),
+        ({"tokens": 2**15, "rungs": (2**14,)}, "at least 8 steps of batch size 16, 65536"),
+        ({"batch_sizes": (1, 3, 4)}, "steps that divide the 16384 tokens between evaluations"),
+        ({"reference_batch_size": 3}, "one of batch_sizes that divides tokens_per_step=2048"),
+        (
+            {"tokens_per_step": 1024, "reference_batch_size": 16},
+            "whole sequences of 128 positions, got batch size 1: 64 tokens",
+        ),
+        ({"rungs": (2**17, 2**15)}, "rungs: expected ascending multiples"),
+        ({"rungs": (1000,)}, "rungs: expected ascending multiples"),
+        ({"seeds": (1, 1)}, "seeds: expected distinct seeds"),
+        ({"multipliers": ()}, "multipliers: expected numbers > 0"),
+    ],
+)
+def test_bad_sizes_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(PRESETS["cpu"], **changes)
+
+
+@pytest.mark.parametrize("config", PRESETS.values(), ids=list(PRESETS))
+def test_all_batch_sizes_see_equal_tokens(config):
+    runs = [config.run(size) for size in config.batch_sizes]
+    assert {run.tokens for run in runs} == {config.tokens}
+    between = config.tokens_per_step * config.steps_per_evaluation
+    assert {run.tokens_per_step * run.steps_per_evaluation for run in runs} == {between}
+    tokens = [[step * run.tokens_per_step for step in run.points()] for run in runs]
+    assert all(points == tokens[0] for points in tokens)
