@@ -36,6 +36,16 @@ class Need(NamedTuple):
     met: bool
     here: str = ""
 
+    @classmethod
+    def at_least(cls, least: int, what: str, count: int) -> Need:
+        """Need so many of something.
+
+        Example:
+            >>> print(Need.at_least(3, "seeds", 2))
+            3 seeds (2)
+        """
+        return cls(f"{least} {what}", count >= least, str(count))
+
     def __str__(self) -> str:
         """What is needed, and what there is."""
         return f"{self.what} ({self.here})" if self.here else self.what

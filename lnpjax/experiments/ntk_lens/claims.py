@@ -72,7 +72,7 @@ def enough_members(families: Sequence[Family]) -> Need:
     least = min(
         len(ensemble.members["test_loss"]) for family in families for ensemble in family.ensembles
     )
-    return Need(f"{LEAST_MEMBERS} members in every ensemble", least >= LEAST_MEMBERS, str(least))
+    return Need.at_least(LEAST_MEMBERS, "members in every ensemble", least)
 
 
 def inside_training(families: Sequence[Family]) -> Observation:

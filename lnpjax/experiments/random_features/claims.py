@@ -41,7 +41,7 @@ def judge(config: RandomFeatureConfig, sweep: Sweep) -> list[Claim | Observation
     Returns:
         The claims, judged, and what is only observed.
     """
-    seeds = Need(f"{LEAST_SEEDS} seeds", config.num_seeds >= LEAST_SEEDS, str(config.num_seeds))
+    seeds = Need.at_least(LEAST_SEEDS, "seeds", config.num_seeds)
     betas = Need(f"{LEAST_BETAS} exponents", len(config.betas) >= LEAST_BETAS)
     needs = [seeds, betas]
     components = {

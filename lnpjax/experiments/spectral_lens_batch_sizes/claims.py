@@ -68,9 +68,9 @@ def judge(config: BatchSizeConfig, sweep: Sweep) -> list[Claim | Observation]:
         if target is not None
     }
     needs = [
-        Need(f"{LEAST_SIZES} batch sizes", len(sizes) >= LEAST_SIZES, str(len(sizes))),
+        Need.at_least(LEAST_SIZES, "batch sizes", len(sizes)),
         Need(f"over a factor of {LEAST_FACTOR}", factor >= LEAST_FACTOR, f"{factor:g}"),
-        Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
+        Need.at_least(LEAST_SEEDS, "seeds", seeds),
         Need(
             f"{LEAST_FAMILIES} families of which every run meets a target",
             len(met) >= LEAST_FAMILIES,

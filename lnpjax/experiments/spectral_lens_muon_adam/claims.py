@@ -52,7 +52,7 @@ def judge(config: MuonAdamConfig, sweep: Sweep) -> list[Claim | Observation]:
     factor = config.batch_sizes[-1] / config.batch_sizes[0]
     seeds = len(config.seeds)
     needs = [
-        Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
+        Need.at_least(LEAST_SEEDS, "seeds", seeds),
         Need(f"batch sizes over a factor of {LEAST_FACTOR}", factor >= LEAST_FACTOR, f"{factor:g}"),
     ]
     return [

@@ -18,8 +18,8 @@ LEAST_STEPS = 1000
 def at_target(config: ToyConfig, sweep: Sweep, stage: str) -> list[Need]:
     """Whether the runs of a stage can be compared at one loss, over enough batch sizes."""
     sizes = {run.batch_size for run in matched_runs(config, sweep, stage)}
-    what = f"{LEAST_BATCH_SIZES} batch sizes whose runs all met one target loss"
-    return [Need(what, len(sizes) >= LEAST_BATCH_SIZES, str(len(sizes)))]
+    what = "batch sizes whose runs all met one target loss"
+    return [Need.at_least(LEAST_BATCH_SIZES, what, len(sizes))]
 
 
 def learned(config: ToyConfig, sweep: Sweep) -> Need:
@@ -31,14 +31,13 @@ def learned(config: ToyConfig, sweep: Sweep) -> Need:
 def seeds(config: ToyConfig) -> Need:
     """Whether there are seeds enough to see what they change."""
     count = len(config.seeds)
-    return Need(f"{LEAST_SEEDS} seeds", count >= LEAST_SEEDS, str(count))
+    return Need.at_least(LEAST_SEEDS, "seeds", count)
 
 
 def steps(config: ToyConfig) -> Need:
     """Whether the largest batch was given time to learn."""
     count = config.num_blocks * config.steps_per_block(max(config.batch_sizes))
-    what = f"{LEAST_STEPS} steps at the largest batch"
-    return Need(what, count >= LEAST_STEPS, str(count))
+    return Need.at_least(LEAST_STEPS, "steps at the largest batch", count)
 
 
 def occur(config: ToyConfig, bands: Sequence[Band]) -> Need:

@@ -30,7 +30,7 @@ def trained_well(sizes: Sequence[Runs]) -> list[Need]:
     void = max(size.void for size in sizes)
     seeds = min(size.num_seeds for size in sizes)
     return [
-        Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
+        Need.at_least(LEAST_SEEDS, "seeds", seeds),
         Need(
             "best learning rates that are not the lowest or highest of the grid",
             not edges,

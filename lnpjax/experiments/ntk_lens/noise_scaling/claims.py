@@ -149,9 +149,9 @@ def observed(runs: Sequence[NoiseRuns]) -> list[Observation]:
 
 def _members(runs: Sequence[NoiseRuns]) -> Need:
     members = min(run.values["rank"].shape[1] for run in runs)
-    return Need(f"{LEAST_MEMBERS} networks of each kind", members >= LEAST_MEMBERS, str(members))
+    return Need.at_least(LEAST_MEMBERS, "networks of each kind", members)
 
 
 def _shares(runs: Sequence[NoiseRuns]) -> Need:
     shares = min(len(run.kept) for run in runs)
-    return Need(f"{LEAST_SHARES} shares", shares >= LEAST_SHARES, str(shares))
+    return Need.at_least(LEAST_SHARES, "shares", shares)

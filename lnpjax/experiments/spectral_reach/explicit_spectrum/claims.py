@@ -58,8 +58,8 @@ def needs(config: ExplicitConfig) -> list[Need]:
     """What every claim needs: models, since sequences of one model are not independent."""
     models, steps = config.num_models, config.train_steps
     return [
-        Need(f"{LEAST_MODELS} models", models >= LEAST_MODELS, str(models)),
-        Need(f"{LEAST_STEPS} steps of training", steps >= LEAST_STEPS, str(steps)),
+        Need.at_least(LEAST_MODELS, "models", models),
+        Need.at_least(LEAST_STEPS, "steps of training", steps),
     ]
 
 

@@ -59,8 +59,8 @@ def needs(config: HutchinsonConfig) -> list[Need]:
     """What every claim needs."""
     repeats, numbers = config.num_repeats, len(config.probes)
     return [
-        Need(f"{LEAST_REPEATS} repeats", repeats >= LEAST_REPEATS, str(repeats)),
-        Need(f"{LEAST_PROBES} numbers of probes", numbers >= LEAST_PROBES, str(numbers)),
+        Need.at_least(LEAST_REPEATS, "repeats", repeats),
+        Need.at_least(LEAST_PROBES, "numbers of probes", numbers),
     ]
 
 

@@ -63,7 +63,7 @@ def needs(losses: Losses, advantage: Uncertain | None = None) -> list[Need]:
     seeds = losses.own.shape[1]
     low = advantage.interval(COVERAGE).low
     return [
-        Need(f"{LEAST_SEEDS} seeds", seeds >= LEAST_SEEDS, str(seeds)),
+        Need.at_least(LEAST_SEEDS, "seeds", seeds),
         Need(
             "a larger network that ends at least a factor of 1.2 below the smallest",
             bool(low > LEAST_ADVANTAGE),

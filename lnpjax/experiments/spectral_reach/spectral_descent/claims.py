@@ -78,7 +78,7 @@ def needs_of_depths(found: Depths, *runs: Tuned) -> list[Need]:
 
 def enough_seeds(count: int, which: str = "") -> Need:
     """What an error between seeds needs."""
-    return Need(f"{LEAST_SEEDS} seeds{which}", count >= LEAST_SEEDS, str(count))
+    return Need.at_least(LEAST_SEEDS, f"seeds{which}", count)
 
 
 def moves_into_the_tail(runs: dict[str, Tuned], arm: str) -> Claim:

@@ -209,7 +209,7 @@ def limit(config: DynamicsConfig, sweep: Sweep) -> Claim:
 
 def enough(count: int) -> list[Need]:
     """What models whose kernel is known need."""
-    return [Need(f"{LEAST_MODELS} seeds", count >= LEAST_MODELS, str(count))]
+    return [Need.at_least(LEAST_MODELS, "seeds", count)]
 
 
 def observed(families: Families) -> list[Observation]:

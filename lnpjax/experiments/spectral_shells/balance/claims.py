@@ -92,8 +92,8 @@ def judge(config: BalanceConfig, sweep: Sweep) -> list[Claim | Observation]:
 def enough(config: BalanceConfig) -> list[Need]:
     """Return what every claim rests on."""
     return [
-        Need(f"{LEAST_SEEDS} seeds", config.num_seeds >= LEAST_SEEDS, str(config.num_seeds)),
-        Need(f"{LEAST_WIDTHS} widths", len(config.widths) >= LEAST_WIDTHS, str(len(config.widths))),
+        Need.at_least(LEAST_SEEDS, "seeds", config.num_seeds),
+        Need.at_least(LEAST_WIDTHS, "widths", len(config.widths)),
     ]
 
 

@@ -56,7 +56,7 @@ def judge(config: DoubleDescentConfig, sweep: Sweep) -> list[Claim | Observation
     def paths(kernel: str, column: str) -> Paths:
         return over_widths(config, sweep, kernel, column)
 
-    enough = Need(f"{LEAST_SEEDS} seeds", config.num_seeds >= LEAST_SEEDS, str(config.num_seeds))
+    enough = Need.at_least(LEAST_SEEDS, "seeds", config.num_seeds)
     chosen = wide_enough(config)
     fitted = [enough, fits_noise(config, paths("trained", "train_loss")[chosen])]
     rises = {kernel: rise_in_time(paths(kernel, "test_loss"))[chosen] for kernel in KERNELS}

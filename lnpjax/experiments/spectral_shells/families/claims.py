@@ -62,7 +62,7 @@ def measured_well(found: Sequence[Family], doubled: Sequence[Convergence]) -> li
     runs = min(len(family.energies) for family in found)
     peak, shell = np.nanmax([list(one) for one in doubled], axis=0)
     return [
-        Need(f"{LEAST_RUNS} runs of each size", runs >= LEAST_RUNS, str(runs)),
+        Need.at_least(LEAST_RUNS, "runs of each size", runs),
         Need(
             f"products whose doubling moves no peak by {PEAK_SETTLED:.0%} and no shell that is "
             f"looked at by {SHELL_SETTLED:.0%}",

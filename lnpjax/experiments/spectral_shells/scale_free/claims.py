@@ -53,7 +53,7 @@ def judge(config: ScaleFreeConfig, sweep: Sweep) -> list[Claim | Observation]:
     Returns:
         The claims, judged, and what is only observed.
     """
-    seeds = [Need(f"{LEAST_SEEDS} seeds", config.num_seeds >= LEAST_SEEDS, str(config.num_seeds))]
+    seeds = [Need.at_least(LEAST_SEEDS, "seeds", config.num_seeds)]
     found: dict[str, Transport] = {
         regime: transport_of(config, sweep, regime) for regime in REGIMES
     }
