@@ -110,7 +110,8 @@ def test_an_invariant_subspace_ends_the_iteration_without_dividing_by_zero(x64):
 def test_low_rank_in_single_precision():
     """A kernel of rank two: the third link is rounding, not zero."""
     factor = jax.random.normal(jax.random.key(0), (50, 2))
-    measure = measure_at(lambda v: factor @ (factor.T @ v), jnp.ones(50), num_matvecs=8)
+    kernel = lambda v: factor @ (factor.T @ v)  # noqa: E731
+    measure = jax.jit(lambda start: measure_at(kernel, start, num_matvecs=8))(jnp.ones(50))
     assert int(measure.num_nodes) <= 4
     exact = jnp.linalg.eigvalsh(factor.T @ factor)[::-1]
     np.testing.assert_allclose(measure.nodes[:2], exact, rtol=1e-4)
@@ -138,7 +139,7 @@ def test_cumulative_bounds_hold_the_truth(x64):
     truth = jnp.sum(jnp.where(modes.eigenvalues <= at[:, None], modes.gamma2, 0), axis=1)
     widths = []
     for k in (4, 16):
-        lower, upper = cumulative(*measure_of(case, gradient, k), at)
+        lower, upper = jax.jit(cumulative)(*measure_of(case, gradient, k), at)
         assert np.all(lower <= truth + 1e-9)
         assert np.all(truth <= upper + 1e-9)
         widths.append(np.mean(upper - lower))
