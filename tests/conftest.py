@@ -34,7 +34,7 @@ from lnpjax import cli
 
 EXHAUSTIVE = Path(__file__).parent / "exhaustive.txt"
 # Programs (compiled, and what was traced for them) that a process keeps before it lets them go.
-PROGRAMS_KEPT = 1500
+PROGRAMS_KEPT = 2500
 # Tracing makes millions of small objects, hardly any of them in cycles: a tenth of the time of the
 # suite went into looking for those at Python's own pace.
 gc.set_threshold(50_000, 20, 50)

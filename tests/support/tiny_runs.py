@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,3 +18,9 @@ def arguments(data: Path | str, **changes: Any) -> list[str]:
     named = {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
     options = {"--data": data} | OPTIONS | named
     return ["train", *(str(part) for pair in options.items() for part in pair)]
+
+
+def rows_but_distributions(run: Path) -> list[str]:
+    """The lines that such a run has without `--distribution`, a third of its programs."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [line for line in lines if json.loads(line)["kind"] != "distribution"]
