@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import collections
+import fcntl
 import fnmatch
 import gc
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,33 +21,36 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    " --xla_cpu_parallel_codegen_split_count=1"
     if importlib.metadata.version("jaxlib").startswith("0.10.")
     else "",
 )
 
 import jax
 import pytest
+import tiny_runs
 
 from lnpjax import cli
 
 EXHAUSTIVE = Path(__file__).parent / "exhaustive.txt"
 # Programs (compiled, and what was traced for them) that a process keeps before it lets them go.
-PROGRAMS_KEPT = 1500
+PROGRAMS_KEPT = 2500
 # Tracing makes millions of small objects, hardly any of them in cycles: a tenth of the time of the
 # suite went into looking for those at Python's own pace.
 gc.set_threshold(50_000, 20, 50)
 
 
-def exhaustive_patterns() -> list[str]:
-    """The patterns of `exhaustive.txt`, in order."""
+def exhaustive_patterns() -> dict[str, re.Pattern]:
+    """The patterns of `exhaustive.txt`, in order, and compiled: each meets thousands of names."""
     lines = EXHAUSTIVE.read_text().splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    return {line: re.compile(fnmatch.translate(line.removeprefix("!"))) for line in patterns}
 
 
-def is_exhaustive(name: str, patterns: list[str]) -> bool:
+def is_exhaustive(name: str, patterns: dict[str, re.Pattern]) -> bool:
     """Whether the last pattern that matches the test's name takes it out of the first command."""
-    for pattern in reversed(patterns):
-        if fnmatch.fnmatchcase(name, pattern.removeprefix("!")):
+    for pattern, compiled in reversed(patterns.items()):
+        if compiled.match(name):
             return not pattern.startswith("!")
     return False
 
@@ -57,9 +62,8 @@ def pytest_collection_modifyitems(config, items):
         if is_exhaustive(item.nodeid, patterns):
             item.add_marker(pytest.mark.exhaustive)
     if config.args == config.getini("testpaths"):
-        names = [item.nodeid for item in items]
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern.removeprefix("!")):
+        for pattern, compiled in patterns.items():
+            if not any(compiled.match(item.nodeid) for item in items):
                 raise pytest.UsageError(f"{EXHAUSTIVE}: {pattern!r} matches no test")
 
 
@@ -153,16 +157,23 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory) -> Path:
-    """A run of twelve steps with checkpoints of three of them; not to be written to."""
-    folder = tmp_path_factory.mktemp("tiny")
-    text = folder / "counting.txt"
-    text.write_text(" ".join(str(number) for number in range(2000)))
-    sizes = "--hidden-size 8 --intermediate-size 8 --num-layers 1 --num-heads 2 --context-length 8"
-    steps = "--batch-size 4 --steps 12 --num-validation 6 --window-width 2 --distribution 5"
-    kept = "--checkpoint-every 4 --checkpoints-kept 3"
-    arguments = ["train", "--data", str(text), "--out", str(folder / "run")]
-    assert cli.main([*arguments, *sizes.split(), *steps.split(), *kept.split()]) == 0
-    return folder / "run"
+    """A run of twelve steps with checkpoints of three of them; not to be written to.
+
+    It takes as long as dozens of other tests: the first process that asks for it makes it for all.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    run, made = folder / "tiny" / "run", folder / "tiny" / "made"
+    run.parent.mkdir(exist_ok=True)
+    with (folder / "tiny" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        if not made.exists():
+            text = run.parent / "counting.txt"
+            text.write_text(" ".join(str(number) for number in range(2000)))
+            assert cli.main(tiny_runs.arguments(text, out=run)) == 0
+            made.touch()
+    return run
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 from pictures import is_whole_png
+from tiny_runs import OPTIONS, arguments, rows_but_distributions
 from waiting import wait_until
 
 import lnpjax
@@ -24,32 +25,12 @@ from lnpjax.commands._exit import Exit
 from lnpjax.pretraining import Experiment, PretrainConfig, open_run
 from lnpjax.runs import Run
 
-SIZES = {
-    "--hidden-size": 8, "--intermediate-size": 8, "--num-layers": 1, "--num-heads": 2,
-    "--context-length": 8, "--batch-size": 4, "--num-validation": 6, "--steps": 40,
-    "--checkpoint-every": 7, "--validate-every": 20, "--window-width": 3,
-}  # fmt: skip
-STEPS = SIZES["--steps"]
+STEPS = OPTIONS["--steps"]
 
 
-def arguments(data: Path | str, **changes: Any) -> list[str]:
-    named = {f"--{name.replace('_', '-')}": value for name, value in changes.items()}
-    options = {"--data": data} | SIZES | named
-    return ["train", *(str(part) for pair in options.items() for part in pair)]
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("data") / "counting.txt"
-    file.write_text(" ".join(str(number) for number in range(2000)))
-    return file
-
-
-@pytest.fixture(scope="module")
-def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("cli") / "finished"
-    assert cli.main(arguments(text, out=folder)) == 0
-    return folder
+@pytest.fixture
+def text(tiny_run: Path) -> Path:
+    return tiny_run.parent / "counting.txt"
 
 
 @pytest.fixture(autouse=True)
@@ -90,40 +71,40 @@ def test_train_leaves_a_run_a_table_and_a_figure(
 ) -> None:
     (tmp_path / "runs" / "counting-custom-1").mkdir(parents=True)
     (tmp_path / "runs" / "counting-custom-1" / "mine.txt").touch()
-    assert cli.main([*arguments(text), "--tensorboard"]) == 0
+    assert cli.main([*arguments(text, distribution=0), "--tensorboard"]) == 0
     out, err = capsys.readouterr()
     run = Path("runs/counting-custom-2")
     assert f"run    {run}\nfigure {run}/figures/components.png\n" in out
     for part in ("training loss", "validation loss", "chi_loss", "chi_net", "chi_pos"):
         assert part in out
-    assert f"measured {len(Run.open(run).rows('lnp'))} of 40 steps" in out
+    assert f"measured {len(Run.open(run).rows('lnp'))} of {STEPS} steps" in out
     assert "tokens/s" in out
-    assert "step 40/40" in err
+    assert f"step {STEPS}/{STEPS}" in err
     assert is_whole_png(run / "figures" / "components.png")
     assert list((run / "tensorboard").iterdir())
 
 
 def test_plot_draws_one_run_or_several(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    copy = shutil.copytree(finished, tmp_path / "copy")
+    copy = shutil.copytree(tiny_run, tmp_path / "copy")
     shutil.rmtree(copy / "figures")
     assert cli.main(["plot", "copy"]) == 0
     assert capsys.readouterr().out == "copy/figures/components.png\n"
     assert is_whole_png(copy / "figures" / "components.png")
-    assert cli.main(["plot", "copy", str(finished), "--out", "both.pdf"]) == 0
+    assert cli.main(["plot", "copy", str(tiny_run), "--out", "both.pdf"]) == 0
     assert (tmp_path / "both.pdf").read_bytes().startswith(b"%PDF")
 
 
 def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
-    finished: Path,
+    tiny_run: Path,
     text: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     class Interrupts(Reporter):
         def update(self, step: int, *, loss: float, chi_pos: float | None) -> None:
-            if step == 10:
+            if step == 3:
                 signal.raise_signal(signal.SIGINT)
 
         def note(self, text: str) -> None:
@@ -133,13 +114,15 @@ def test_a_stop_signal_saves_the_run_and_says_how_to_go_on(
     before = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         patch.setattr(train, "terminal_reporter", Interrupts)
-        assert cli.main(arguments(text, out="my run")) == 128 + signal.SIGINT
+        assert cli.main(arguments(text, out="my run", distribution=0)) == 128 + signal.SIGINT
     assert signal.getsignal(signal.SIGINT) is before
-    assert notes[-1].endswith("of 40 steps, saved; go on with: lnpjax train --resume 'my run'")
-    assert 10 <= max(Run.open("my run").checkpoint_steps()) < STEPS
+    assert notes[-1].endswith(
+        f"of {STEPS} steps, saved; go on with: lnpjax train --resume 'my run'"
+    )
+    assert 3 <= max(Run.open("my run").checkpoint_steps()) < STEPS
     assert cli.main(["train", "--resume", "my run"]) == 0
-    rows = Path("my run/metrics.jsonl").read_bytes()
-    assert rows == (finished / "metrics.jsonl").read_bytes()
+    rows = Path("my run/metrics.jsonl").read_text().splitlines()
+    assert rows == rows_but_distributions(tiny_run)
     assert "measured" in capsys.readouterr().out
 
 
@@ -192,16 +175,17 @@ def final_state(path: Path) -> list[np.ndarray]:
     state = Experiment(config, config.data.load()).abstract_state()
     checkpoint = run.read_checkpoint(state)
     assert checkpoint is not None
-    assert checkpoint.step == STEPS
+    assert checkpoint.step == 40
     return [np.asarray(leaf) for leaf in jax.tree.leaves(checkpoint.state)]
 
 
 def test_a_run_killed_twice_ends_as_one_that_was_not(text: Path, tmp_path: Path) -> None:
+    steps = {"steps": 40, "checkpoint_every": 7, "validate_every": 20, "window_width": 3}
     log, killed, whole = (tmp_path / name for name in ("log", "killed", "whole"))
     metrics = killed / "metrics.jsonl"
-    kill_when(start(arguments(text, out=killed), log), metrics, 4, log)
+    kill_when(start(arguments(text, out=killed, **steps), log), metrics, 4, log)
     kill_when(start(["train", "--resume", str(killed)], log), metrics, 50, log)
-    for command in (["train", "--resume", str(killed)], arguments(text, out=whole)):
+    for command in (["train", "--resume", str(killed)], arguments(text, out=whole, **steps)):
         assert start(command, log).wait() == 0, log.read_text()
     assert metrics.read_bytes() == (whole / "metrics.jsonl").read_bytes()
     assert metrics.read_bytes().count(b"\n") > 60
@@ -234,7 +218,7 @@ CLOSED_VOCABULARY = """{"version": "1.0", "truncation": null, "padding": null, "
         ({"tokenizer": "nowhere.json"}, "nowhere.json"),
         ({"tokenizer": "closed.json"}, "closed.json, which has no token for unknown words such as"),
         ({"steps": 0}, "steps: expected an integer >= 1, got 0"),
-        ({"steps": 2}, "window_width: expected at most the 2 steps of the run"),
+        ({"steps": 1}, "window_width: expected at most the 1 steps of the run"),
         ({"preset": "7B"}, "preset: expected one of 115K, 102.6K"),
         ({"batch_size": 5000}, "batch_size: expected at most the"),
         ({"num_heads": 3}, "num_heads: expected a divisor of hidden_size=8"),
@@ -271,7 +255,7 @@ def test_bad_options_get_one_line(
 
 
 def test_what_resume_and_plot_refuse(
-    finished: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_run: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "nowhere, which is not a folder" in refused(["train", "--resume", "nowhere"], capsys)
     assert "nowhere, which is not a folder" in refused(["plot", "nowhere"], capsys)
@@ -279,7 +263,7 @@ def test_what_resume_and_plot_refuse(
     assert "RUN: expected at least two run folders" in refused(["compare", "nowhere"], capsys)
     assert "EXPERIMENT: expected one of" in refused(["reproduce", "nothing"], capsys)
 
-    run = shutil.copytree(finished, tmp_path / "run")
+    run = shutil.copytree(tiny_run, tmp_path / "run")
     resume = ["train", "--resume", str(run)]
     file, whole = run / "config.json", (run / "config.json").read_text()
     config = json.loads(whole)
@@ -291,7 +275,7 @@ def test_what_resume_and_plot_refuse(
     file.write_text(json.dumps(config | {"model": config["model"] | {"num_heads": 3}}))
     assert "config.json: model: num_heads: expected a divisor" in refused(resume, capsys)
     file.write_text(json.dumps(config | {"model": config["model"] | {"hidden_size": 4}}))
-    assert "abstract_state: expected the state of checkpoint 40" in refused(resume, capsys)
+    assert "abstract_state: expected the state of checkpoint 12" in refused(resume, capsys)
     file.write_text(json.dumps(config | {"training": config["training"] | {"seed": 1}}))
     assert "where training/seed is 0, got 1" in refused(resume, capsys)
 

@@ -235,7 +235,7 @@ def test_two_devices_do_not_add_up_their_gradients():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     test = f"{__file__}::test_inside_shard_map_every_device_measures_its_own[components]"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", test],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", test],
         env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,

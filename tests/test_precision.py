@@ -140,6 +140,7 @@ def test_healthy_float32_is_far_from_the_flag(name):
     eps = contract.compute_precision(case.apply_fn, case.params, case.batch_a[0])
     assert eps == 2.0**-23
 
+    @jax.jit
     def side(batch):
         inputs, targets = batch
         outputs, pullback = jax.vjp(lambda p: case.apply_fn(p, inputs), case.params)
@@ -190,7 +191,7 @@ def test_measurements_carry_the_flag():
         return case.apply_fn(*low).astype(jnp.float32)
 
     def status(apply_fn, distance):
-        measure = lnpjax.lnp(apply_fn, case.loss_fn)
+        measure = jax.jit(lnpjax.lnp(apply_fn, case.loss_fn))
         targets = (1 + distance) * apply_fn(case.params, inputs)
         return measure(case.params, (inputs, targets), key=jax.random.key(0)).status
 

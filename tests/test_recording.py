@@ -177,6 +177,7 @@ def test_a_writer_that_fails_is_dropped_and_flags_are_announced_once(tmp_path):
         params_of=lambda state: state[0],
         step_of=lambda state: state[1],
     )
+    still = jax.jit(still)
     state, loop = (PARAMS, jnp.int32(0)), []
     for i in range(3):
         state, _, record = still(state, BATCH, None, jax.random.key(i))

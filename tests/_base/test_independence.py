@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -17,8 +19,12 @@ IDS = jax.random.randint(jax.random.key(2), (4, 6), 0, 8)
 
 
 def linen(module):
-    variables = module.init(jax.random.key(3), X)
-    return lambda w, x: module.apply(variables, x) * jnp.sum(w)
+    @functools.cache  # not before a test asks for them, in the middle of a trace
+    def variables():
+        with jax.ensure_compile_time_eval():
+            return jax.jit(module.init)(jax.random.key(3), X)
+
+    return lambda w, x: module.apply(variables(), x) * jnp.sum(w)
 
 
 def loop(body):
@@ -103,7 +109,8 @@ def test_samples_that_meet_are_never_said_to_be_apart(name):
 @pytest.mark.parametrize("name", APART)
 def test_what_is_seen_is_true(name):
     """The outputs of a sample have no derivative in the others."""
-    jacobian = jax.jacrev(lambda x: APART[name](W, x).reshape(len(X), -1).sum(axis=-1))(X)
+    sums = lambda x: APART[name](W, x).reshape(len(X), -1).sum(axis=-1)  # noqa: E731
+    jacobian = jax.jit(jax.jacrev(sums))(X)
     sizes = np.abs(np.asarray(jacobian)).reshape(4, 4, -1).max(axis=-1)
     assert np.all(sizes[~np.eye(4, dtype=bool)] == 0)
 

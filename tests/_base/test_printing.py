@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import zoo
 
 import lnpjax
 
+CASE = zoo.build("mlp")
+MEASURE = lnpjax.lnp(CASE.apply_fn, CASE.loss_fn)
+COMPILED = jax.jit(MEASURE)
 
-def measured(**options):
-    case = zoo.build("mlp")
-    measure = lnpjax.lnp(case.apply_fn, case.loss_fn, **options)
-    return measure, (case.params, case.batch_a, case.batch_b)
+
+@functools.cache
+def measured(seed=0):
+    return COMPILED(CASE.params, CASE.batch_a, CASE.batch_b, key=jax.random.key(seed))
 
 
 def test_a_measurement_prints_numbers_errors_and_meanings():
-    measure, arguments = measured()
-    out = jax.jit(measure)(*arguments, key=jax.random.key(0))
+    out = measured()
     lines = repr(out).splitlines()
     assert lines[0] == "LNP"
     (line,) = [line for line in lines if line.startswith("  chi_net ")]
@@ -29,39 +33,33 @@ def test_a_measurement_prints_numbers_errors_and_meanings():
 
 
 def test_a_status_prints_in_words():
-    measure, (params, (inputs, _), _) = measured(estimator=lnpjax.Exact())
-    case = zoo.build("mlp")
-    perfect = (inputs, case.apply_fn(params, inputs))
-    assert "the loss gradient with respect to the outputs is zero" in repr(measure(params, perfect))
+    inputs, _ = CASE.batch_a
+    perfect = (inputs, jax.jit(CASE.apply_fn)(CASE.params, inputs))
+    out = COMPILED(CASE.params, perfect, CASE.batch_b, key=jax.random.key(0))
+    assert "the loss gradient with respect to the outputs is zero" in repr(out)
 
 
 def test_under_jit_a_result_is_one_line():
-    measure, arguments = measured()
     seen = []
 
-    @jax.jit
     def trace(key):
-        out = measure(*arguments, key=key)
+        out = MEASURE(CASE.params, CASE.batch_a, CASE.batch_b, key=key)
         seen.append(repr(out))
         return out.chi_pos
 
-    trace(jax.random.key(0))
+    jax.eval_shape(trace, jax.random.key(0))
     assert seen[0].startswith("LNP(loss_a: float32[], ")
     assert "\n" not in seen[0]
 
 
 def test_stacked_results_print_their_range():
-    measure, arguments = measured()
-    out = jax.jit(jax.vmap(lambda key: measure(*arguments, key=key)))(
-        jax.random.split(jax.random.key(0), 3)
-    )
+    out = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(measured, range(3)))
     low, high = float(jnp.min(out.chi_net)), float(jnp.max(out.chi_net))
     assert f"float32[3], {low:.4g} to {high:.4g}" in repr(out)
 
 
 def test_notebooks_show_a_table():
-    measure, arguments = measured()
-    page = jax.jit(measure)(*arguments, key=jax.random.key(0))._repr_html_()
+    page = measured()._repr_html_()
     assert page.startswith("<table><caption>LNP</caption>")
     assert "<td>chi_net</td>" in page
     assert page.count("<tr>") == page.count("</tr>")

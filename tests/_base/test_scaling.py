@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,14 +80,25 @@ def test_quadrature_at_any_scale_of_the_start(scale):
         np.testing.assert_allclose(measure.total, 0 if lost else 14 * scale**2, rtol=1e-5)
 
 
+@functools.cache
+def components(foreign):
+    """A function of the scale of the loss: one program for all of them."""
+
+    def run(scale):
+        measure = lnpjax.lnp(linear, scaled_loss(scale), estimator=Exact())
+        own = INPUTS.T @ jnp.full((3, 1), scale / 3)
+        batch = (INPUTS, jnp.zeros((3, 1)))
+        gradient = own if foreign else None
+        return measure(WEIGHTS, batch, gradient_a=gradient, params_after=0.5 * WEIGHTS)
+
+    return jax.jit(run)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("foreign", [False, True])
 def test_components_at_any_scale_of_the_loss(scale, foreign):
     """chi_pos and chi_net are right; what scales with the square is right or flagged."""
-    batch = (INPUTS, jnp.zeros((3, 1)))
-    measure = lnpjax.lnp(linear, scaled_loss(scale), estimator=Exact())
-    own = INPUTS.T @ jnp.full((3, 1), scale / 3)
-    out = measure(WEIGHTS, batch, gradient_a=own if foreign else None, params_after=0.5 * WEIGHTS)
+    out = components(foreign)(scale)
     gradient = np.asarray(INPUTS).sum(0) / 3
     position = np.sum(gradient**2) / (7 / 3)
     np.testing.assert_allclose(out.chi_net, 7 / 3, rtol=1e-6)
@@ -105,18 +118,22 @@ def test_components_at_any_scale_of_the_loss(scale, foreign):
 
 def test_an_ordinary_scale_changes_no_bit():
     batch = (INPUTS, jnp.ones((3, 1)))
-    out = lnpjax.lnp(linear, lambda f, y: jnp.mean((f - y) ** 2), estimator=Exact())(WEIGHTS, batch)
+    measure = lnpjax.lnp(linear, lambda f, y: jnp.mean((f - y) ** 2), estimator=Exact())
+    out = jax.jit(measure)(WEIGHTS, batch)
     residual = INPUTS @ WEIGHTS - 1
     gradient = INPUTS.T @ (2 * residual / 3)
     np.testing.assert_allclose(out.delta_loss, jnp.sum(gradient**2), rtol=2e-7)
 
 
+@jax.jit
+def distribution(scale):
+    measure = position_distribution(linear, scaled_loss(scale), num_matvecs=2, estimator=Exact())
+    return measure(WEIGHTS, (INPUTS, jnp.zeros((3, 1))))
+
+
 @pytest.mark.parametrize("scale", [1e-20, 1e20])
 def test_distribution_at_any_scale_of_the_loss(scale):
-    measure = position_distribution(linear, scaled_loss(scale), num_matvecs=2, estimator=Exact())
-    out = measure(WEIGHTS, (INPUTS, jnp.zeros((3, 1))))
-    reference = position_distribution(linear, scaled_loss(1.0), num_matvecs=2, estimator=Exact())
-    expected = reference(WEIGHTS, (INPUTS, jnp.zeros((3, 1))))
+    out, expected = distribution(scale), distribution(1.0)
     for name in ("p", "weights", "chi_pos", "median"):
         np.testing.assert_allclose(getattr(out, name), getattr(expected, name), rtol=1e-5)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_runs import arguments, rows_but_distributions
 
 from lnpjax import cli
 from lnpjax.commands import train
@@ -39,34 +39,18 @@ class Failing:
         pass
 
 
-def options(run: Path) -> list[str]:
-    """How to make a run like this one again."""
-    config = json.loads((run / "config.json").read_text())
-    given = {
-        "data": ("data", "context_length", "num_validation"),
-        "model": ("hidden_size", "intermediate_size", "num_layers", "num_heads"),
-        "training": ("batch_size", "steps", "checkpoint_every", "checkpoints_kept"),
-        "measurement": ("window_width", "distribution"),
-    }
-    return [
-        f"--{name.replace('_', '-')}={config[section][name]}"
-        for section, names in given.items()
-        for name in names
-    ]
-
-
 def test_a_run_goes_on_where_nobody_reads_and_a_writer_fails(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    run = tmp_path / "run"
+    command = arguments(tiny_run.parent / "counting.txt", distribution=0, out=run)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", Broken())
         patch.setattr(sys, "stderr", Broken())
         patch.setattr(train, "TensorBoardWriter", Failing)
-        command = ["train", *options(tiny_run), "--tensorboard", "--out", str(tmp_path / "run")]
-        assert cli.main(command) == Exit.DONE
-    rows = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    assert rows == (tiny_run / "metrics.jsonl").read_bytes()
-    assert Run.open(tmp_path / "run").checkpoint_steps() == [4, 8, 12]
+        assert cli.main([*command, "--tensorboard"]) == Exit.DONE
+    assert (run / "metrics.jsonl").read_text().splitlines() == rows_but_distributions(tiny_run)
+    assert Run.open(run).checkpoint_steps() == [4, 8, 12]
 
 
 def test_a_table_is_printed_in_ascii(

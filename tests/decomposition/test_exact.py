@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from oracles import dense_jacobian
+from oracles import dense_jacobian, output_gradient
 
 import lnpjax
 from lnpjax.models import ViT, ViTConfig
@@ -25,33 +25,28 @@ def cross_entropy(logits, labels):
 
 @pytest.mark.usefixtures("x64")
 def test_a_vision_transformer_is_measured_as_by_its_dense_jacobian():
-    apply_fn, params = lnpjax.from_nnx(ViT(CONFIG, rngs=nnx.Rngs(0)))
+    apply_fn, params = lnpjax.from_nnx(nnx.jit(lambda: ViT(CONFIG, rngs=nnx.Rngs(0)))())
     keys = jax.random.split(jax.random.key(1), 4)
-    leaves, structure = jax.tree.flatten(params)
-    moved = [leaf + 0.3 * jax.random.normal(keys[0], leaf.shape) for leaf in leaves]
-    params = jax.tree.unflatten(structure, moved)  # no bias is zero, no gain one
+    rng = np.random.default_rng(0)  # no bias is zero, no gain one
+    params = jax.tree.map(lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape), params)
     images = jax.random.normal(keys[1], (3, 6, 6, 1))
     labels = jax.random.randint(keys[2], (3,), 0, 10)
     blocks = dense_jacobian(apply_fn, params, images)
     norms = np.array([np.sum(block**2) for block in blocks])
-    estimator = lnpjax.Exact()
-
-    @jax.jit
-    def measure(params):
-        estimate = lnpjax.squared_jacobian_norm(
-            apply_fn, params, images, estimator=estimator, groups=lambda path: path
+    measure = lnpjax.lnp(
+        apply_fn, cross_entropy, estimator=lnpjax.Exact(), groups=lambda path: path
+    )
+    out = jax.jit(measure)(params, (images, labels))
+    scales = norms / len(images)  # of equation 24, with the same batch twice
+    by_path = dict(zip(lnpjax.parameters.paths(params), scales, strict=True))
+    assert out.groups.keys() == by_path.keys()
+    for path, group in out.groups.items():
+        rounding = 1e-14 * scales.sum()  # of a key's bias, which changes no output
+        np.testing.assert_allclose(
+            group.chi_net, by_path[path], rtol=1e-10, atol=rounding, err_msg=path
         )
-        return estimate, lnpjax.lnp(apply_fn, cross_entropy, estimator=estimator)(
-            params, (images, labels)
-        )
-
-    estimate, out = measure(params)
-    by_path = dict(zip(lnpjax.parameters.paths(params), norms, strict=True))
-    for path, value in estimate.groups.items():
-        rounding = 1e-14 * norms.sum()  # of a key's bias, which changes no output
-        np.testing.assert_allclose(value, by_path[path], rtol=1e-10, atol=rounding, err_msg=path)
-    np.testing.assert_allclose(estimate.value, norms.sum(), rtol=1e-10)
-    signals = jax.grad(cross_entropy)(apply_fn(params, images), labels).reshape(-1)
+    np.testing.assert_allclose(out.chi_net, scales.sum(), rtol=1e-10)
+    signals = output_gradient(apply_fn, cross_entropy, params, images, labels)
     delta = sum(np.sum((np.asarray(signals) @ block) ** 2) for block in blocks)
     expected = delta / (norms.sum() * np.sum(np.asarray(signals) ** 2))
     np.testing.assert_allclose(out.chi_pos, expected, rtol=1e-9)

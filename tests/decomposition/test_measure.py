@@ -26,6 +26,12 @@ def measure_case(case, *, cross, estimator=Exact(), key=None, **options):  # noq
     return jax.jit(lambda key: measure(case.params, case.batch_a, batch_b, key=key))(key)
 
 
+def gradient_of(case):
+    inputs, targets = case.batch_a
+    loss = lambda p: case.loss_fn(case.apply_fn(p, inputs), targets)  # noqa: E731
+    return jax.jit(jax.grad(loss))(case.params)
+
+
 def dense(case, *, cross, **options):
     batch_b = case.batch_b if cross else case.batch_a
     return oracles.dense_lnp(
@@ -265,8 +271,7 @@ def test_padding_changes_nothing(x64, estimator, cross):
 
 def test_gradient_handed_over(x64):
     case = zoo.tied_embeddings()
-    inputs, targets = case.batch_a
-    gradient = jax.grad(lambda p: case.loss_fn(case.apply_fn(p, inputs), targets))(case.params)
+    gradient = gradient_of(case)
     measure = jax.jit(lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact()))
     own = measure(case.params, case.batch_a, case.batch_b)
     handed = measure(case.params, case.batch_a, case.batch_b, gradient_a=gradient)
@@ -278,9 +283,8 @@ def test_gradient_handed_over(x64):
 def test_nu_is_what_linearisation_misses(x64, cross):
     """nu is quadratic in the update; a gradient step's linear change is -eta delta_loss."""
     case = zoo.tied_embeddings()
-    inputs, targets = case.batch_a
     batch_b = case.batch_b if cross else None
-    gradient = jax.grad(lambda p: case.loss_fn(case.apply_fn(p, inputs), targets))(case.params)
+    gradient = gradient_of(case)
     measure = jax.jit(lnpjax.lnp(case.apply_fn, case.loss_fn, estimator=Exact()))
 
     def after(eta):
@@ -291,7 +295,8 @@ def test_nu_is_what_linearisation_misses(x64, cross):
     np.testing.assert_allclose(out.linear_change, -1e-3 * out.delta_loss, rtol=1e-9)
     inputs_b, targets_b = case.batch_b if cross else case.batch_a
     updated = jax.tree.map(lambda p, g: p - 1e-3 * g, case.params, gradient)
-    actual = case.loss_fn(case.apply_fn(updated, inputs_b), targets_b) - out.loss_b
+    loss_b = case.loss_fn(jax.jit(case.apply_fn)(updated, inputs_b), targets_b)
+    actual = loss_b - out.loss_b
     np.testing.assert_allclose(out.loss_change, actual, rtol=1e-9)
     # Up to the rounding of the losses, of which nu is a small difference.
     np.testing.assert_allclose(

@@ -185,10 +185,11 @@ def test_draws_of_all_devices_are_unbiased_and_know_their_error(estimator):
 
 
 @pytest.mark.skipif(NUM_DEVICES == 4, reason="the tests of this file have seen four")
-def test_on_four_devices():
+@pytest.mark.parametrize("which", ["not exhaustive", "exhaustive"])
+def test_on_four_devices(which):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", which, __file__],
         env=os.environ | {"XLA_FLAGS": flags},
         capture_output=True,
         text=True,

@@ -116,7 +116,7 @@ def test_losses_that_are_no_means_are_refused_or_flagged(name):
     out = jax.jit(measure)(W, (X, targets))
     assert int(out.status) == Status.LOSS_NOT_A_MEAN
     # What does not depend on the normalisation is that of the loss as it is.
-    gradient = jax.grad(lambda w: loss_fn(linear(w, X), targets))(W)
+    gradient = jax.jit(jax.grad(lambda w: loss_fn(linear(w, X), targets)))(W)
     assert np.allclose(out.delta_loss, jnp.sum(gradient**2), rtol=1e-5)
 
 

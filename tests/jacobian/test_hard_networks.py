@@ -186,7 +186,6 @@ def test_random_keys_among_the_parameters_are_frozen_or_named():
         lnpjax.entk(scaled, params, x)
     kernel = lnpjax.entk(scaled, params, x, wrt="a")
     np.testing.assert_array_equal(kernel, np.tile(np.eye(3), (2, 2)))
-    out = lnpjax.lnp(scaled, mean_squared_error, wrt="a", estimator=lnpjax.Exact())(
-        params, (x, jnp.zeros((2, 3))), params_after=params
-    )
+    measure = lnpjax.lnp(scaled, mean_squared_error, wrt="a", estimator=lnpjax.Exact())
+    out = jax.jit(measure)(params, (x, jnp.zeros((2, 3))), params_after=params)
     assert (float(out.chi_net), float(out.nu)) == (3.0, 0.0)

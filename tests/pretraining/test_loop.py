@@ -168,11 +168,15 @@ def test_spectra_are_recorded_as_the_measures_return_them(
     assert list(row["gradients"][gate]) == [field.name for field in SPECTRUM_NUMBERS]
 
     inputs, targets = experiment.pool
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, x, y):
+        return cross_entropy(experiment.apply_fn(params, x[None]), y[None])
+
     rows = np.stack(
         [
-            jax.grad(lambda p, x=x, y=y: cross_entropy(experiment.apply_fn(p, x[None]), y[None]))(
-                params
-            )["layers"][0]["attention"]["output"]["kernel"][...].ravel()
+            gradient(params, x, y)["layers"][0]["attention"]["output"]["kernel"][...].ravel()
             for x, y in zip(inputs, targets, strict=True)
         ]
     )
@@ -185,7 +189,7 @@ def test_spectra_are_recorded_as_the_measures_return_them(
         saved[f"weights/{gate}"], np.linalg.svd(kernel, compute_uv=False) ** 2, rtol=1e-4
     )
     hidden_states, _ = nnx_hidden_states(experiment.model(), ["layers/0"])
-    hidden = hidden_states(params, inputs)["layers/0"]
+    hidden = jax.jit(hidden_states)(params, inputs)["layers/0"]
     covariance = np.cov(np.asarray(hidden, np.float64).reshape(-1, 8), rowvar=False)
     np.testing.assert_allclose(
         saved["activations/layers/0"], np.linalg.eigvalsh(covariance)[::-1], rtol=1e-4
@@ -295,7 +299,7 @@ def test_validation_loss_is_the_mean_over_the_whole_set(experiment: Experiment) 
     inputs, targets = experiment.dataset.validation(
         np.arange(6)
     )  # not a multiple of the batch size, 4
-    expected = cross_entropy(experiment.apply_fn(state.params, inputs), targets)
+    expected = cross_entropy(jax.jit(experiment.apply_fn)(state.params, inputs), targets)
     loss = experiment.compiled.validation_scores(state.params)["loss"]
     assert loss == pytest.approx(float(expected), rel=1e-6)
 

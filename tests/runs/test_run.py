@@ -105,8 +105,9 @@ class DyingModule:
         return dying
 
 
+@pytest.mark.parametrize("stride", [1, 3])
 def test_death_between_any_two_changes_of_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stride: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     num_steps, save_every = 3, 1
     with Run.create(tmp_path / "whole", CONFIG) as run:
@@ -134,7 +135,7 @@ def test_death_between_any_two_changes_of_the_disk(
         return True
 
     moment, path = 0, tmp_path / "killed"
-    while not finishes(path, dies_at=(moment := moment + 1)):
+    while not finishes(path, dies_at=(moment := moment + stride)):
         finishes(path, dies_at=4)  # and again, soon after the resume
         assert finishes(path, dies_at=0)
         assert outcome(path) == expected, moment

@@ -160,7 +160,7 @@ def test_any_velocity_of_the_parameters_will_do(x64):
     error_fn, params, batch = problem("classifier")
     keys = iter(jax.random.split(jax.random.key(0), 9))
     momentum = jax.tree.map(lambda p: jax.random.normal(next(keys), p.shape), params)
-    gradient = jax.grad(lambda params: jnp.mean(error_fn(params, batch)))(params)
+    gradient = jax.jit(jax.grad(lambda params: jnp.mean(error_fn(params, batch))))(params)
     velocity = jax.tree.map(lambda g, m: -g + 0.05 * m, gradient, momentum)
     measure, edges = measured("classifier"), edges_of("classifier")
     balance = jax.jit(lambda v: shell_fluxes(error_fn, params, batch, edges, velocity=v))(velocity)

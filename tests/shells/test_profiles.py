@@ -104,7 +104,7 @@ def spectra_of(num_matvecs, tokens=1):
     def measured(start):
         return measure_at(lambda v: EIGENVALUES * v, start, num_matvecs=num_matvecs)
 
-    error = jax.vmap(measured)(STARTS)
+    error = jax.jit(jax.vmap(measured))(STARTS)
     error = dataclasses.replace(error, nodes=error.nodes * tokens, total=error.total * tokens)
     return StateSpectra(error, None, jnp.full(3, 40 * tokens))
 
@@ -123,7 +123,7 @@ def test_half_the_products_follow_from_all_of_them():
     (whole,) = profiles_of({"a": spectra_of(10)}, options)
     half = spectra_of(5).error
     edges = log_shells(float(whole.centers[0]) / 3**0.5, float(whole.centers[-1]) * 1.7, ratio=3.0)
-    sums = jax.vmap(lambda n, w, total: shell_energies(n, w * total, edges))
+    sums = jax.jit(jax.vmap(lambda n, w, total: shell_energies(n, w * total, edges)))
     energies = sums(half.nodes, half.weights, half.total).mean(0)[1:]
     mean = whole.energies.mean
     change = jnp.max(jnp.where(mean >= mean.max() / 100, jnp.abs(energies / mean - 1), 0))
