@@ -20,7 +20,7 @@ class BatchSizeConfig(RunConfig):
         variants: the families, in the order of the chain.
         batch_sizes: effective ones, ascending, in the paper's units.
         reference_batch_size: the one that the paper's rates are for.
-        seeds: of networks and batches, of every batch size.
+        seeds: of networks and batches; with the batch size, which has its own.
         multipliers: of the two centres of the rate, relative to the paper's rates. These are for
             networks of width 768 and half a million tokens a step: narrow networks and small
             batches want larger ones, by factors of 4 to 16 at width 64.

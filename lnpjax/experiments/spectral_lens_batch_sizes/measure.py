@@ -2,10 +2,11 @@
 
 For every variant and batch size the rates are searched first by successive halving, around the
 paper's two centres (B.3). The run with the rate that is left is then repeated from every seed, on
-the same number of tokens at each batch size and in the same order of sequences. Spectra are taken
-at tokens that are evenly spread on a logarithmic axis and the same for all batch sizes, and at the
-first step whose validation loss meets each of several targets. What is compared at equal loss is at
-the lowest target that all runs of the comparison meet.
+the same number of tokens at each batch size. Networks and orders of sequences are other ones at
+each batch size, so that runs are independent; variants share them. Spectra are taken at tokens that
+are evenly spread on a logarithmic axis and the same for all batch sizes, and at the first step
+whose validation loss meets each of several targets. What is compared at equal loss is at the lowest
+target that all runs of the comparison meet.
 
 What the paper leaves open, and what is done here: the length of a run (equal tokens for all); the
 warm-ups of windows and momentum (the same part of the run at each batch size); the momentum (left
@@ -24,6 +25,7 @@ from pathlib import Path
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_lens.rates import successive_halving
 from lnpjax.experiments.spectral_lens.recording import measured_run
+from lnpjax.experiments.spectral_lens.seeds import run_seed
 from lnpjax.experiments.spectral_lens.training import ChainData, ChainTrainer, RunState
 from lnpjax.experiments.spectral_lens_batch_sizes.config import BatchSizeConfig
 
@@ -69,7 +71,7 @@ def _search(
     config: BatchSizeConfig, trainer: MakeTrainer, variant: str, batch_size: int
 ) -> UnitResult:
     """Successive halving over what rates are multiplied by; the last row is the one left."""
-    own, seed = trainer(), config.seeds[0]
+    own, seed = trainer(), run_seed(config.seeds[0], batch_size)
 
     def advance(state: RunState, factor: float, tokens: int) -> RunState:
         steps = tokens // config.step_tokens(batch_size)
@@ -101,4 +103,5 @@ def _run(
 ) -> UnitResult:
     """Train once, with all measurements."""
     columns = {"variant": variant, "batch_size": batch_size, "seed": seed, "factor": factor}
-    return measured_run(config.run(batch_size), trainer(), columns, seed=seed, factor=factor)
+    own = run_seed(seed, batch_size)
+    return measured_run(config.run(batch_size), trainer(), columns, seed=own, factor=factor)
