@@ -30,6 +30,7 @@ import numpy as np
 from lnpjax._base.checks import require
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_lens.rates import successive_halving
+from lnpjax.experiments.spectral_lens.seeds import run_seed
 from lnpjax.experiments.spectral_lens_toy.bands import (
     band_name,
     chance_of_first_component,
@@ -102,7 +103,7 @@ class _Cell(NamedTuple):
     @property
     def run_seed(self) -> int:
         """The seed of the network and of its batches, another one for each batch size."""
-        return int(np.random.SeedSequence((self.seed, self.batch_size)).generate_state(1)[0] >> 1)
+        return run_seed(self.seed, self.batch_size)
 
 
 def _regimes(config: ToyConfig) -> list[tuple[str, int]]:
