@@ -186,7 +186,7 @@ def mean_turns_more(world: World, needs: list[Need]) -> Claim:
     """Judge whose mean update turns more with the batch size."""
 
     def turn(updates: Updates) -> Float[np.ndarray, " seeds"]:
-        return 1 - updates.mean_alignment[:, 0].mean(axis=1)
+        return 1 - updates.mean_alignment[:, 0]
 
     return Claim(
         source="D",

@@ -31,7 +31,7 @@ class MuonAdamConfig(TrainingConfig):
     rate_factor: float = 1.0
     states: tuple[int, ...] = (16, 96)
     batch_sizes: tuple[int, ...] = (1, 4, 16, 64, 256)
-    num_draws: int = 32
+    num_draws: int = 64
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -44,7 +44,7 @@ from lnpjax.pretraining.loss import cross_entropy
 
 MICROBATCH = 64
 SHOWN = "output"  # the matrix whose singular values are kept, the paper's first choice (C)
-NUMBERS = ("alignment", "mean_alignment", "distance", "rank")
+NUMBERS = ("alignment", "along", "distance", "rank")
 Gradients = dict[str, Float[Array, "samples m n"]]
 
 

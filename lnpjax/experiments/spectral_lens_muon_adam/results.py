@@ -24,7 +24,7 @@ class Updates(NamedTuple):
         noise: that of a batch's deviation, expected.
         largest_noise: largest singular value of a deviation.
         alignment: of an update with that of the population's gradient.
-        mean_alignment: of the mean update with it.
+        along: part of the mean update along that.
         distance: of an update from the polar factor of the population's gradient.
         rank: effective rank of an update.
     """
@@ -33,7 +33,7 @@ class Updates(NamedTuple):
     noise: Numbers
     largest_noise: Numbers
     alignment: Numbers
-    mean_alignment: Numbers
+    along: Numbers
     distance: Numbers
     rank: Numbers
 
@@ -41,6 +41,21 @@ class Updates(NamedTuple):
     def noise_share(self) -> Numbers:
         """The noise's part of the squared norm."""
         return self.noise / (self.signal + self.noise)
+
+    @property
+    def mean_alignment(self) -> Float[np.ndarray, "seeds sizes"]:
+        """Cosine of the mean update of all matrices with that of the population's gradient.
+
+        Of one matrix it may be unknown: no signal is seen in noise that is much larger.
+        """
+        signal = self.signal.mean(axis=2)
+        ratio = np.divide(
+            np.mean(self.along**2, axis=2),
+            signal,
+            out=np.full_like(signal, np.nan),
+            where=signal > 0,
+        )
+        return np.sqrt(ratio)
 
 
 def updates_of(

@@ -68,7 +68,7 @@ class Measured(NamedTuple):
     Attributes:
         power: of signal and noise, neither biased by the number of batches.
         alignment: mean cosine of an update with that of the population's gradient.
-        mean_alignment: cosine of the mean update with it; NaN where no signal is seen.
+        along: part of the mean update that lies along it.
         distance: from the polar factor of the population's gradient, over its norm; root of the
             mean square.
         rank: effective rank of an update, of its squared singular values.
@@ -78,7 +78,7 @@ class Measured(NamedTuple):
 
     power: Power
     alignment: Float[Array, ""]
-    mean_alignment: Float[Array, ""]
+    along: Float[Array, ""]
     distance: Float[Array, ""]
     rank: Float[Array, ""]
     signal_values: Float[Array, " k"]
@@ -183,16 +183,15 @@ def measure_updates(
     updates = jax.vmap(lambda gradient: update(rule, gradient, population, size))(gradients)
     limit = update(rule, population.mean, population, largest)
     factor = polar_factor(population.mean)
-    power = power_of(updates)
     mean = jnp.mean(updates, axis=0)
     spread = len(updates) / (len(updates) - 1)  # of deviations from a mean of so many
     squares = jax.vmap(_squared_singular_values)
     norms = jnp.sqrt(jnp.sum(updates**2, axis=(1, 2)))
     away = jnp.mean(jnp.sum((updates - factor) ** 2, axis=(1, 2)))
     return Measured(
-        power=power,
+        power=power_of(updates),
         alignment=jnp.mean(jnp.tensordot(updates, limit, axes=2) / norms) / _norm(limit),
-        mean_alignment=jnp.sum(mean * limit) / (jnp.sqrt(power.signal) * _norm(limit)),
+        along=jnp.sum(mean * limit) / _norm(limit),
         distance=jnp.sqrt(away) / _norm(factor),
         rank=jnp.mean(effective_rank(squares(updates))),
         signal_values=jnp.sqrt(_squared_singular_values(mean)),

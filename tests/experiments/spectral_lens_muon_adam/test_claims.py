@@ -45,7 +45,7 @@ def updates(rng, *, critical=30.0, power=-0.5, rank=20.0, turn=0.5, reach=0.9, f
         noise=drawn(critical / SIZES),
         largest_noise=drawn(SIZES**power),
         alignment=drawn(0.1 + (reach - 0.1) * place),
-        mean_alignment=drawn(turn + (1 - turn) * place),
+        along=drawn(turn + (1 - turn) * place),
         distance=drawn(2**0.5 * (floor / 2**0.5) ** place),
         rank=drawn(np.full(len(SIZES), rank)),
     )
