@@ -292,6 +292,8 @@ def mode_pairs(
         between_modes = modes_b.eigenvectors.T @ kernel_ba @ modes_a.eigenvectors
 
     def directions(modes: Modes) -> Float[Array, " mode"]:
-        return modes.projections / modes.loss_grad_norm / jnp.sqrt(modes.trace)
+        # p_k / lambda_k is one over the trace, which may be too large for a float.
+        length = jnp.sqrt(modes.eigenvalues[0]) / jnp.sqrt(modes.p[0])
+        return modes.projections / modes.loss_grad_norm / length
 
     return directions(modes_b)[:, None] * between_modes * directions(modes_a)
