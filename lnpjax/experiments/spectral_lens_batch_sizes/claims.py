@@ -79,13 +79,14 @@ def judge(config: BatchSizeConfig, sweep: Sweep) -> list[Claim | Observation]:
     ]
     if not all(need.met for need in needs):
         return [claim_without(needs), _rates(config, sweep)]
+    early = [*needs, measured_early(met)]
     return [
         geometry_differs(met, needs),
-        early_tails_rank(met, needs),
-        early_tails_rank_families(met, needs),
+        early_tails_rank(met, early),
+        early_tails_rank_families(met, early),
         *muon_and_adam(config, sweep, needs),
         seeds_are_negligible(met, needs),
-        late_layers_rank_better(met, needs),
+        late_layers_rank_better(met, early),
         small_batches_cost_more(met, config, needs),
         _tokens(config, met, targets),
         _rates(config, sweep),
@@ -101,6 +102,13 @@ def claim_without(needs: list[Need]) -> Claim:
         findings=[],
         needs=needs,
     )
+
+
+def measured_early(families: Families) -> Need:
+    """Whether every run had a spectrum taken as early as exponents are read."""
+    late = [name for name, family in families.items() if np.isnan(family.early).any()]
+    what = f"spectra before {EARLY * 100:.0f} % of the fewest tokens to the target"
+    return Need(what, not late, f"not of {', '.join(late)}" if late else "")
 
 
 def geometry_differs(families: Families, needs: list[Need]) -> Claim:

@@ -114,6 +114,14 @@ def test_claims_need_a_target():
     assert claim.verdict == "set-up short of the paper"
 
 
+def test_claims_of_early_spectra_need_them():
+    table = np.ones((5, 2))
+    seen = Family(table, table, table, table, table, np.ones(2))
+    missed = seen._replace(early=np.where(np.eye(5, 2) > 0, np.nan, 1.0))
+    assert claims.measured_early({"a": seen}).met
+    assert not claims.measured_early({"a": seen, "b": missed}).met
+
+
 def test_the_variance_ratio_is_unbiased_in_its_middle():
     """Of the true ratio 4, half of the estimates lie below; and intervals hold it."""
     rng = np.random.default_rng(0)
