@@ -18,6 +18,7 @@ from lnpjax.kernel._entk import (
     batch_jacobians,
     check_choice,
     check_memory,
+    completed,
     fill,
     settle,
 )
@@ -119,7 +120,9 @@ def entk_diagonal(
 
         def block(index: Int[Array, ""]) -> Float[Array, "rows columns"]:
             first, second = pair_of(index)
-            return fill(first, second, plan_of(first, second), symmetric, preconditioner)
+            plan = plan_of(first, second)
+            kernel = fill(first, second, plan, symmetric, preconditioner)
+            return completed(kernel, plan, symmetric)
 
         count = left.shape[0 if over == "samples" else 1]
         first, second = pair_of(jnp.int32(0))

@@ -143,13 +143,12 @@ def entk(
         settled, valid = settle(method, left, right)
         if backend == "neural_tangents":
             kernel = _by_neural_tangents(left, right, settled, symmetric)
-            kernel = _mirrored(kernel) if symmetric else kernel
         else:
             plan = plan if settled == method else plan_for(method=settled)
             kernel = fill(left, right, plan, symmetric, preconditioner)
     if sum_outputs and plan.sides is None:
         kernel = trace_outputs(kernel, left.shape[1])
-    return jnp.where(valid, kernel, jnp.nan)
+    return jnp.where(valid, completed(kernel, plan, symmetric), jnp.nan)
 
 
 @entry_point
@@ -292,7 +291,7 @@ def fill(
     symmetric: bool,
     preconditioner: PyTree | None,
 ) -> Float[Array, "n1_m n2_m"]:
-    """Compute the kernel of two batches as a plan says; symmetric to the bit where it should be."""
+    """Compute the kernel of two batches as a plan says; of a symmetric one perhaps half."""
     if plan.sides is not None and plan.stored:
         return structured(
             *plan.sides,
@@ -302,22 +301,22 @@ def fill(
         )
     if plan.sides is None and plan.method != "contraction":
         columns = products if plan.method == "products" else batch_products
-        kernel = columns(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
-    else:
-        first, second = (left, right) if plan.sides is None else plan.sides
-        kernel = contraction(
-            first,
-            second,
-            inner_products if plan.sides is None else factored_inner_products,
-            weights=preconditioner,
-            chunk_size=plan.chunk_size,
-            symmetric=symmetric,
-        )
-    return _mirrored(kernel) if symmetric else kernel
+        return columns(left, right, weights=preconditioner, chunk_size=plan.chunk_size)
+    first, second = (left, right) if plan.sides is None else plan.sides
+    return contraction(
+        first,
+        second,
+        inner_products if plan.sides is None else factored_inner_products,
+        weights=preconditioner,
+        chunk_size=plan.chunk_size,
+        symmetric=symmetric,
+    )
 
 
-def _mirrored(kernel: Float[Array, "N N"]) -> Float[Array, "N N"]:
-    """Return a kernel of which one half was computed, or both up to rounding."""
+def completed(kernel: Float[Array, "N2 N1"], plan: Plan, symmetric: bool) -> Float[Array, "N2 N1"]:
+    """Return all of a kernel, of which a plan may compute one half, or both up to rounding."""
+    if not symmetric or plan.stored:
+        return kernel
     return jnp.tril(kernel) + jnp.tril(kernel, -1).T
 
 

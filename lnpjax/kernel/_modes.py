@@ -148,10 +148,12 @@ def eigenmodes(
     with jax.default_matmul_precision("highest"):
         largest = _largest_modes(matrix, wanted, scaled)
         directions = scaled @ largest.vectors
-        quadratic = scaled @ (matrix @ scaled)
-    relative, squared_norm, trace = largest.values, jnp.sum(scaled**2), jnp.trace(matrix)
-    p, gamma2 = relative / trace, directions**2 / squared_norm
-    is_all = len(relative) == size
+        relative, squared_norm, trace = largest.values, jnp.sum(scaled**2), jnp.trace(matrix)
+        p, gamma2 = relative / trace, directions**2 / squared_norm
+        if len(relative) == size:
+            chi_pos = jnp.sum(gamma2 * p)
+        else:
+            chi_pos = scaled @ (matrix @ scaled) / (squared_norm * trace)
     degenerate = jnp.sum(coincide(relative, size), axis=0) > 1
     modes = Modes(
         eigenvalues=relative * kernel_unit,
@@ -159,7 +161,7 @@ def eigenmodes(
         projections=directions * unit,
         p=p,
         gamma2=gamma2,
-        chi_pos=jnp.sum(gamma2 * p) if is_all else quadratic / (squared_norm * trace),
+        chi_pos=chi_pos,
         trace=trace * kernel_unit,
         loss_grad_norm=jnp.sqrt(squared_norm) * unit,
         degenerate=degenerate,

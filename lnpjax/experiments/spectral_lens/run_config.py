@@ -7,6 +7,21 @@ import dataclasses
 from lnpjax._base.checks import check_count, require
 from lnpjax.models import NANOGPT_SIZES, NanoGPTSize
 
+SMOKE_SIZE = NanoGPTSize(
+    num_layers=4,
+    num_heads=2,
+    hidden_size=16,
+    vocab_size=256,
+    context=8,
+    long_context=32,
+    fixed_window=8,
+    first_window=2,
+    last_window=14,
+    block=2,
+    chunk=16,
+    document_token=0,
+)
+"""Of networks that show that an experiment works."""
 OUTPUT, MLP_OUTPUT = "/attention/output/kernel", "/feed_forward/down/kernel"
 """What the names of the weights that are compared end in."""
 

@@ -6,8 +6,8 @@ import dataclasses
 
 from lnpjax._base.checks import require
 from lnpjax.experiments.spectral_lens.rates import rate_candidates
-from lnpjax.experiments.spectral_lens.run_config import RunConfig
-from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NANOGPT_VARIANTS, NanoGPTSize
+from lnpjax.experiments.spectral_lens.run_config import SMOKE_SIZE, RunConfig
+from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NANOGPT_VARIANTS
 
 LEAST_STEPS = 8
 
@@ -111,20 +111,7 @@ class BatchSizeConfig(RunConfig):
 
 PRESETS = {
     "smoke": BatchSizeConfig(
-        size=NanoGPTSize(
-            num_layers=4,
-            num_heads=2,
-            hidden_size=16,
-            vocab_size=256,
-            context=8,
-            long_context=32,
-            fixed_window=8,
-            first_window=2,
-            last_window=14,
-            block=2,
-            chunk=16,
-            document_token=0,
-        ),
+        size=SMOKE_SIZE,
         variants=("Untied",),
         batch_sizes=(1, 2, 4),
         reference_batch_size=2,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from lnpjax._base.checks import require
-from lnpjax.experiments.spectral_lens.run_config import RunConfig
-from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NANOGPT_VARIANTS, NanoGPTSize
+from lnpjax.experiments.spectral_lens.run_config import SMOKE_SIZE, RunConfig
+from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NANOGPT_VARIANTS
 
 CHAIN = tuple(NANOGPT_VARIANTS)
 REPEATED = ("Baseline", "Muon", "U-Net", "VTE", "LSWA")
@@ -65,20 +65,7 @@ class ChainConfig(RunConfig):
 
 PRESETS = {
     "smoke": ChainConfig(
-        size=NanoGPTSize(
-            num_layers=4,
-            num_heads=2,
-            hidden_size=16,
-            vocab_size=256,
-            context=8,
-            long_context=32,
-            fixed_window=8,
-            first_window=2,
-            last_window=14,
-            block=2,
-            chunk=16,
-            document_token=0,
-        ),
+        size=SMOKE_SIZE,
         variants=("Untied", "FlexWin", "AttnScale"),
         repeated=("Untied",),
         max_bytes=60_000,

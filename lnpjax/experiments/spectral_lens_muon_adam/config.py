@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 from lnpjax._base.checks import check_count, require
-from lnpjax.experiments.spectral_lens.run_config import TrainingConfig
-from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES, NanoGPTSize
+from lnpjax.experiments.spectral_lens.run_config import SMOKE_SIZE, TrainingConfig
+from lnpjax.models import LSWA_ADAM, NANOGPT_SIZES
 
 TRAINED_BY = {"Muon": "LSWA", "Adam": LSWA_ADAM}
 """The variant that each optimizer trains."""
@@ -52,20 +52,7 @@ class MuonAdamConfig(TrainingConfig):
 
 PRESETS = {
     "smoke": MuonAdamConfig(
-        size=NanoGPTSize(
-            num_layers=4,
-            num_heads=2,
-            hidden_size=16,
-            vocab_size=256,
-            context=8,
-            long_context=32,
-            fixed_window=8,
-            first_window=2,
-            last_window=14,
-            block=2,
-            chunk=16,
-            document_token=0,
-        ),
+        size=SMOKE_SIZE,
         max_bytes=60_000,
         num_validation=32,
         tokens=1024,
