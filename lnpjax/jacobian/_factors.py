@@ -384,7 +384,9 @@ class _Tapped(NamedTuple):
         """Return gradients of outputs in the weights, and the arrays of every place."""
         jacobian, places, readout = self.jacobian, self.places, self.readout
         run = tapped(jacobian.program, places)
-        trainable, _ = vary_alike((jacobian.trainable, sample))
+        taps = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval) for read in places]
+        # A pullback to what all devices have alike would add up over them.
+        trainable, sample, taps = vary_alike((jacobian.trainable, sample, taps))
         last = None if readout is None else places.index(readout.read)
 
         def network(values: list[Array], taps: list[Array]) -> tuple[Array, list[Array]]:
@@ -396,15 +398,13 @@ class _Tapped(NamedTuple):
                 result = readout.hidden(others[last])
             return result, others
 
-        taps = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval) for read in places]
-        taps, _ = vary_alike((taps, sample))
         values = [trainable[leaf] for leaf in self.weights]
         result, pull, others = jax.vjp(network, values, taps, has_aux=True)
         if readout is None:
             basis = jax.nn.one_hot(outputs, result.size, dtype=result.dtype)
         else:
             basis = readout.cotangents(trainable[readout.leaf], result, outputs)
-        gradients, sensitivities = jax.vmap(pull)(vary_alike((basis, sample))[0])
+        gradients, sensitivities = jax.vmap(pull)(vary_alike((basis, result))[0])
         arrays = list(map(_Arrays, others, sensitivities))
         if readout is not None and last is not None:
             positions, units = readout.places(outputs)

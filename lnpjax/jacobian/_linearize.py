@@ -29,7 +29,7 @@ from lnpjax._base.checks import check_count, require
 from lnpjax._base.entry_points import vary_alike
 from lnpjax._base.slices import sliced, unsliced
 from lnpjax.jacobian._contract import ApplyFn, check_batch, one_sample_at_a_time
-from lnpjax.jacobian._preconditioners import fit_preconditioner
+from lnpjax.jacobian._preconditioners import fit_preconditioner, precondition
 from lnpjax.jacobian._pullbacks import Pullback, StoredPullbacks, store_pullbacks
 
 ROWS_AT_ONCE = 16
@@ -111,12 +111,7 @@ class Linearization:
 
         Theta is the empirical NTK of *Spectral Reach*, eq. 5. Cost: about 4/3 gradients.
         """
-        gradient = self.vjp(vector)
-        if self.preconditioner is not None:
-            gradient = jax.tree.map(
-                lambda g, p: g * jnp.asarray(p, g.dtype), gradient, self.preconditioner
-            )
-        return self.jvp(gradient)
+        return self.jvp(precondition(self.vjp(vector), self.preconditioner))
 
 
 def linearize(

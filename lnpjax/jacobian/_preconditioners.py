@@ -1,4 +1,4 @@
-"""What is asked of a diagonal preconditioner P: ``J P J^T`` is a kernel only for ``P >= 0``."""
+"""A diagonal preconditioner P, and what is asked of it: ``J P J^T`` needs ``P >= 0``."""
 
 from __future__ import annotations
 
@@ -52,3 +52,20 @@ def fit_preconditioner(
         )
         status |= flag(smallest < 0, Status.NEGATIVE_PRECONDITIONER)
     return preconditioner, status
+
+
+def precondition(rows: PyTree, preconditioner: PyTree | None) -> PyTree:
+    """Multiply rows of J, or one gradient, by the diagonal of P, in the precision that they have.
+
+    Args:
+        rows: in the structure of the trainable parameters; their leaves may have axes in front.
+        preconditioner: `None` for the identity.
+
+    Example:
+        >>> precondition(jnp.ones((2, 3)), jnp.array([1.0, 2.0, 3.0]))
+        Array([[1., 2., 3.],
+               [1., 2., 3.]], dtype=float32)
+    """
+    if preconditioner is None:
+        return rows
+    return jax.tree.map(lambda row, p: row * jnp.asarray(p, row.dtype), rows, preconditioner)

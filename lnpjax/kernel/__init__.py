@@ -18,12 +18,15 @@ from lnpjax.kernel._dynamics import adaptation_rate, trace_ratio
 from lnpjax.kernel._entk import Backend, Method, entk, entk_groups, normalized_kernel, trace_outputs
 from lnpjax.kernel._mode_steps import ModeStep, project_update, step_along_gradient
 from lnpjax.kernel._modes import Modes, eigenmodes, mode_pairs
+from lnpjax.kernel._operator import EntkOperator, entk_operator
 
 __all__ = [
     # the kernel
     "entk",
     "entk_groups",
     "entk_diagonal",
+    "entk_operator",
+    "EntkOperator",
     "Backend",
     "Method",
     "normalized_kernel",

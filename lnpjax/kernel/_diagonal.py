@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base.checks import check_count, require
-from lnpjax._base.entry_points import entry_point
+from lnpjax._base.entry_points import entry_point, vary_alike
+from lnpjax._base.shards import AxisName, shards_over
 from lnpjax.jacobian import ApplyFn, OutputSubset
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.kernel._entk import (
@@ -20,6 +21,7 @@ from lnpjax.kernel._entk import (
     check_memory,
     completed,
     fill,
+    second_batch,
     settle,
 )
 from lnpjax.kernel._fill import BatchJacobian
@@ -42,6 +44,7 @@ def entk_diagonal(
     method: Method = "auto",
     chunk_size: int | None = None,
     max_bytes: int | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, "block rows columns"]:
     """Compute blocks on the diagonal of the empirical NTK, and nothing else of it.
 
@@ -64,6 +67,9 @@ def entk_diagonal(
             those that interact.
         chunk_size: how many rows of J are made at once.
         max_bytes: refuse what needs more, before anything is allocated.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of the batches, whose blocks over samples, or rows of blocks over outputs, each
+            device computes; see `entk`.
 
     Returns:
         ``(n1, m, m)`` over samples, ``(m, n1, n2)`` over outputs. NaN where, under `jit`, samples
@@ -85,6 +91,11 @@ def entk_diagonal(
     check_choice("over", over, get_args(Over))
     check_choice("method", method, get_args(Method))
     check_count("chunk_size", chunk_size, optional=True)
+    if over == "outputs":
+        inputs2 = second_batch(axis_name, inputs, inputs2)
+    else:
+        shards_over(axis_name).check_split("inputs", inputs)
+    params, inputs, inputs2 = vary_alike((params, inputs, inputs2))
     left, right = batch_jacobians(apply_fn, params, inputs, inputs2, outputs, wrt)
     require(
         over == "outputs" or left.shape == right.shape,

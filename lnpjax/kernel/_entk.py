@@ -14,8 +14,9 @@ from jaxtyping import Array, Bool, Float, PyTree
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import check_count, check_kernel, concrete, require
-from lnpjax._base.entry_points import entry_point
+from lnpjax._base.entry_points import entry_point, vary_alike
 from lnpjax._base.numerics import accumulation_dtype
+from lnpjax._base.shards import AxisName, shards_over
 from lnpjax.jacobian import ApplyFn, OutputSubset
 from lnpjax.jacobian._contract import SingleSamplesRefusedError, check_batch
 from lnpjax.jacobian._interaction import samples_interact
@@ -53,6 +54,7 @@ def entk(
     method: Method = "auto",
     chunk_size: int | None = None,
     max_bytes: int | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, "n1_m n2_m"]:
     """Compute the empirical neural tangent kernel ``Theta = J_1 J_2^T`` as a matrix.
 
@@ -91,6 +93,10 @@ def entk(
             neural-tangents, which holds all of J when it contracts.
         max_bytes: refuse a kernel that needs more, before anything is allocated; `None` for what
             the device has free.
+        axis_name: inside `jax.shard_map` and `jax.pmap`, the axis (or axes) over which devices hold
+            parts of the batches. Each device computes the rows of its own samples, against the
+            second batch of all devices; rows of all devices below each other are the kernel.
+            ``()`` for a kernel of each device's own batches.
 
     Returns:
         ``(n1 m, n2 m)``, or ``(n1, n2)``, in float32 (float64 under x64). Units: outputs squared
@@ -117,6 +123,8 @@ def entk(
     check_choice("backend", backend, get_args(Backend))
     check_choice("method", method, get_args(Method))
     check_count("chunk_size", chunk_size, optional=True)
+    inputs2 = second_batch(axis_name, inputs, inputs2)
+    params, inputs, inputs2 = vary_alike((params, inputs, inputs2))
     symmetric = inputs2 is None
     left, right = batch_jacobians(apply_fn, params, inputs, inputs2, outputs, wrt)
     trainable, _ = parameters.partition(params, wrt)
@@ -199,6 +207,15 @@ def entk_groups(
             share, _ = parameters.split_paths(preconditioner, within)
         kernels[group] = entk(apply_fn, params, inputs, wrt=within, preconditioner=share, **options)
     return kernels
+
+
+def second_batch(axis_name: AxisName, inputs: PyTree, inputs2: PyTree | None) -> PyTree | None:
+    """Return the second batch of all devices; `None` where it is the first, and whole."""
+    shards = shards_over(axis_name)
+    shards.check_split("inputs", inputs)
+    if not shards.axes:
+        return inputs2
+    return shards.gathered("inputs2", inputs if inputs2 is None else inputs2)
 
 
 def batch_jacobians(

@@ -31,6 +31,7 @@ from lnpjax._base.entry_points import vary_alike
 from lnpjax.jacobian import ApplyFn, Linearization, OutputSubset, linearize
 from lnpjax.jacobian._linearize import linearize_samples
 from lnpjax.jacobian._outputs import chosen_outputs
+from lnpjax.jacobian._preconditioners import precondition
 
 Index: TypeAlias = int | Int[Array, ""]
 Tree = TypeVar("Tree")
@@ -218,7 +219,7 @@ def contraction(
         parts: list[PyTree] = []
         for offset in range(stored):
             index = _at_most(first + offset, rows.num_chunks - 1)
-            parts.append(_weighted(left.rows(rows, index, after=after), weights))
+            parts.append(precondition(left.rows(rows, index, after=after), weights))
             after = _a_number(parts[-1])
 
         def contract(others: PyTree) -> Float[Array, "block chunk"]:
@@ -284,7 +285,7 @@ def products(
     push = jax.vmap(left.linearization().jvp)
 
     def columns(index: Index, after: Array | None) -> Float[Array, "chunk n1 m"]:
-        return push(_weighted(right.rows(chunking, index, after=after), weights))
+        return push(precondition(right.rows(chunking, index, after=after), weights))
 
     kernel = map_chunks(columns, range(chunking.num_chunks))
     return _transposed(chunking.trim(kernel.reshape(-1, left.num_rows)))
@@ -298,7 +299,7 @@ def batch_products(
 
     def column(index: Int[Array, ""]) -> Float[Array, "n1 m"]:
         basis = jax.nn.one_hot(index, right.num_rows, dtype=pull.outputs.dtype)
-        return push.jvp(_weighted(pull.vjp(basis.reshape(right.shape)), weights))
+        return push.jvp(precondition(pull.vjp(basis.reshape(right.shape)), weights))
 
     def each(indices: Int[Array, " chunk"]) -> Float[Array, "chunk n1 m"]:
         try:
@@ -316,12 +317,6 @@ def batch_products(
 
 def _transposed(columns: Float[Array, "n2_m n1_m"]) -> Float[Array, "n1_m n2_m"]:
     return columns.T.astype(numerics.accumulation_dtype())
-
-
-def _weighted(rows: PyTree, weights: PyTree | None) -> PyTree:
-    if weights is None:
-        return rows
-    return jax.tree.map(lambda row, weight: row * jnp.asarray(weight, row.dtype), rows, weights)
 
 
 def inner_products(left: PyTree, right: PyTree) -> Float[Array, "rows columns"]:

@@ -132,7 +132,7 @@ def shell_fluxes(
         velocity = parameters.fit("velocity", velocity, parameters.partition(params, wrt)[0])
 
     def apply_kernel(params: PyTree, inputs: PyTree) -> Float[Array, "batch entries"]:
-        kernel = entk(apply_fn, params, inputs, wrt=wrt, method="batch")
+        kernel = entk(apply_fn, params, inputs, wrt=wrt, method="batch", axis_name=())
         return kernel.reshape(num_samples, -1)
 
     error = linearize(apply_fn, params, inputs, wrt=wrt)

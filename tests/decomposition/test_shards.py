@@ -15,6 +15,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 import lnpjax
 from lnpjax._base.shards import shards_over
+from lnpjax.kernel._costs import matmul_flops
 
 NUM_DEVICES = min(4, jax.device_count())
 several = pytest.mark.skipif(NUM_DEVICES < 4, reason="test_on_four_devices runs it on four")
@@ -138,6 +139,81 @@ def test_other_measurements_put_the_batch_together(x64, make):
         assert_close(own(params, batch_a, batch_a), whole, 1e-8)
 
 
+def kernel_of(axis_name=None, kernel=lnpjax.entk, **options):
+    def of_samples(params, inputs, inputs2=None):
+        return kernel(
+            apply_fn, params, inputs, inputs2=inputs2, axis_name=axis_name, chunk_size=4, **options
+        )
+
+    return of_samples
+
+
+def by_rows(function):
+    """Run on parts of two batches, of which each gives rows of the result."""
+    specs = (SHARED, SPREAD, SPREAD)
+    return jax.jit(jax.shard_map(function, mesh=mesh(), in_specs=specs, out_specs=SPREAD))
+
+
+KERNELS = {
+    "structured": {"method": "structured"},
+    "contraction": {"method": "contraction"},
+    "products": {"method": "products"},
+    "summed over outputs": {"sum_outputs": True},
+}
+
+
+@several
+@pytest.mark.parametrize("options", KERNELS.values(), ids=KERNELS)
+def test_each_device_computes_the_rows_of_its_samples(x64, options):
+    params, (inputs, _), (inputs2, _) = setting()
+    whole, rows = kernel_of(**options), kernel_of("data", **options)
+    np.testing.assert_allclose(
+        by_rows(lambda params, x, _: rows(params, x))(params, inputs, inputs2),
+        whole(params, inputs),
+        rtol=1e-11,
+        atol=1e-11,
+    )
+    np.testing.assert_allclose(
+        by_rows(rows)(params, inputs, inputs2),
+        whole(params, inputs, inputs2),
+        rtol=1e-11,
+        atol=1e-11,
+    )
+
+
+@several
+def test_each_device_computes_the_blocks_of_its_samples(x64):
+    params, (inputs, _), _ = setting()
+    for over, spec in (("samples", SPREAD), ("outputs", PartitionSpec(None, "data"))):
+        options = {"kernel": lnpjax.kernel.entk_diagonal, "over": over}
+        part = jax.shard_map(
+            kernel_of("data", **options),
+            mesh=mesh(),
+            in_specs=(SHARED, SPREAD),
+            out_specs=spec,
+        )
+        whole = kernel_of(**options)(params, inputs)
+        np.testing.assert_allclose(jax.jit(part)(params, inputs), whole, rtol=1e-11, atol=1e-11)
+
+
+@several
+@pytest.mark.parametrize("method", ["structured", "contraction"])
+def test_no_device_fills_in_the_rows_of_another(method):
+    """Pairs of rows cost most here; the other factors are made on every device."""
+    params, (inputs, _), _ = setting()
+    inputs = jnp.tile(inputs, (16, 1))
+
+    def whole(params, inputs):
+        return lnpjax.entk(apply_fn, params, inputs, inputs2=inputs, method=method)
+
+    def rows(params, inputs):
+        return lnpjax.entk(apply_fn, params, inputs, method=method, axis_name="data")
+
+    part = jax.shard_map(rows, mesh=mesh(), in_specs=(SHARED, SPREAD), out_specs=SPREAD)
+    share = matmul_flops(part, params, inputs) / matmul_flops(whole, params, inputs)
+    assert 1 / NUM_DEVICES < share < 1.2 / NUM_DEVICES
+
+
 @several
 @pytest.mark.parametrize("make", [activations_of, gradients_of])
 def test_a_pool_is_there_on_every_device(x64, make):
@@ -146,11 +222,13 @@ def test_a_pool_is_there_on_every_device(x64, make):
     assert_close(parts, jax.jit(make(pool=pool))(params, batch), 1e-10)
 
 
-@pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of])
+@pytest.mark.parametrize("make", [distribution_of, activations_of, gradients_of, kernel_of])
 def test_other_measurements_refuse_an_axis_that_is_not_named(make):
     params, batch, _ = setting()
     with pytest.raises(ValueError, match=r"axis_name: expected 'data', .* got None inside"):
-        sharded(lambda params, a, _: make()(params, a))(params, batch, batch)
+        sharded(lambda params, a, _: make()(params, a[0] if make is kernel_of else a))(
+            params, batch, batch
+        )
 
 
 @several
