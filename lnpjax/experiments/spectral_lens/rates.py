@@ -8,6 +8,8 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
+from lnpjax.experiments._harness.rates import rates_beyond
+
 State = TypeVar("State")
 SAME = 1.001  # candidates that are closer are one
 
@@ -62,15 +64,18 @@ def successive_halving(
     *,
     advance: Callable[[State, float, int], State],
     loss_of: Callable[[State], float],
+    extensions: int = 0,
 ) -> list[Trial]:
     """Keep the better half of the candidates at each rung, and one at the last (B.3).
 
     Args:
-        candidates: rates.
+        candidates: rates; three or more with `extensions`.
         start: the state that all start from.
         rungs: how far candidates are trained before they are compared, ascending.
         advance: trains a state at a rate, so much further.
         loss_of: a state's; one that is not a number comes last.
+        extensions: how often a further candidate is tried beyond an edge of them at which the best
+            one lies at the first rung.
 
     Returns:
         All trials in their order, from worst to best at each rung: the last is the one left.
@@ -94,6 +99,10 @@ def successive_halving(
     for rung in rungs:
         alive = {rate: advance(state, rate, rung - previous) for rate, state in alive.items()}
         losses = {rate: loss_of(state) for rate, state in alive.items()}
+        for _ in range(extensions if rung == rungs[0] else 0):
+            for rate in rates_beyond(losses, 1):
+                alive[rate] = advance(start, rate, rung)
+                losses[rate] = loss_of(alive[rate])
         ranked = sorted(losses, key=lambda rate: np.nan_to_num(losses[rate], nan=math.inf))
         trials += [Trial(rung, rate, losses[rate]) for rate in reversed(ranked)]
         last = rung == rungs[-1]

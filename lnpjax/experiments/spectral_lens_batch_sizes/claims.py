@@ -87,6 +87,7 @@ def judge(config: BatchSizeConfig, sweep: Sweep) -> list[Claim | Observation]:
         *muon_and_adam(config, sweep, needs),
         seeds_are_negligible(met, needs),
         late_layers_rank_better(met, early),
+        matrices_differ(met, needs),
         small_batches_cost_more(met, config, needs),
         _tokens(config, met, targets),
         _rates(config, sweep),
@@ -269,6 +270,21 @@ def late_layers_rank_better(families: Families, needs: list[Need]) -> Claim:
         quantity="rho of the last layer less the mean of the two earliest; mean over families and "
         "seeds",
         findings=[Finding("", mean_of(values), POSITIVE)],
+        needs=needs,
+    )
+
+
+def matrices_differ(families: Families, needs: list[Need]) -> Claim:
+    """Judge whether gradients of four matrices have different ranks at one loss."""
+    return Claim(
+        source="E; Fig. 6",
+        statement="Gradient spectra depend on the probed weight matrix.",
+        quantity="variance of the logarithm of RankMe between four matrices of the last layer at "
+        "the target, over that among seeds; pooled over batch sizes",
+        findings=[
+            Finding(name, variance_ratio(list(family.matrices)), POSITIVE)
+            for name, family in families.items()
+        ],
         needs=needs,
     )
 

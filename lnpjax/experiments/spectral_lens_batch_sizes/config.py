@@ -55,8 +55,8 @@ class BatchSizeConfig(RunConfig):
         )
         distinct = len(set(self.seeds)) == len(self.seeds) > 0
         require(distinct, "seeds", expected="distinct seeds, at least one", got=self.seeds)
-        positive = len(self.multipliers) > 0 and min(self.multipliers) > 0
-        require(positive, "multipliers", expected="numbers > 0", got=self.multipliers)
+        fine = len(set(self.multipliers)) >= 3 and min(self.multipliers) > 0
+        require(fine, "multipliers", expected="three numbers > 0 or more", got=self.multipliers)
         for size in sizes:
             self._check_steps(size)
 
@@ -116,7 +116,7 @@ PRESETS = {
         batch_sizes=(1, 2, 4),
         reference_batch_size=2,
         seeds=(0,),
-        multipliers=(0.5, 1.0),
+        multipliers=(0.25, 0.5, 1.0),
         rungs=(256,),
         max_bytes=60_000,
         num_validation=8,
@@ -140,11 +140,11 @@ PRESETS = {
         batch_sizes=(1, 2, 4, 8, 16),
         reference_batch_size=4,
         multipliers=(1.0, 3.0, 9.0, 27.0),
+        seeds=(0, 1, 2),
         rungs=(2**15, 2**16),
-        tokens=2**19,
+        tokens=2**20,
         tokens_per_step=2048,
-        target_losses=(3.4, 3.2, 3.0, 2.8, 2.6, 2.4, 2.2, 2.0, 1.9),
-        num_points=7,
+        target_losses=(3.0, 2.9, 2.8, 2.7, 2.6, 2.5, 2.4, 2.2, 2.0, 1.8, 1.7, 1.6, 1.5),
     ),
     "long": BatchSizeConfig(
         seeds=(0, 1, 2),

@@ -11,9 +11,9 @@ import numpy as np
 from lnpjax.comparison import correlation_over_fraction, min_max_normalize
 from lnpjax.experiments._harness.pictures import plain_ticks, write_picture
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.experiments.spectral_lens_batch_sizes.results import (
     EARLY,
+    MATRICES,
     family_of,
     inefficiency,
     layers_of,
@@ -31,12 +31,6 @@ if TYPE_CHECKING:
     from lnpjax.experiments.spectral_lens_batch_sizes.config import BatchSizeConfig
     from lnpjax.runs import RunSummary
 
-MATRICES = {
-    "query": "/attention/query/kernel",
-    "value": "/attention/value/kernel",
-    "attention output": OUTPUT,
-    "feed-forward output": MLP_OUTPUT,
-}
 RESOLVED = 1e-9
 RHO = r"Spearman's $\rho$"
 LINEAR = {"xscale": "linear", "yscale": "linear"}

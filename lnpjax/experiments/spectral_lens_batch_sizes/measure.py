@@ -1,12 +1,12 @@
 """Spectra of nanoGPT trained in batches of several sizes (section 3; B.3; D; E; Figs. 1, 2, 6-10).
 
 For every variant and batch size the rates are searched first by successive halving, around the
-paper's two centres (B.3). The run with the rate that is left is then repeated from every seed, on
-the same number of tokens at each batch size. Networks and orders of sequences are other ones at
-each batch size, so that runs are independent; variants share them. Spectra are taken at tokens that
-are evenly spread on a logarithmic axis and the same for all batch sizes, and at the first step
-whose validation loss meets each of several targets. What is compared at equal loss is at the lowest
-target that all runs of the comparison meet.
+paper's two centres (B.3) and beyond an edge at which the best one lies. The run with the rate that
+is left is then repeated from every seed, on the same number of tokens at each batch size. Networks
+and orders of sequences are other ones at each batch size, so that runs are independent; variants
+share them. Spectra are taken at tokens that are evenly spread on a logarithmic axis and the same
+for all batch sizes, and at the first step whose validation loss meets each of several targets. What
+is compared at equal loss is at the lowest target that all runs of the comparison meet.
 
 What the paper leaves open, and what is done here: the length of a run (equal tokens for all); the
 warm-ups of windows and momentum (the same part of the run at each batch size); the momentum (left
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from lnpjax.experiments._harness.rates import MOST_EXTENSIONS
 from lnpjax.experiments._harness.sweep import Sweep, UnitResult
 from lnpjax.experiments.spectral_lens.rates import successive_halving
 from lnpjax.experiments.spectral_lens.recording import measured_run
@@ -83,6 +84,7 @@ def _search(
         config.rungs,
         advance=advance,
         loss_of=own.validation_loss,
+        extensions=MOST_EXTENSIONS,
     )
     columns = {"kind": "search", "variant": variant, "batch_size": batch_size}
     return UnitResult(

@@ -18,11 +18,18 @@ from lnpjax.comparison import (
 from lnpjax.experiments._harness.estimates import NUM_DRAWS, UNKNOWN, Uncertain
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens.reading import lowest_common_target, summary_of
+from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.runs import RunSummary
 
 if TYPE_CHECKING:
     from lnpjax.experiments.spectral_lens_batch_sizes.config import BatchSizeConfig
 
+MATRICES = {
+    "query": "/attention/query/kernel",
+    "value": "/attention/value/kernel",
+    "attention output": OUTPUT,
+    "feed-forward output": MLP_OUTPUT,
+}
 EARLY = 0.2
 """Of the fewest tokens to the target in a family: where early exponents are read."""
 
@@ -38,6 +45,7 @@ class Family(NamedTuple):
         tail: at the target.
         head: head exponent of them at the target.
         gradient: head exponent of the gradients of the last attention output at the target.
+        matrices: logarithm of RankMe of the gradients of four matrices of the last layer there.
         late_advantage: by how much better the last layer predicts than early ones, by seed.
     """
 
@@ -46,6 +54,7 @@ class Family(NamedTuple):
     tail: Table
     head: Table
     gradient: Table
+    matrices: Float[np.ndarray, "sizes matrices seeds"]
     late_advantage: Float[np.ndarray, " seeds"]
 
 
@@ -100,6 +109,13 @@ def family_of(config: BatchSizeConfig, sweep: Sweep, variant: str, target: float
         at = [_at_target(run, target) for run in runs]
         for name, kind, quantity in _AT_TARGET:
             columns[name].append([spectra.number(kind, quantity) for spectra in at])
+        names = [config.deepest + part for part in MATRICES.values()]
+        columns["matrices"].append(
+            [
+                [np.log(spectra.number("gradients", "rank_me", name)) for spectra in at]
+                for name in names
+            ]
+        )
     return Family(**{name: np.array(kept, float).T for name, kept in columns.items()})
 
 

@@ -16,7 +16,9 @@ SIZES = np.array(CPU.batch_sizes, float)
 SCATTER = 0.02
 
 
-def family(rng, *, apart=0.0, slope=0.0, level=1.0, ranked=1.0, cost=0.0, late=0.5, spread=0.1):
+def family(
+    rng, *, apart=0.0, slope=0.0, level=1.0, ranked=1.0, cost=0.0, late=0.5, spread=0.1, ranks=0.0
+):
     """The runs of a variant.
 
     Args:
@@ -28,6 +30,7 @@ def family(rng, *, apart=0.0, slope=0.0, level=1.0, ranked=1.0, cost=0.0, late=0
         cost: log of the smallest batch's tokens over those of the reference.
         late: advantage of the last layer.
         spread: of the logarithm of tokens with each doubling, upwards.
+        ranks: standard deviation of the ranks' logarithm between matrices.
     """
     shape = (len(SIZES), len(CPU.seeds))
     doublings = np.log2(SIZES / CPU.reference_batch_size)
@@ -46,6 +49,8 @@ def family(rng, *, apart=0.0, slope=0.0, level=1.0, ranked=1.0, cost=0.0, late=0
         tail=drawn(exponents),
         head=drawn(exponents),
         gradient=drawn(exponents),
+        matrices=ranks * rng.standard_normal((4, 1))
+        + SCATTER * rng.standard_normal((len(SIZES), 4, len(CPU.seeds))),
         late_advantage=late + 0.2 * rng.standard_normal(len(CPU.seeds)),
     )
 
@@ -93,6 +98,8 @@ WORLDS = {
     "seeds are not": case(claims.seeds_are_negligible, "does not hold", slope=0.005),
     "late layers lead": case(claims.late_layers_rank_better, "holds"),
     "early layers lead": case(claims.late_layers_rank_better, "does not hold", late=-0.5),
+    "matrices differ": case(claims.matrices_differ, "holds", ranks=0.2),
+    "matrices are alike": case(claims.matrices_differ, "not holds"),
     "small batches cost more": case(claims.small_batches_cost_more, "holds", cost=0.4),
     "small batches cost less": case(claims.small_batches_cost_more, "does not hold", cost=-0.4),
     "small batches cost a little": case(claims.small_batches_cost_more, "not holds", cost=0.01),
@@ -116,7 +123,7 @@ def test_claims_need_a_target():
 
 def test_claims_of_early_spectra_need_them():
     table = np.ones((5, 2))
-    seen = Family(table, table, table, table, table, np.ones(2))
+    seen = Family(*[table] * 5, np.ones((5, 4, 2)), np.ones(2))
     missed = seen._replace(early=np.where(np.eye(5, 2) > 0, np.nan, 1.0))
     assert claims.measured_early({"a": seen}).met
     assert not claims.measured_early({"a": seen, "b": missed}).met
