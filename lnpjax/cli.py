@@ -15,6 +15,7 @@ from typing import Annotated, Any
 
 import jax
 
+from lnpjax._base.allocation import keep_freed_memory
 from lnpjax._base.checks import import_extra
 from lnpjax._version import __version__
 from lnpjax.commands._config_file import named, options_before
@@ -61,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_anything()
     if arguments is None:
         sys.unraisablehook = ignore_closed_loops
+        keep_freed_memory()
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
