@@ -130,3 +130,15 @@ def test_the_gradient_that_a_measurement_makes_is_the_losses_own(x64, cross):
         jax.tree.leaves(out), jax.tree.leaves(jax.jit(measure)(params, *given)), strict=True
     ):
         np.testing.assert_allclose(leaf, like, rtol=1e-12)
+
+
+def test_padding_has_no_part_in_that_gradient(x64):
+    params, (inputs, targets) = jax.tree.map(lambda leaf: leaf.astype(float), (PARAMS, BATCH_A))
+    mask = jnp.arange(16) < 11
+    padded = (jnp.where(mask[:, None], inputs, jnp.nan), targets)
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=Exact(), wrt="second")
+    out, gradient = jax.jit(measure.value_and_gradient)(params, padded, mask_a=mask)
+    (leaf,) = jax.tree.leaves(gradient)  # of what is trained, and nothing else
+    valid = (inputs[:11], targets[:11])
+    np.testing.assert_allclose(leaf, gradient_of(params, valid)["second"], rtol=1e-10)
+    np.testing.assert_allclose(out.loss_a, loss_fn(apply_fn(params, valid[0]), valid[1]))

@@ -92,6 +92,18 @@ def test_parts_together_are_what_the_whole_batch_is(x64, checked, masked):
 
 
 @several
+def test_the_gradient_of_all_parts_is_that_of_the_whole_batch(x64):
+    params, batch_a, batch_b = setting()
+
+    def gradient(params, a, b):
+        measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
+        return measure.value_and_gradient(params, a, b)[1]
+
+    whole = jax.grad(lambda params: loss_fn(apply_fn(params, batch_a[0]), batch_a[1]))(params)
+    assert_close(sharded(gradient)(params, batch_a, batch_b), whole, 1e-10)
+
+
+@several
 def test_under_pmap(x64):
     params, batch_a, batch_b = setting()
     measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
