@@ -323,7 +323,7 @@ def linearize_samples(
         pullbacks = stored(inputs, ghost_norms=norms_only)
 
         def whole() -> StoredPullbacks:
-            return stored(inputs, ghost_norms=False) if pullbacks.tapped else pullbacks
+            return stored(inputs, ghost_norms=False) if pullbacks.measures_norms else pullbacks
 
         return SampleLinearization(pullbacks.outputs, pullbacks, whole)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.extend
@@ -14,10 +15,15 @@ from jaxtyping import Array, Float, PyTree
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.entry_points import vary_alike
+from lnpjax.jacobian._factored_norms import cheap_factorings, factored_norm
+from lnpjax.jacobian._factorings import Factoring
 from lnpjax.jacobian._ghost_norms import add_taps, tap_shapes, zero_taps
+from lnpjax.jacobian._reads import tapped
 
 Pullback: TypeAlias = Callable[[Array], PyTree]
 """``vjp(cotangent) = J^T cotangent``, in the structure of the parameters."""
+Measured: TypeAlias = tuple[PyTree, Callable[[], dict[int, Float[Array, ""]]]]
+"""``J^T cotangent``, and what gives the squared norms that are known without it, by leaf."""
 Norms: TypeAlias = Callable[..., Float[Array, " leaf"]]
 """``norms(cotangent, own=None)``: the squared norm of ``J^T cotangent`` in every leaf."""
 OwnNorms: TypeAlias = Mapping[str, Callable[[Array], Float[Array, ""]]]
@@ -31,9 +37,10 @@ class StoredPullbacks:
     Attributes:
         residuals: what was stored; the leaves of ``(output, pullback)``.
         axes: the batch axis of each residual, `None` where all samples share it.
-        treedef: of ``(output, pullback)``.
+        treedef: of ``(output, pullback, others)``.
         trainable: the parameters, for their structure.
-        tapped: which of their leaves have taps (`lnpjax.jacobian`).
+        tapped: which of their leaves have taps that collect norms (`_ghost_norms`).
+        factorings: of leaves whose norms are those of factors (`_factored_norms`).
     """
 
     residuals: list[Array]
@@ -41,24 +48,31 @@ class StoredPullbacks:
     treedef: Any
     trainable: PyTree
     tapped: tuple[int, ...]
+    factorings: Mapping[int, Factoring]
 
     @property
     def outputs(self) -> Float[Array, "batch ..."]:
         """The network outputs."""
         return self.treedef.unflatten(self.residuals)[0]
 
+    @property
+    def measures_norms(self) -> bool:
+        """Whether some norms are taken without gradients."""
+        return bool(self.tapped or self.factorings)
+
     def map(self, function: Callable[..., PyTree], *arguments: PyTree, out_axes: Any = 0) -> PyTree:
         """Return ``function(pullback_i, *arguments_i)`` for every sample, stacked.
 
-        A pullback gives two gradients: in the parameters (that of the whole batch in leaves with
-        taps) and in the taps.
+        A pullback gives the gradient in the parameters (that of the whole batch in leaves with
+        taps) and what gives norms; see `Measured`.
         """
 
         def one_sample(residuals: list[Array], *arguments: PyTree) -> PyTree:
-            pullback = self.treedef.unflatten(residuals)[1]
+            _, pullback, others = self.treedef.unflatten(residuals)
 
-            def pull(cotangent: Array) -> PyTree:
-                return pullback(vary_alike((cotangent, residuals))[0])
+            def pull(cotangent: Array) -> Measured:
+                gradient, *taps = pullback(vary_alike((cotangent, residuals))[0])
+                return gradient, lambda: self._known_norms(others, *taps)
 
             return function(pull, *arguments)
 
@@ -68,7 +82,7 @@ class StoredPullbacks:
 
     def map_gradients(self, function: Callable[..., PyTree], *arguments: PyTree) -> PyTree:
         """Return ``function(vjp_i, *arguments_i)`` for every sample; no leaf may have taps."""
-        assert not self.tapped
+        assert not self.measures_norms
 
         def with_gradient(pullback: Pullback, *arguments: PyTree) -> PyTree:
             return function(lambda cotangent: pullback(cotangent)[0], *arguments)
@@ -86,35 +100,46 @@ class StoredPullbacks:
             weights: what the squares are weighted with, in the structure of the parameters. A tap
                 knows nothing of them: no leaf may have one then.
         """
-        assert weights is None or not self.tapped
+        assert weights is None or not self.measures_norms
         count = len(jax.tree.leaves(self.trainable))
         leaf_weights = [None] * count if weights is None else jax.tree.leaves(weights)
 
         def with_norms(pullback: Pullback, *arguments: PyTree) -> PyTree:
             def norms(cotangent: Array, own: OwnNorms | None = None) -> Float[Array, " leaf"]:
-                gradient, tap_norms = pullback(cotangent)
-                return self._squared_norms(gradient, tap_norms, leaf_weights, own or {})
+                gradient, known = pullback(cotangent)
+                return self._squared_norms(gradient, known(), leaf_weights, own or {})
 
             return function(norms, *arguments)
 
         return self.map(with_norms, *arguments)
 
+    def _known_norms(
+        self, others: list[Array], norms: list[Array], sensitivities: list[Array]
+    ) -> dict[int, Float[Array, ""]]:
+        """Return the norms of one sample's gradients in leaves with taps and in factored ones."""
+        known = {  # added up over layers, where they are stacked
+            leaf: jnp.sum(norm) for leaf, norm in zip(self.tapped, norms, strict=True)
+        }
+        arrays = iter(others), iter(sensitivities)
+        factored = {
+            leaf: factored_norm(factoring, *arrays) for leaf, factoring in self.factorings.items()
+        }
+        return known | factored
+
     def _squared_norms(
         self,
         gradient: PyTree,
-        tap_norms: list[Array],
+        known: Mapping[int, Float[Array, ""]],
         weights: list[Array | None],
         own: OwnNorms,
     ) -> Float[Array, " leaf"]:
-        tapped = dict(zip(self.tapped, tap_norms, strict=True))
-
         def squared_norm(
             index: int, path: str, leaf: Array, weight: Array | None
         ) -> Float[Array, ""]:
             if path in own:
                 return own[path](leaf)
-            if index in tapped:
-                return jnp.sum(tapped[index])  # over layers, where they are stacked
+            if index in known:
+                return known[index]
             return numerics.inner_product(
                 *((leaf, leaf) if weight is None else (leaf, leaf, weight))
             )
@@ -167,30 +192,80 @@ def store_pullbacks(
     """
     trainable, _ = vary_alike((trainable, inputs))
     sample = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], inputs))
-    shapes: dict[int, tuple[int, ...]] = {}
-    if ghost_norms:
-        program = jax.make_jaxpr(apply_one)(trainable, sample)
-        shapes = tap_shapes(program.jaxpr, len(jax.tree.leaves(trainable)))
+    tap = _with_taps if ghost_norms else _without_taps
+    network = tap(apply_one, trainable, sample)
     treedef: Any = None
 
-    def linearize_one(trainable: PyTree, taps: list[Array], sample: PyTree) -> list[Array]:
+    def linearize_one(trainable: PyTree, taps: _Taps, sample: PyTree) -> list[Array]:
         nonlocal treedef
-
-        def apply(subset: PyTree, taps: list[Array]) -> Array:
-            if not shapes:
-                return apply_one(subset, sample)
-            return add_taps(program, tuple(shapes))(jax.tree.leaves((subset, sample)), taps)[0]
-
-        leaves, treedef = jax.tree.flatten(jax.vjp(apply, trainable, taps))
+        apply = functools.partial(network.apply, sample=sample)
+        leaves, treedef = jax.tree.flatten(jax.vjp(apply, trainable, *taps, has_aux=True))
         return leaves
 
     # Two traces may store the same things in another order, so one jaxpr serves all that follows.
-    shared, _ = vary_alike(((trainable, zero_taps(shapes)), inputs))
+    shared, _ = vary_alike(((trainable, network.taps), inputs))
     jaxpr = jax.make_jaxpr(linearize_one)(*shared, sample)
     residuals, axes = _vmap_lazily(
         jax.extend.core.jaxpr_as_fun(jaxpr), jax.tree.leaves(shared), jax.tree.leaves(inputs)
     )
-    return StoredPullbacks(residuals, axes, treedef, trainable, tuple(shapes))
+    return StoredPullbacks(residuals, axes, treedef, trainable, network.tapped, network.factorings)
+
+
+_Taps: TypeAlias = tuple[list[Array], list[Array]]
+"""What goes into the taps that collect norms, and into those whose gradients are sensitivities."""
+
+
+class _Network(NamedTuple):
+    """A network of one sample, with taps.
+
+    Attributes:
+        apply: ``apply(trainable, norms, sensitivities, sample) -> output, others``; see `_Taps` and
+            `_factored_norms`.
+        taps: what goes into them.
+        tapped: which leaves have the first ones.
+        factorings: of the leaves that have the second ones.
+    """
+
+    apply: Callable[..., tuple[Array, list[Array]]]
+    taps: _Taps
+    tapped: tuple[int, ...]
+    factorings: Mapping[int, Factoring]
+
+
+def _without_taps(
+    apply_one: Callable[[PyTree, PyTree], Array], trainable: PyTree, sample: PyTree
+) -> _Network:
+    del trainable, sample
+
+    def apply(subset: PyTree, *taps: list[Array], sample: PyTree) -> tuple[Array, list[Array]]:
+        del taps
+        return apply_one(subset, sample), []
+
+    return _Network(apply, ([], []), (), {})
+
+
+def _with_taps(
+    apply_one: Callable[[PyTree, PyTree], Array], trainable: PyTree, sample: PyTree
+) -> _Network:
+    """Put taps into the program of a network where norms cost less than gradients."""
+    program = jax.make_jaxpr(apply_one)(trainable, sample)
+    count = len(jax.tree.leaves(trainable))
+    alone = tap_shapes(program.jaxpr, count)
+    factorings = cheap_factorings(program.jaxpr, [i for i in range(count) if i not in alone])
+    places = [read for factoring in factorings.values() for read in factoring.reads]
+    zeros = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval.dtype) for read in places]
+    zeros, _ = vary_alike((zeros, trainable))
+    whole = jax.make_jaxpr(tapped(program, places))(jax.tree.leaves((trainable, sample)), zeros)
+    shapes = tap_shapes(whole.jaxpr, count)
+
+    def apply(
+        subset: PyTree, norms: list[Array], sensitivities: list[Array], *, sample: PyTree
+    ) -> tuple[Array, list[Array]]:
+        leaves = [*jax.tree.leaves((subset, sample)), *sensitivities]
+        output, *others = add_taps(whole, tuple(shapes))(leaves, norms)
+        return output, others
+
+    return _Network(apply, (zero_taps(shapes), zeros), tuple(shapes), factorings)
 
 
 def _vmap_lazily(

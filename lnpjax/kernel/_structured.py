@@ -30,7 +30,8 @@ from jaxtyping import Array, Float, Int
 
 from lnpjax._base import numerics
 from lnpjax._base.entry_points import vary_alike
-from lnpjax.jacobian._factors import Factor, FactoredJacobian, FactoredRows, Factoring
+from lnpjax.jacobian._factorings import Factor, Factoring, are_units, meet
+from lnpjax.jacobian._factors import FactoredJacobian, FactoredRows
 from lnpjax.kernel._fill import BatchJacobian, Chunking, Index, map_chunks
 
 Read: TypeAlias = tuple[Factor, Factor]
@@ -148,15 +149,15 @@ def _pair(p: Read, q: Read) -> Float[Array, "i a j b"]:
 def _pair_in_layer(p: Read, q: Read) -> Float[Array, "i a j b"]:
     if p[1].shape[2] == q[1].shape[2] == 1:
         at_position = jax.tree.map(lambda factor: factor[:, :, 0], (p, q))
-        first, second = (_meet(*sides) for sides in zip(*at_position, strict=True))
+        first, second = (meet(*sides) for sides in zip(*at_position, strict=True))
         return first * second
     own = 0 if p[0].shape[1] == 1 else 1  # the side whose factors belong to whole samples
     rest = 1 - own
-    if p[own].shape[1] > 1 or _are_units(p[rest]) or _are_units(q[rest]):
+    if p[own].shape[1] > 1 or are_units(p[rest]) or are_units(q[rest]):
         return jnp.transpose(_pair_in_layer(q, p), (2, 3, 0, 1))
 
     def of_sample(p: tuple[Array, Array]) -> Float[Array, "a j b"]:
-        grams = _meet(p[own][0], q[own])  # (t, j, b or 1, s)
+        grams = meet(p[own][0], q[own])  # (t, j, b or 1, s)
         if grams.shape[2] == 1:
             moved = jnp.einsum("tjs,jbsd->jbtd", grams[:, :, 0], q[rest])
         elif q[rest].shape[1] == 1:
@@ -166,24 +167,6 @@ def _pair_in_layer(p: Read, q: Read) -> Float[Array, "i a j b"]:
         return jnp.einsum("atd,jbtd->ajb", p[rest], moved)
 
     return jax.lax.map(of_sample, p)
-
-
-def _meet(left: Factor, right: Factor) -> Array:
-    """Return all inner products of two sets of factors; the axes of both, except the widths."""
-    dtype = numerics.accumulation_dtype()
-    if _are_units(left) and _are_units(right):
-        return jnp.equal(*jnp.ix_(left.ravel(), right.ravel())).reshape(left.shape + right.shape)
-    if _are_units(left):
-        taken = jnp.take(right, left.ravel(), axis=-1, mode="clip")
-        return jnp.moveaxis(taken, -1, 0).reshape(left.shape + right.shape[:-1]).astype(dtype)
-    if _are_units(right):
-        taken = jnp.take(left, right.ravel(), axis=-1, mode="clip")
-        return taken.reshape(left.shape[:-1] + right.shape).astype(dtype)
-    return jnp.tensordot(left, right, (-1, -1), preferred_element_type=dtype)
-
-
-def _are_units(factor: Factor) -> bool:
-    return jnp.issubdtype(factor.dtype, jnp.integer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +203,7 @@ def _one_gram(pairs: tuple[Read, ...]) -> int | None:
     """Return the side whose products are the same for all outputs, at one position, if one is."""
     for own, rest in ((0, 1), (1, 0)):
         if all(
-            pair[own].shape[1] == pair[own].shape[3] == 1 and not _are_units(pair[rest])
+            pair[own].shape[1] == pair[own].shape[3] == 1 and not are_units(pair[rest])
             for pair in pairs
         ):
             return own

@@ -105,7 +105,7 @@ def test_the_backward_passes_of_norms_are_of_few_samples():
 
     def deep(params, x):
         for _ in range(4):
-            x = jnp.tanh(x @ params["w"])
+            x = jnp.tanh(x @ jnp.sin(params["w"]))  # else no gradient would be made
         return x
 
     def cost(function, *arguments):

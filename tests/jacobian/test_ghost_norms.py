@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sample_norms import check_norms
 
 import lnpjax
 from lnpjax.jacobian._ghost_norms import tap_shapes
@@ -206,35 +207,6 @@ def test_norms_that_cancel_are_no_less_than_zero():
         lambda params, key: lnpjax.squared_jacobian_norm(centred, params, inputs, key=key)
     )(params, jax.random.key(1))
     assert np.all(norm.per_sample >= 0)
-
-
-def check_norms(model, params, inputs, *, tapped, rtol=1e-10, atol=1e-12):
-    """Against `jax.vjp` of every sample alone."""
-
-    @jax.jit
-    def found(params, inputs, cotangents):
-        rows = linearize_samples(model, params, inputs, norms_only=True)
-        assert len(rows.pullbacks.tapped) == tapped
-        norms = rows.map_norms(lambda norms, cotangent: norms(cotangent), cotangents)
-        gradients = rows.map_vjp(lambda vjp, cotangent: vjp(cotangent), cotangents)
-        return norms, rows.vjp(cotangents), gradients
-
-    @jax.jit
-    def expected(params, inputs, cotangents):
-        def pulled(x, cotangent):
-            return jax.vjp(lambda p: model(p, x[None])[0], params)[1](cotangent)[0]
-
-        gradients = jax.vmap(pulled)(inputs, cotangents)
-        norms = [jnp.sum(leaf**2, axis=range(1, leaf.ndim)) for leaf in jax.tree.leaves(gradients)]
-        return jnp.stack(norms, axis=1), jax.tree.map(lambda g: g.sum(0), gradients), gradients
-
-    shape = jax.eval_shape(model, params, inputs).shape
-    arguments = (params, inputs, jax.random.normal(jax.random.key(2), shape))
-    jax.tree.map(
-        lambda left, right: np.testing.assert_allclose(left, right, rtol=rtol, atol=atol),
-        found(*arguments),
-        expected(*arguments),
-    )
 
 
 @pytest.mark.parametrize("name", MODELS)
