@@ -10,8 +10,8 @@ that are read in one place alone, in a way that tells their norm from less:
 - A loop over stacked layers hands its gradients back stacked, as large as all layers together. The
   norm of each layer's can be taken inside the loop, as above or by itself.
 
-Weights that are read twice, shared by layers or tied, keep their whole gradient: norms of the parts
-would not add up.
+Weights that are read twice, shared by layers or tied, are left to `_factored_norms`: norms of the
+parts would not add up.
 """
 
 from __future__ import annotations
