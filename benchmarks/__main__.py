@@ -91,7 +91,7 @@ def registry():
     }
     rivals = {
         f"rival-{model}-64": Benchmark("rival", (model, 32, 64), needs="perspic")
-        for model in ("115K", "1.2M")
+        for model in ("115K", "1.2M", "3.8M")
     }
     others = {
         "lens-1.2M": Benchmark("lens_cost"),

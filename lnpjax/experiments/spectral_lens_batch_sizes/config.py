@@ -140,7 +140,6 @@ PRESETS = {
         batch_sizes=(1, 2, 4, 8, 16),
         reference_batch_size=4,
         multipliers=(1.0, 3.0, 9.0, 27.0),
-        seeds=(0, 1, 2),
         rungs=(2**15, 2**16),
         tokens=2**20,
         tokens_per_step=2048,
