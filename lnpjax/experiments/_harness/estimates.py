@@ -102,6 +102,21 @@ def standard_error(values: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, ...]
     return np.std(values, axis=0, ddof=1) / len(values) ** 0.5
 
 
+def sum_of(estimates: Sequence[Uncertain]) -> Uncertain:
+    """Return the sum of independent estimates, with Welch's degrees of freedom.
+
+    Example:
+        >>> sum_of([Uncertain(1.0, 3.0, 2), Uncertain(2.0, 4.0, 2)]).error
+        5.0
+    """
+    squares = np.array([estimate.error**2 for estimate in estimates])
+    df = np.array([estimate.df for estimate in estimates])
+    total = squares.sum()
+    effective = total**2 / np.sum(squares**2 / df) if total > 0 else df.sum()
+    value = sum(estimate.value for estimate in estimates)
+    return Uncertain(float(value), float(total**0.5), float(effective))
+
+
 def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Uncertain:
     """Return the mean of the means of independent groups, with Welch's degrees of freedom.
 
@@ -109,13 +124,8 @@ def mean_of_means(groups: Sequence[Float[np.ndarray, " n"]]) -> Uncertain:
         >>> mean_of_means([np.array([1.0, 3.0]), np.array([2.0, 2.0])]).error
         0.5
     """
-    means = [mean_of(group) for group in groups]
-    squares = np.array([mean.error**2 for mean in means])
-    df = np.array([mean.df for mean in means])
-    total = squares.sum()
-    effective = total**2 / np.sum(squares**2 / df) if total > 0 else df.sum()
-    value = float(np.mean([mean.value for mean in means]))
-    return Uncertain(value, float(total**0.5 / len(means)), float(effective))
+    total = sum_of([mean_of(group) for group in groups])
+    return Uncertain(total.value / len(groups), total.error / len(groups), total.df)
 
 
 def without_one(count: int) -> list[Int[np.ndarray, " chosen"]]:

@@ -19,10 +19,12 @@ from lnpjax.experiments.spectral_lens_chain.claims import (
 )
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
+    before,
     common_target,
     log_throughput,
+    log_tokens,
     spectra_of,
-    steps,
+    targets_of_changes,
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
@@ -72,7 +74,12 @@ def _draw_losses(config: ChainConfig, sweep: Sweep, path: Path) -> None:
             ax.plot(tokens[1:], losses[1:], color=colour, linewidth=1, label=variant)
     target = common_target(config, sweep)
     if target is not None:
-        ax.axhline(target, color="0.4", linestyle=":", label=f"common target {target:g}")
+        ax.axhline(
+            target,
+            color="0.4",
+            linestyle=":",
+            label=f"common target {target:g} (not of {config.variants[0]})",
+        )
     panel = Panel(
         "loss", "Losses of the chain", "one line per seed", "validation loss (nats per byte)"
     )
@@ -85,28 +92,29 @@ def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path)
     figure = new_figure((16, 5.4))
     gains, spectra, exponents = figure.subplots(1, 3)
     numbers, speeds = numbers_of(config, sweep, target), log_throughput(config, sweep)
-    pairs = steps(config)
-    places = np.arange(len(pairs))
-    token = [numbers.tokens[a].mean() - numbers.tokens[b].mean() for a, b in pairs]
-    speed = [speeds[b].mean() - speeds[a].mean() for a, b in pairs]
+    losses = targets_of_changes(config, sweep)
+    names = [name for name, loss in losses.items() if loss is not None]
+    places = np.arange(len(names))
+    token = [_tokens_saved(config, sweep, name, losses[name]) for name in names]
+    speed = [speeds[name].mean() - speeds[before(name)].mean() for name in names]
     gains.barh(places - 0.2, token, 0.4, color=COLOURS[0], label="tokens")
     gains.barh(places + 0.2, speed, 0.4, color=COLOURS[1], label="throughput (this machine)")
     gains.axvline(0, color="0.4", linewidth=0.8)
-    panel = Panel("gains", "(a) What each change brought", f"at a loss of {target:g}; positive is "
-                  "better", "")  # fmt: skip
+    panel = Panel("gains", "(a) What each change brought", "at the lowest loss of both sides; "
+                  "positive is better", "")  # fmt: skip
     dress(gains, panel, xlabel="log gain over the variant before", **_linear())
-    gains.set_yticks(places, [after for _, after in pairs], fontsize=8)
+    gains.set_yticks(places, [f"{name}, {losses[name]:g}" for name in names], fontsize=8)
     gains.invert_yaxis()
     _legend(gains)
     for colour, variant in zip(palette(len(config.variants)), config.variants, strict=True):
         at = _at(config, sweep, variant, target, of="gradients", part=OUTPUT)
         if at is not None:
             spectra.plot(np.arange(1, len(at) + 1), at, color=colour, linewidth=1, label=variant)
-    caption = "per-sample gradients of the last attention output, at the target"
+    caption = f"per-sample gradients of the last attention output, at a loss of {target:g}"
     dress(spectra, Panel("g", "(b) Gradient spectra", caption, "share of trace"), xlabel="rank")
     _legend(spectra)
     for label, (members, colour) in GROUPS.items():
-        shown = [name for name in members if name in config.variants]
+        shown = [name for name in members if name in numbers.activations]
         x, y = ([group[name].mean() for name in shown]
                 for group in (numbers.activations, numbers.gradients))  # fmt: skip
         exponents.scatter(x, y, color=colour, s=28, label=label)
@@ -114,12 +122,18 @@ def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path)
             exponents.annotate(
                 name, place, (4, 3), textcoords="offset points", fontsize=7, color="0.3"
             )
-    panel = Panel("alpha", "(c) Head exponents", "at the target, mean over seeds",
+    panel = Panel("alpha", "(c) Head exponents", f"at a loss of {target:g}, mean over seeds",
                   r"gradients' $\alpha_\mathrm{head}$")  # fmt: skip
     dress(exponents, panel, xlabel=r"activations' $\alpha_\mathrm{head}$", **_linear())
     _legend(exponents)
     figure.suptitle("Chain of variants, as Fig. 3 of Spectral Lens", fontweight="bold")
     write_picture(figure, path)
+
+
+def _tokens_saved(config: ChainConfig, sweep: Sweep, variant: str, loss: float | None) -> float:
+    assert loss is not None
+    tokens = log_tokens(config, sweep, loss)
+    return float(tokens[before(variant)].mean() - tokens[variant].mean())
 
 
 def _draw_atlas(config: ChainConfig, sweep: Sweep, variants: list[str], path: Path) -> None:
@@ -166,7 +180,7 @@ def _draw_weights(config: ChainConfig, sweep: Sweep, target: float, path: Path) 
             at = _at(config, sweep, variant, target, of="weights", part=part)
             if at is not None:
                 ax.plot(np.arange(1, len(at) + 1), at, color=colour, linewidth=1, label=variant)
-        caption = "squared singular values at the target"
+        caption = f"squared singular values at a loss of {target:g}"
         dress(ax, Panel(part, f"Last {title}", caption, "share of trace"), xlabel="rank")
     _legend(ax, outside=True)
     figure.suptitle("Weights, as Fig. 17 of Spectral Lens", fontweight="bold")

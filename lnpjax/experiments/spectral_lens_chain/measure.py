@@ -2,7 +2,8 @@
 
 For every variant the rates are searched first, as the paper does for every family (B.3): candidates
 multiply all rates alike, the one with the least validation loss after a part of the run is kept,
-and others are tried beyond an edge of theirs at which it lies.
+and others are tried beyond an edge of theirs at which it lies. A run that diverges later with the
+best candidate is repeated with the next one.
 Then the variant is trained from each of its seeds. Spectra are taken at steps that are evenly
 spread on a logarithmic axis, and at the first step whose validation loss meets each of several
 targets: the steps since the last evaluation are gone through once more. What is compared is at the
@@ -18,9 +19,11 @@ One sample of the gradients is one sequence, so it is shorter for these variants
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from lnpjax.experiments._harness.estimates import lowest_point
 from lnpjax.experiments._harness.rates import MOST_EXTENSIONS, rates_beyond
@@ -45,9 +48,9 @@ def measure(config: ChainConfig, sweep: Sweep, data: Path | None) -> None:  # no
     for variant in config.variants:
         trainer = partial(made, variant)  # compiled only where a unit is missing
         found = sweep.unit(f"search-{variant}", partial(_search, config, trainer, variant))
-        chosen = [row["factor"] for row in found.rows if row["chosen"]]
+        factors = [row["factor"] for row in sorted(found.rows, key=_loss_of)]
         for seed in config.seeds_of(variant):
-            run = partial(_run, config, trainer, variant, seed, *chosen)
+            run = partial(_run, config, trainer, variant, seed, factors)
             sweep.unit(f"run-{variant}-s{seed}", run)
 
 
@@ -91,9 +94,21 @@ def _search(config: ChainConfig, trainer: MakeTrainer, variant: str) -> UnitResu
     )
 
 
+def _loss_of(row: Mapping[str, Any]) -> float:
+    """Return what candidates are ranked by; one that diverged comes last."""
+    loss = row["loss"]
+    return math.inf if loss is None or math.isnan(loss) else loss
+
+
 def _run(
-    config: ChainConfig, trainer: MakeTrainer, variant: str, seed: int, factor: float
+    config: ChainConfig, trainer: MakeTrainer, variant: str, seed: int, factors: Sequence[float]
 ) -> UnitResult:
-    """Train once, with all measurements."""
-    columns = {"variant": variant, "seed": seed, "factor": factor}
-    return measured_run(config, trainer(), columns, seed=seed, factor=factor)
+    """Train with all measurements, at the best candidate with which a run does not diverge."""
+    result = UnitResult([])
+    for factor in factors:
+        columns = {"variant": variant, "seed": seed, "factor": factor}
+        result = measured_run(config, trainer(), columns, seed=seed, factor=factor)
+        last = [row["loss"] for row in result.rows if row["kind"] == "loss"][-1]
+        if math.isfinite(last):
+            break
+    return result

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,24 +12,57 @@ from lnpjax.experiments._harness.estimates import Groups
 from lnpjax.experiments._harness.sweep import Sweep
 from lnpjax.experiments.spectral_lens.reading import curve_of, lowest_common_target
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
+from lnpjax.models import LSWA_ADAM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
-def common_target(config: ChainConfig, sweep: Sweep) -> float | None:
-    """Return the lowest target that all runs met; None if there is none."""
+def before(variant: str) -> str:
+    """Return the variant that another one changes.
+
+    Example:
+        >>> before("RoPE"), before("LSWA-Adam")
+        ('Baseline', 'LSWA')
+    """
+    return "LSWA" if variant == LSWA_ADAM else CHAIN[CHAIN.index(variant) - 1]
+
+
+def changes(config: ChainConfig) -> list[str]:
+    """Return the variants that were trained as well as the one before them."""
+    return [
+        variant
+        for variant in (*CHAIN[1:], LSWA_ADAM)
+        if variant in config.variants and before(variant) in config.variants
+    ]
+
+
+def lowest_target(config: ChainConfig, sweep: Sweep, variants: Sequence[str]) -> float | None:
+    """Return the lowest target that all runs of some variants met; None if there is none."""
     runs = [
         {"variant": variant, "seed": seed}
-        for variant in config.variants
+        for variant in variants
         for seed in config.seeds_of(variant)
     ]
     return lowest_common_target(sweep, runs)
 
 
-def log_tokens(config: ChainConfig, sweep: Sweep, target: float) -> Groups:
-    """Return the logarithm of the tokens to the target, of every run."""
+def targets_of_changes(config: ChainConfig, sweep: Sweep) -> dict[str, float | None]:
+    """Return the loss that each change is judged at, the lowest that all runs on both sides met."""
     return {
+        variant: lowest_target(config, sweep, (before(variant), variant))
+        for variant in changes(config)
+    }
+
+
+def common_target(config: ChainConfig, sweep: Sweep) -> float | None:
+    """Return the lowest target that all runs met but those of the first variant."""
+    return lowest_target(config, sweep, config.variants[1:])
+
+
+def log_tokens(config: ChainConfig, sweep: Sweep, target: float) -> Groups:
+    """Return the logarithm of the tokens to the target, of the variants whose runs all met it."""
+    groups = {
         variant: np.log(
             [
                 tokens_to_target(*curve_of(sweep, variant=variant, seed=seed), target)
@@ -39,6 +71,7 @@ def log_tokens(config: ChainConfig, sweep: Sweep, target: float) -> Groups:
         )
         for variant in config.variants
     }
+    return _known(groups)
 
 
 def log_throughput(config: ChainConfig, sweep: Sweep) -> Groups:
@@ -57,7 +90,7 @@ def log_throughput(config: ChainConfig, sweep: Sweep) -> Groups:
 def at_target(
     config: ChainConfig, sweep: Sweep, target: float, *, of: str, part: str, quantity: str
 ) -> Groups:
-    """Return a number of a spectrum where the target was met, of every run.
+    """Return a number of a spectrum where the target was met, of variants whose runs all met it.
 
     Args:
         config: the size of the experiment.
@@ -75,10 +108,15 @@ def at_target(
         )
         return float(rows[0][quantity]) if rows else np.nan
 
-    return {
+    groups = {
         variant: np.array([number(variant, seed) for seed in config.seeds_of(variant)])
         for variant in config.variants
     }
+    return _known(groups)
+
+
+def _known(groups: Groups) -> Groups:
+    return {name: values for name, values in groups.items() if np.all(np.isfinite(values))}
 
 
 def spectra_of(
@@ -106,30 +144,15 @@ def spectra_of(
     return sorted(measured, key=lambda pair: (pair[0]["tokens"], pair[0]["index"]))
 
 
-def step_weights(after: Sequence[str], signs: Sequence[float] | None = None) -> dict[str, float]:
-    """Return the weights of the mean change that variants bring to the ones before them.
-
-    Args:
-        after: the variants that a change leads to, all of `CHAIN`.
-        signs: of each change in the mean; all positive by default.
+def step_weights(changes: Mapping[str, float]) -> dict[str, float]:
+    """Return the weights of variants in a weighted sum of the changes that lead to some of them.
 
     Example:
-        >>> step_weights(["RoPE", "Muon"])
+        >>> step_weights({"RoPE": 0.5, "Muon": 0.5})
         {'Baseline': -0.5, 'RoPE': 0.0, 'Muon': 0.5}
     """
     weights: dict[str, float] = {}
-    signs = [1.0] * len(after) if signs is None else signs
-    for name, sign in zip(after, signs, strict=True):
-        before = CHAIN[CHAIN.index(name) - 1]
-        for variant, weight in ((before, -1.0), (name, 1.0)):
-            weights[variant] = weights.get(variant, 0.0) + sign * weight / len(after)
+    for name, weight in changes.items():
+        for variant, signed in ((before(name), -weight), (name, weight)):
+            weights[variant] = weights.get(variant, 0.0) + signed
     return weights
-
-
-def steps(config: ChainConfig) -> list[tuple[str, str]]:
-    """Return the neighbours in the chain that were both trained."""
-    return [
-        (before, after)
-        for before, after in itertools.pairwise(CHAIN)
-        if before in config.variants and after in config.variants
-    ]

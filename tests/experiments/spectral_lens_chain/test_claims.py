@@ -39,10 +39,11 @@ def groups(rng, steps=None, *, muon=0.0, each=0.0):
     }
 
 
-def numbers(rng, **made):
-    """Numbers of all claims; those that a claim does not read are noise."""
+def chain(rng, **made):
+    """Numbers of all claims at one loss; those that a claim does not read are noise."""
     names = claims.Numbers._fields
-    return claims.Numbers(*(made.get(name, groups(rng)) for name in names))
+    numbers = claims.Numbers(*(made.get(name, groups(rng)) for name in names))
+    return claims.Chain(dict.fromkeys((*CHAIN[1:], LSWA_ADAM), 2.0), {2.0: numbers}, numbers)
 
 
 def by(names, size):
@@ -55,7 +56,7 @@ def shaken(rng, names, size):
 
 
 def world(rule, make, verdict):
-    return World(lambda rng: rule(numbers(rng, **make(rng)), []), verdict)
+    return World(lambda rng: rule(chain(rng, **make(rng)), []), verdict)
 
 
 WORLDS = {
@@ -160,13 +161,33 @@ def test_claims_need_a_target_and_a_scatter():
     assert claim.verdict == "set-up short of the paper"
     rng = np.random.default_rng(0)
     needs = [Need("a scatter", met=False)]
-    assert claims.prefix_moves_most(numbers(rng), needs).verdict == "set-up short of the paper"
+    assert claims.prefix_moves_most(chain(rng), needs).verdict == "set-up short of the paper"
 
 
 def test_errors_of_contrasts_are_those_of_seeds():
     made = {"Baseline": np.array([1.0, 3.0]), "RoPE": np.array([5.0]), "Muon": np.array([2.0, 2.0])}
     assert scatter(made) == (1.0, 2)
-    step = contrast(made, step_weights(["RoPE"]))
+    step = contrast(made, step_weights({"RoPE": 1.0}))
     assert (step.value, step.error, step.df) == (3.0, (1 + 1 / 2) ** 0.5, 2)
-    both = contrast(made, step_weights(["RoPE", "Muon"]))
+    both = contrast(made, step_weights({"RoPE": 0.5, "Muon": 0.5}))
     assert (both.value, both.error) == (0.0, 0.5)  # RoPE itself does not count
+
+
+def test_a_variant_that_falls_behind_does_not_blur_the_others():
+    """Its seeds scatter at its own loss alone; changes at several losses add up."""
+    rng = np.random.default_rng(0)
+    late, early = groups(rng, by(LEARNING, -0.25)), groups(rng, by(LEARNING, -0.25))
+    early["Baseline"] = early["Baseline"] + np.array([3.0, -3.0])
+    del late["Baseline"]
+    noise = chain(rng).common
+    at = {2.0: noise._replace(tokens=late), 3.0: noise._replace(tokens=early)}
+    targets = dict.fromkeys((*CHAIN[1:], LSWA_ADAM), 2.0) | {"RoPE": 3.0}
+    mixed = claims.Chain(targets, at, at[2.0])
+    found = claims.learning_changes_save_tokens(mixed, []).findings
+    errors = {finding.what: finding.estimate.error for finding in found}
+    assert errors.pop("RoPE") > 1
+    assert max(errors.values()) < 0.05
+    both = mixed.change("tokens", {"RoPE": 0.5, "Untied": 0.5})
+    parts = [mixed.change("tokens", {name: 0.5}) for name in ("RoPE", "Untied")]
+    assert both.value == pytest.approx(sum(part.value for part in parts))
+    assert both.error == pytest.approx(np.hypot(*(part.error for part in parts)))

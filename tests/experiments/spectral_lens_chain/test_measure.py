@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from lnpjax.experiments._harness.reproduction import reproduce
-from lnpjax.experiments._harness.sweep import SweepProgress
-from lnpjax.experiments.spectral_lens_chain import EXPERIMENT
+from lnpjax.experiments._harness.sweep import SweepProgress, UnitResult
+from lnpjax.experiments.spectral_lens_chain import EXPERIMENT, measure
 from lnpjax.experiments.spectral_lens_chain.config import PRESETS
 from lnpjax.experiments.spectral_lens_chain.measure import num_units
 
@@ -76,3 +76,22 @@ def test_points_are_evaluations():
         points = np.array(config.points())
         assert (points % config.steps_per_evaluation == 0).all()
         assert points[-1] == config.num_steps
+
+
+@pytest.mark.parametrize(("diverge", "used"), [((), 4.0), ((4.0,), 1.0), ((4.0, 1.0), 16.0)])
+def test_a_run_that_diverges_is_repeated_with_the_next_best_rate(monkeypatch, diverge, used):
+    def made(config, trainer, columns, *, seed, factor):
+        del config, trainer, seed
+        last = np.nan if factor in diverge else 2.0
+        rows = [{"kind": "loss", "loss": loss, **columns} for loss in (5.0, last)]
+        return UnitResult([*rows, {"kind": "spectra", "loss": 5.0, **columns}])
+
+    monkeypatch.setattr(measure, "measured_run", made)
+    searched = [
+        {"factor": 1.0, "loss": 3.0},
+        {"factor": 4.0, "loss": 2.5},
+        {"factor": 16.0, "loss": None},  # has diverged in the search
+    ]
+    factors = [row["factor"] for row in sorted(searched, key=measure._loss_of)]
+    result = measure._run(SMOKE, lambda: None, "Untied", 0, factors)
+    assert {row["factor"] for row in result.rows} == {used}
