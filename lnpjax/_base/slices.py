@@ -11,6 +11,29 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 
+def strided(tree: PyTree, num_samples: int) -> PyTree:
+    """Take every n-th sample of a batch, the first among them, so that there are that many.
+
+    A strided slice, not indices: those would gather the chosen samples of all devices on each.
+
+    Args:
+        tree: arrays with the samples along their first axis.
+        num_samples: how many to take; all, where there are fewer.
+
+    Example:
+        >>> strided(jnp.arange(9), 3)
+        Array([0, 3, 6], dtype=int32)
+    """
+
+    def take(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        stride = max(1, len(leaf) // num_samples)
+        end = min(len(leaf), stride * (num_samples - 1) + 1)
+        return jax.lax.slice_in_dim(leaf, 0, end, stride)
+
+    return jax.tree.map(take, tree)
+
+
 def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:
     """Cut arrays into slices ``(num_slices, size, ...)``, filled up with the last sample.
 
