@@ -46,8 +46,7 @@ import lnpjax
 from benchmarks import programs, tables, timing
 from benchmarks.measured_step import cross_entropy, take_gradient
 from lnpjax.kernel._costs import matmul_flops
-from lnpjax.models import Llama, LlamaConfig
-from lnpjax.models.llama import Block
+from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.models.rotary import rotary_angles
 from lnpjax.sharding import (
     MeshShape,
@@ -72,8 +71,8 @@ FORMS = {"unrolled": "layers written out", "loop": "loop over layers"}
 COMPILED_LAYERS = (2, 4)
 NUM_MATVECS = 4
 OUTPUTS = 2  # of the last position, of every sample, in the explicit kernel
-PLAIN, MEASURED = "plain step", "measured step"
-STEPS = (PLAIN, MEASURED)  # on the whole batch
+PLAIN, MEASURED, CLOSED = "plain step", "measured step", "measured step, closed forms"
+STEPS = (PLAIN, MEASURED, CLOSED)  # on the whole batch
 # Devices are simulated; machine code, which is not run, is made without care; and operations are
 # ordered for the least memory, not for the most that can run at once.
 FLAGS = (
@@ -87,6 +86,7 @@ class Network(NamedTuple):
     """A function of parameters that lie sharded, with their shapes."""
 
     apply_fn: Callable
+    split_model: lnpjax.SplitModel  # the same, whose table and read-out are measured in closed form
     params: Any
     gathered: Callable  # parameters as `apply_fn` takes them
 
@@ -109,19 +109,23 @@ def abstract(tree, shardings):
 
 
 def unrolled(config: LlamaConfig, mesh: Mesh) -> Network:
-    """The library's own model; weights are gathered before a pass."""
+    """The library's own model; all weights are gathered before a pass."""
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
     apply_fn, params = lnpjax.from_nnx(model)
-    return Network(apply_fn, params, lambda params: gather_over_data(params, mesh))
+    split_model, _ = split_llama(model)
+    return Network(apply_fn, split_model, params, lambda params: gather_over_data(params, mesh))
 
 
 def loop(config: LlamaConfig, mesh: Mesh) -> Network:
     """The same with its blocks stacked, run in a loop that gathers one block at a time."""
     model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
-    _, params = lnpjax.from_nnx(model)
-    stacked = jax.eval_shape(stack_layers, params)
-    apply_fn = looped_llama(config, lambda params: gather_over_data(params, mesh))
-    return Network(apply_fn, stacked, lambda params: params)
+    params = jax.eval_shape(stack_layers, lnpjax.from_nnx(model)[1])
+    split_model = looped_llama(config, lambda layer: gather_over_data(layer, mesh))
+
+    def gathered(params):
+        return params | {"rest": gather_over_data(params["rest"], mesh)}
+
+    return Network(lambda *arguments: split_model(*arguments), split_model, params, gathered)
 
 
 def stack_layers(params):
@@ -132,29 +136,30 @@ def stack_layers(params):
     return {"layers": stacked, "rest": params}
 
 
-def looped_llama(config: LlamaConfig, gather: Callable) -> Callable:
-    """``apply_fn(stacked, tokens) -> logits`` of a Llama; blocks are computed twice."""
-    structure, _ = nnx.split(nnx.eval_shape(lambda: Block(config, rngs=nnx.Rngs(0))))
-    norm, _ = nnx.split(nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0))).norm)
+def looped_llama(config: LlamaConfig, gather: Callable) -> lnpjax.SplitModel:
+    """A Llama of stacked layers, each of which goes through `gather`, and is computed twice."""
+    model = nnx.eval_shape(lambda: Llama(config, rngs=nnx.Rngs(0)))
+    structure, _ = nnx.split(model.layers[0])
+    norm, _ = nnx.split(model.norm)
 
-    def apply_fn(params, tokens):
-        rest = gather(params["rest"])
-        length, base = tokens.shape[1], config.rope_base
+    def body(params, embedded):
+        length, base = embedded.shape[1], config.rope_base
         angles = rotary_angles(length, config.head_width, base=base, dtype=jnp.float32)
 
         def block(x, layer):
             return nnx.merge(structure, nnx.State(gather(layer)))(x, angles), None
 
-        x = rest["embedding"]["embedding"][tokens]
-        x, _ = jax.lax.scan(jax.checkpoint(block), x, params["layers"])
-        return nnx.merge(norm, nnx.State(rest["norm"]))(x) @ rest["head"]["kernel"]
+        x, _ = jax.lax.scan(jax.checkpoint(block), embedded, params["layers"])
+        return nnx.merge(norm, nnx.State(params["rest"]["norm"]))(x)
 
-    return apply_fn
+    return lnpjax.SplitModel(
+        body, embedding="rest/embedding/embedding", readout="rest/head/kernel", from_end=False
+    )
 
 
 def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[str, Task]:
     """Return what is compiled, by name."""
-    apply_fn, params, gathered = network
+    apply_fn, split_model, params, gathered = network
     optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.01)
     everywhere = replicated(mesh)
 
@@ -177,15 +182,17 @@ def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[st
         state, metrics = train_step(state, batch)
         return state, metrics["loss"]
 
-    instrumented = lnpjax.instrument(
-        train_step,
-        lnpjax.lnp(apply_fn, cross_entropy),
-        lnpjax.Windows((0,), 2**30),
-        params_of=lambda state: gathered(state[0]),
-        step_of=lambda state: state[2],
-        take_gradient=take_gradient,
-        real_update=False,
-    )
+    def measured(model):
+        return lnpjax.instrument(
+            train_step,
+            lnpjax.lnp(model, cross_entropy),
+            lnpjax.Windows((0,), 2**30),
+            params_of=lambda state: gathered(state[0]),
+            step_of=lambda state: state[2],
+            take_gradient=take_gradient,
+            real_update=False,
+        ).measured
+
     distribution = lnpjax.spectra.position_distribution(
         apply_fn, cross_entropy, num_matvecs=NUM_MATVECS
     )
@@ -205,14 +212,11 @@ def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[st
     batch = (shapes_of_tokens(batch_size),) * 2
     few = shapes_of_tokens(mesh.shape["data"])
     key = abstract(jax.eval_shape(lambda: jax.random.key(0)), everywhere)
+    step_and_batches, step_results = (state, batch, batch, key), (states, everywhere, everywhere)
     return {
         PLAIN: Task(plain, (state, batch), True, (states, everywhere)),
-        MEASURED: Task(
-            instrumented.measured,
-            (state, batch, batch, key),
-            True,
-            (states, everywhere, everywhere),
-        ),
+        MEASURED: Task(measured(apply_fn), step_and_batches, True, step_results),
+        CLOSED: Task(measured(split_model), step_and_batches, True, step_results),
         f"position distribution, {NUM_MATVECS} products": Task(
             position, (state[0], (few, few), key), False, everywhere
         ),
