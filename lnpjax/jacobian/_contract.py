@@ -479,7 +479,9 @@ def loss_status(
         ValueError: loss_fn: expected the mean over samples of what it gives for each, 0.0, ...
     """
     if isinstance(outputs, jax.core.Tracer):
-        outputs, targets = strided((outputs, targets), max(4, len(outputs) // 8))
+        # With the last sample: rows that only fill a batch up stand at its end.
+        count = max(4, len(outputs) // 8)
+        outputs, targets = strided((outputs, targets), count, last=True)
     losses = sample_losses(loss_fn, outputs, targets)
     whole, mean = loss_fn(outputs, targets), jnp.mean(losses)
     eps = compute_precision(loss_fn, outputs, targets)
