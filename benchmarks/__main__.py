@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 FAMILIES = {
     "memory": "peak memory of one training step in a process of its own, measured and as the "
     "compiler plans it, with a measurement and without",
+    "simulated": "programs of a 7B model for 256 devices, compiled and not run: what each device "
+    "computes, in plain steps on as many samples (in plain) and in an equal share of what is "
+    "needed (work); what collectives leave on it, in copies of the parameters (of P); its memory",
     "step": "one cross-batch LNP measurement, in plain training steps: as timed (cost), as "
     "operations are counted (flops), what it adds to a run at the paper's schedule (paper); the "
     "rate of matrix products (TF/s), scratch memory against a plain step's (memory)",
@@ -64,6 +67,15 @@ def registry():
         f"memory-{model}-128": Benchmark("memory", (model, 32, 128), apart=True)
         for model in ("1.2M", "31.5M")
     }
+    simulated = {
+        f"simulated-7B{name}": Benchmark("simulated", ("7B", *arguments), apart=True)
+        for name, arguments in {
+            "": ("data=256", 1024, 4096, "loop"),
+            "-unrolled": ("data=256", 1024, 4096, "unrolled"),
+            "-64x4": ("data=64,model=4", 1024, 4096, "loop"),
+            "-1024": ("data=256", 4096, 1024, "loop"),
+        }.items()
+    }
     steps = {
         f"step-{model}-{length}": Benchmark("measured_step", (model, 32, length))
         for model in ("115K", "1.2M")
@@ -98,7 +110,7 @@ def registry():
         "compile-6": Benchmark("compile_cost", (6,)),
         "precision": Benchmark("precision"),
     }
-    return memory | steps | large_steps | kernels | lanczos | others | rivals
+    return memory | simulated | steps | large_steps | kernels | lanczos | others | rivals
 
 
 def reason_to_skip(benchmark, *, perspic, named):

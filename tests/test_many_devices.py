@@ -19,6 +19,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lnpjax
+from lnpjax.jacobian._contract import loss_status
+from lnpjax.pretraining.loss import cross_entropy
 
 EVERYWHERE = P(("data", "model"))
 CASE = measures.CASE
@@ -131,6 +133,20 @@ def check_work(mesh):
             assert sent <= max(num_samples * len(leaves), *(leaf.size for leaf in leaves))
 
 
+def check_checks(mesh):
+    """The checks of the loss take an eighth of the batch from every device; no outputs travel."""
+    rows = NamedSharding(mesh, P("data"))
+    outputs = jax.ShapeDtypeStruct((64, 4, 50), jnp.float32, sharding=rows)
+    targets = jax.ShapeDtypeStruct((64, 4), jnp.int32, sharding=rows)
+    loss = jax.jit(functools.partial(loss_status, cross_entropy)).lower(outputs, targets)
+    assert communicated(loss.compile()) <= {(1, "all-reduce")}
+    lnp = lnpjax.lnp(lambda weights, x: x * weights, cross_entropy, estimator=lnpjax.Exact())
+    whole = jax.ShapeDtypeStruct((4, 50), jnp.float32, sharding=NamedSharding(mesh, P()))
+    measured = jax.jit(lnp).lower(whole, (outputs, targets)).compile()
+    sent = max(size for size, _ in communicated(measured))
+    assert sent <= 2 * 4 * 50, sent  # two samples, whose company is compared, and the gradient
+
+
 FEW = ["lnp, microbatches", "gradient_spectra"]
 EVERY = list(measures.FACTORIES)
 CASES = {  # the measurements, whether with all else, the kind of mesh, and the layouts on it
@@ -148,6 +164,7 @@ def on_eight_devices(name):
         for kind, axis in kinds.items()
     }
     check_work(meshes["automatic"])
+    check_checks(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)))
     names, with_operators, layouts = CASES[name]
     run = measured(names, with_operators=with_operators)
     check_numbers(run, {layout: meshes[layout[0]] for layout in layouts})

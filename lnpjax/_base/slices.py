@@ -11,6 +11,33 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 
+def strided(tree: PyTree, num_samples: int, *, last: bool = False) -> PyTree:
+    """Take every n-th sample of a batch, so that there are at least that many.
+
+    A strided slice, not indices: those would gather the chosen samples of all devices on each.
+
+    Args:
+        tree: arrays with the samples along their first axis.
+        num_samples: how many to take at least; all, where there are fewer.
+        last: take the last sample and those n, 2n, ... before it, instead of the first and those
+            after it.
+
+    Example:
+        >>> strided(jnp.arange(10), 3), strided(jnp.arange(10), 3, last=True)
+        (Array([0, 3, 6, 9], dtype=int32), Array([0, 3, 6, 9], dtype=int32))
+        >>> strided(jnp.arange(6), 3), strided(jnp.arange(6), 3, last=True)
+        (Array([0, 2, 4], dtype=int32), Array([1, 3, 5], dtype=int32))
+    """
+
+    def take(leaf: Array) -> Array:
+        leaf = jnp.asarray(leaf)
+        stride = max(1, len(leaf) // num_samples)
+        start = (len(leaf) - 1) % stride if last else 0
+        return jax.lax.slice_in_dim(leaf, start, None, stride)
+
+    return jax.tree.map(take, tree)
+
+
 def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:
     """Cut arrays into slices ``(num_slices, size, ...)``, filled up with the last sample.
 

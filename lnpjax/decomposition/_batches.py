@@ -18,10 +18,11 @@ from lnpjax._base.checks import concrete
 from lnpjax._base.ordering import after
 from lnpjax._base.scaling import unit_of
 from lnpjax._base.shards import Shards
+from lnpjax._base.slices import strided
 from lnpjax.decomposition._estimators import Estimator
 from lnpjax.decomposition._squared_norm import Estimate, estimate_squared_norm
 from lnpjax.jacobian import ApplyFn, LossFn
-from lnpjax.jacobian._contract import check_mask, evenly_spread, sample_losses
+from lnpjax.jacobian._contract import check_mask, sample_losses
 from lnpjax.status import Status, flag
 
 
@@ -306,7 +307,7 @@ def _few(outputs: Float[Array, "batch ..."], rows: Rows) -> tuple[Float[Array, "
     the mean, it falls by sqrt(n). An eighth of the batch tells how large it is.
     """
     count = max(4, len(outputs) // 8)
-    few, targets, mask = evenly_spread((outputs, rows.targets, rows.mask), count)
+    few, targets, mask = strided((outputs, rows.targets, rows.mask), count)
     return few, dataclasses.replace(rows, targets=targets, mask=mask)
 
 

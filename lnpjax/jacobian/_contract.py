@@ -22,6 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 from lnpjax import parameters
 from lnpjax._base.checks import concrete, require
 from lnpjax._base.jaxprs import every_program
+from lnpjax._base.slices import strided
 from lnpjax.status import Status, describe_status, flag
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
@@ -478,7 +479,9 @@ def loss_status(
         ValueError: loss_fn: expected the mean over samples of what it gives for each, 0.0, ...
     """
     if isinstance(outputs, jax.core.Tracer):
-        outputs, targets = evenly_spread((outputs, targets), max(4, len(outputs) // 8))
+        # With the last sample: rows that only fill a batch up stand at its end.
+        count = max(4, len(outputs) // 8)
+        outputs, targets = strided((outputs, targets), count, last=True)
     losses = sample_losses(loss_fn, outputs, targets)
     whole, mean = loss_fn(outputs, targets), jnp.mean(losses)
     eps = compute_precision(loss_fn, outputs, targets)

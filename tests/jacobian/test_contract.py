@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,16 @@ def test_losses_that_are_no_means_are_refused_or_flagged(name):
     # What does not depend on the normalisation is that of the loss as it is.
     gradient = jax.jit(jax.grad(lambda w: loss_fn(linear(w, X), targets)))(W)
     assert np.allclose(out.delta_loss, jnp.sum(gradient**2), rtol=1e-5)
+
+
+def test_rows_at_the_end_that_do_not_count_are_found():
+    """Under `jit`, where an eighth of the batch is looked at."""
+    loss_fn, _ = NO_MEANS["mean over what counts"]
+    status = jax.jit(functools.partial(lnpjax.jacobian._contract.loss_status, loss_fn))
+    outputs, counted = jax.random.normal(KEY, (64, 1)), jnp.ones(64)
+    assert status(outputs, (counted, counted)) == Status.OK
+    padded = counted.at[-2:].set(0)
+    assert status(outputs, (counted, padded)) == Status.LOSS_NOT_A_MEAN
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
