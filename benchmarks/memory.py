@@ -35,14 +35,12 @@ import ctypes
 import gc
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 
 from benchmarks import measured_step, tables, timing
+from benchmarks.processes import found_by
 
 VARIANTS = ("plain step", "measured", "measured, closed forms", "stand-alone")
 MOST_RUNS = 3  # the peak is the same in every run but for the allocator's moods
@@ -85,21 +83,13 @@ def table(rows):
 
 def in_own_process(model_name, batch_size, length, variant, *, runs):
     """What `measure` finds in a fresh Python; unknown peaks where the device's memory ran out."""
-    arguments = [model_name, str(batch_size), str(length), variant, "--runs", str(runs)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", *arguments],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    if "RESOURCE_EXHAUSTED" in done.stderr:
-        unknown = {"peak_megabytes": math.nan, "planned_megabytes": math.nan}
-        return unknown | {"source": "allocator"}
-    raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stderr}")
+    arguments = (model_name, batch_size, length, variant, "--runs", runs)
+    try:
+        return found_by("memory", *arguments, XLA_PYTHON_CLIENT_PREALLOCATE="false")
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+    return {"peak_megabytes": math.nan, "planned_megabytes": math.nan, "source": "allocator"}
 
 
 def measure(model_name, batch_size, length, variant, *, runs):

@@ -33,10 +33,7 @@ import dataclasses
 import functools
 import importlib
 import importlib.metadata
-import json
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -47,6 +44,7 @@ import numpy as np
 import lnpjax
 from benchmarks import measured_step, tables
 from benchmarks.measured_step import cross_entropy
+from benchmarks.processes import found_by
 from benchmarks.rival_errors import (
     at,
     both,
@@ -244,17 +242,7 @@ def timed_functions(rival, work):
 
 def peak_in_own_process(side, model_name, batch_size, length, path):
     """What `rival_memory.peak` finds in a fresh Python, in megabytes."""
-    arguments = [side, model_name, str(batch_size), str(length), str(Path(path).resolve())]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.rival_memory", *arguments],
-        cwd=Path(__file__).parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return found_by("rival_memory", side, model_name, batch_size, length, Path(path).resolve())
 
 
 # Rows.

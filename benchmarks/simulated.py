@@ -30,10 +30,7 @@ import argparse
 import dataclasses
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -45,6 +42,7 @@ from jax.sharding import Mesh
 import lnpjax
 from benchmarks import programs, tables, timing
 from benchmarks.measured_step import cross_entropy, take_gradient
+from benchmarks.processes import found_by
 from lnpjax.kernel._costs import matmul_flops
 from lnpjax.models import Llama, LlamaConfig, split_llama
 from lnpjax.models.rotary import rotary_angles
@@ -281,17 +279,7 @@ def continued(few, more, num_layers):
 def in_own_process(*arguments, devices):
     """What `measure` finds in a Python with that many devices."""
     flags = os.environ.get("XLA_FLAGS", "") + " " + FLAGS.format(devices=devices)
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.simulated", *map(str, arguments)],
-        cwd=Path(__file__).parent.parent,
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(done.args)} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return found_by("simulated", *arguments, XLA_FLAGS=flags, JAX_PLATFORMS="cpu")
 
 
 def run(model, mesh_shape, batch_size, length, form, *, rounds):

@@ -1,4 +1,4 @@
-"""The figures of batch sizes, in the arrangement of Figs. 1, 2 and 6 to 10 of Spectral Lens."""
+"""The figures of batch sizes, in the arrangement of Figs. 1, 2, 6 to 10 and 18 of Spectral Lens."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ LINEAR = {"xscale": "linear", "yscale": "linear"}
 
 
 def draw(config: BatchSizeConfig, sweep: Sweep, folder: Path) -> None:
-    """Draw `losses.png`, `spectra.png` (Figs. 1a, 7), and `figure_2`, `_6`, `_8`, `_9`, `_10`.
+    """Draw `losses.png`, `spectra.png` (Figs. 1a, 7), and `figure_2`, `_6`, `_8` to `_10`, `_18`.
 
     Args:
         config: the size of the experiment.
@@ -52,6 +52,7 @@ def draw(config: BatchSizeConfig, sweep: Sweep, folder: Path) -> None:
     met = {name: target for name, target in targets.items() if target is not None}
     _draw_losses(config, runs, met, folder / "losses.png")
     _draw_matrices(config, runs, folder / "figure_6.png")
+    _draw_phases(config, runs, folder / "figure_18.png")
     if not met:
         return
     _draw_spectra(config, runs, met, folder / "spectra.png")
@@ -146,6 +147,21 @@ def _draw_matrices(config: BatchSizeConfig, runs: dict[str, list[RunSummary]], p
         plain_ticks(ax.xaxis)
     panels[0].legend(frameon=False, fontsize=8)
     figure.suptitle("Gradients of four matrices, as Fig. 6", fontweight="bold")
+    write_picture(figure, path)
+
+
+def _draw_phases(config: BatchSizeConfig, runs: dict[str, list[RunSummary]], path: Path) -> None:
+    figure, panels = _row_of(list(runs))
+    for ax, (name, of_variant) in zip(panels, runs.items(), strict=True):
+        for colour, size, run in _coloured(config, of_variant):
+            tokens, ranks = run.spectra_tokens(), run.series("activations", "rank_me")
+            ax.plot(tokens[tokens > 0], ranks[tokens > 0], "o-", color=colour, markersize=3,
+                    linewidth=1.2, label=f"B = {size}")  # fmt: skip
+        caption = f"activations of the last layer; seed {config.seeds[0]}"
+        dress(ax, Panel("rank", name, caption, "RankMe"), xlabel="tokens", yscale="linear")
+        plain_ticks(ax.xaxis)
+    panels[-1].legend(frameon=False, fontsize=8)
+    figure.suptitle("RankMe over training, as Fig. 18", fontweight="bold")
     write_picture(figure, path)
 
 

@@ -1,4 +1,4 @@
-"""Spectra of nanoGPT trained in batches of several sizes (section 3; B.3; D; E; Figs. 1, 2, 6-10).
+"""Spectra of nanoGPT in batches of several sizes (section 3; B.3; D; E; G; Figs. 1, 2, 6-10, 18).
 
 For every variant and batch size the rates are searched first by successive halving, around the
 paper's two centres (B.3) and beyond an edge at which the best one lies. The run with the rate that

@@ -36,7 +36,7 @@ def test_rows_of_the_sweep(smoke):
 
 def test_figures_and_claims_are_written(smoke):
     names = {path.name for path in (smoke.folder / "figures").iterdir()}
-    assert {"losses.png", "figure_6.png"} <= names
+    assert {"losses.png", "figure_6.png", "figure_18.png"} <= names
     verdicts = {claim.verdict for claim in smoke.judged if isinstance(claim, Claim)}
     assert verdicts == {"set-up short of the paper"}
 
