@@ -255,8 +255,10 @@ def _with_taps(
     places = [read for factoring in factorings.values() for read in factoring.reads]
     zeros = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval.dtype) for read in places]
     zeros, _ = vary_alike((zeros, trainable))
-    whole = jax.make_jaxpr(tapped(program, places))(jax.tree.leaves((trainable, sample)), zeros)
-    shapes = tap_shapes(whole.jaxpr, count)
+    whole, shapes = program, alone
+    if places:
+        whole = jax.make_jaxpr(tapped(program, places))(jax.tree.leaves((trainable, sample)), zeros)
+        shapes = tap_shapes(whole.jaxpr, count)
 
     def apply(
         subset: PyTree, norms: list[Array], sensitivities: list[Array], *, sample: PyTree
