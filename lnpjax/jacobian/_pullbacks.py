@@ -253,6 +253,8 @@ def _with_taps(
     alone = tap_shapes(program.jaxpr, count)
     factorings = cheap_factorings(program.jaxpr, [i for i in range(count) if i not in alone])
     places = [read for factoring in factorings.values() for read in factoring.reads]
+    if not alone and not places:
+        return _without_taps(apply_one, trainable, sample)
     zeros = [jnp.zeros(read.tap_shape, read.equation.outvars[0].aval.dtype) for read in places]
     zeros, _ = vary_alike((zeros, trainable))
     whole, shapes = program, alone
