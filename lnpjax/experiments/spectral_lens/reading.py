@@ -42,6 +42,17 @@ def lowest_common_target(sweep: Sweep, runs: Sequence[Mapping[str, Any]]) -> flo
     return min(shared, default=None)
 
 
+def shares(values: Float[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Return a spectrum as shares of its sum; one that is zero, as of outputs at zero, stays so.
+
+    Example:
+        >>> shares(np.array([3.0, 1.0])).tolist(), shares(np.zeros(2)).tolist()
+        ([0.75, 0.25], [0.0, 0.0])
+    """
+    total = values.sum()
+    return values / total if total > 0 else values
+
+
 def summary_of(sweep: Sweep, **run: Any) -> RunSummary:
     """Return a run as `lnpjax.comparison` takes it, with all of its spectra in their order."""
     rows = sweep.rows(kind="spectra", **run)

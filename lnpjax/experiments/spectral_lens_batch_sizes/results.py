@@ -17,7 +17,7 @@ from lnpjax.comparison import (
 )
 from lnpjax.experiments._harness.estimates import NUM_DRAWS, UNKNOWN, Uncertain
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens.reading import lowest_common_target, summary_of
+from lnpjax.experiments.spectral_lens.reading import lowest_common_target, shares, summary_of
 from lnpjax.experiments.spectral_lens.run_config import MLP_OUTPUT, OUTPUT
 from lnpjax.runs import RunSummary
 
@@ -133,8 +133,7 @@ def _at_target(run: RunSummary, target: float) -> Any:
 
 def spectrum_at(run: RunSummary, target: float, kind: Any) -> Float[np.ndarray, " k"]:
     """Return a spectrum where the target was met, as shares of its sum."""
-    values = np.asarray(_at_target(run, target).eigenvalues(kind), float)
-    return values / values.sum()
+    return shares(np.asarray(_at_target(run, target).eigenvalues(kind), float))
 
 
 def inefficiency(family: Family) -> Table:

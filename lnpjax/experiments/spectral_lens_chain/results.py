@@ -10,7 +10,7 @@ from jaxtyping import Float
 from lnpjax.comparison import tokens_to_target
 from lnpjax.experiments._harness.estimates import Groups
 from lnpjax.experiments._harness.sweep import Sweep
-from lnpjax.experiments.spectral_lens.reading import curve_of, lowest_common_target
+from lnpjax.experiments.spectral_lens.reading import curve_of, lowest_common_target, shares
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.models import LSWA_ADAM
 
@@ -140,7 +140,7 @@ def spectra_of(
     if not rows:
         return []
     stored = sweep.arrays(rows[0]["unit"])[f"{of}/{name}"]
-    measured = [(row, stored[row["index"]] / stored[row["index"]].sum()) for row in rows]
+    measured = [(row, shares(stored[row["index"]])) for row in rows]
     return sorted(measured, key=lambda pair: (pair[0]["tokens"], pair[0]["index"]))
 
 
