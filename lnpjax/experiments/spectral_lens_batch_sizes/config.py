@@ -103,8 +103,8 @@ class BatchSizeConfig(RunConfig):
         """Candidates for what the paper's rates are multiplied by (B.3).
 
         Example:
-            >>> BatchSizeConfig(multipliers=(1.0,)).rate_factors(32)
-            [2.0, 4.0]
+            >>> BatchSizeConfig(multipliers=(0.5, 1.0, 2.0)).rate_factors(32)
+            [1.0, 2.0, 4.0, 8.0]
         """
         return rate_candidates(batch_size / self.reference_batch_size, self.multipliers)
 
