@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -157,14 +158,15 @@ class BatchMeasure:
 
     def __call__(self, point: Point, rows: Rows) -> MeasuredBatch:
         """Return what a batch contributes."""
-        linearization = self.estimator.linearize(
-            self.apply_fn, point.params, rows.inputs, wrt=self.wrt
+        linearize = functools.partial(
+            self.estimator.linearize, self.apply_fn, point.params, rows.inputs, wrt=self.wrt
         )
+        linearization = linearize()
         outputs = linearization.outputs
         g = self.loss_gradient(outputs, rows)
 
-        def pulled_back() -> PyTree:
-            return self.shards.total(linearization.vjp(g.values))
+        def pulled_back(*, anew: bool = False) -> PyTree:
+            return self.shards.total((linearize() if anew else linearization).vjp(g.values))
 
         misfit = jnp.zeros((), g.unit.dtype)
         if rows.gradient is None:
@@ -325,19 +327,24 @@ def _masked_loss(
 
 
 def _misfit(
-    check: Bool[ArrayLike, ""], pulled_back: Callable[[], PyTree], gradient: PyTree
+    check: Bool[ArrayLike, ""], pulled_back: Callable[..., PyTree], gradient: PyTree
 ) -> Float[Array, ""]:
-    """Return how far a gradient is from what it should be, as a norm; zero if not to be checked."""
+    """Return how far a gradient is from what it should be, as a norm; zero if not to be checked.
 
-    def distance() -> Float[Array, ""]:
-        difference = jax.tree.map(jnp.subtract, parameters.widened(pulled_back()), gradient)
+    In a branch, it is made from a forward pass of its own: what a branch shares with what is around
+    it is kept at every step, whether the branch is taken or not.
+    """
+
+    def distance(*, anew: bool = False) -> Float[Array, ""]:
+        own = parameters.widened(pulled_back(anew=anew))
+        difference = jax.tree.map(jnp.subtract, own, gradient)
         return jnp.sqrt(jnp.sum(numerics.leaf_inner_products(difference, difference)))
 
     nothing = jnp.zeros((), numerics.accumulation_dtype())
     known = concrete(check)
     if known is not None:
         return distance() if known else nothing
-    return jax.lax.cond(check, distance, lambda: nothing)
+    return jax.lax.cond(check, lambda: distance(anew=True), lambda: nothing)
 
 
 def multiplied(array: Array, unit: Float[Array, ""]) -> Array:
