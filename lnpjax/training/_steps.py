@@ -141,8 +141,8 @@ class InstrumentedStep:
     def _checks_gradient(self, step: Any) -> Any:
         """Return whether a step checks the gradient that it hands over.
 
-        That costs what handing it over saves, so it is done at the start of windows 0, 1, 2, 4, 8,
-        and so on.
+        That costs a gradient, more than handing it over saves, so it is done at the start of
+        windows 0, 1, 2, 4, 8, and so on.
         """
         window = self.windows.window(step)
         return (window != self.windows.window(step - 1)) & ((window & (window - 1)) == 0)
