@@ -83,7 +83,8 @@ def _classifier(model_name, batch_size, image_size, dtype):
     return apply_fn, params, batch
 
 
-def _trained_by_adamw(apply_fn, split_model, params, batch):
+def adamw_step(apply_fn):
+    """The optimizer of the papers, and a training step that hands over its gradient."""
     optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.01)
 
     def train_step(state, batch):
@@ -95,6 +96,11 @@ def _trained_by_adamw(apply_fn, split_model, params, batch):
         state = (optax.apply_updates(params, updates), optimizer_state, step + 1)
         return state, {"loss": loss, "gradient": gradient}
 
+    return optimizer, train_step
+
+
+def _trained_by_adamw(apply_fn, split_model, params, batch):
+    optimizer, train_step = adamw_step(apply_fn)
     # Not step 0, at which a run checks the gradient that it hands over.
     state = (params, optimizer.init(params), jnp.int32(1))
     return Workload(apply_fn, split_model, train_step, state, batch(1), batch(2))

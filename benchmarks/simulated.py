@@ -35,13 +35,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 import lnpjax
 from benchmarks import programs, tables, timing
-from benchmarks.measured_step import cross_entropy, take_gradient
+from benchmarks.measured_step import adamw_step, cross_entropy, take_gradient
 from benchmarks.processes import found_by
 from lnpjax.kernel._costs import matmul_flops
 from lnpjax.models import Llama, LlamaConfig, split_llama
@@ -158,23 +157,12 @@ def looped_llama(config: LlamaConfig, gather: Callable) -> lnpjax.SplitModel:
 def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[str, Task]:
     """Return what is compiled, by name."""
     apply_fn, split_model, params, gathered = network
-    optimizer = optax.adamw(1e-3, b1=0.9, b2=0.95, weight_decay=0.01)
+    optimizer, train_step = adamw_step(lambda params, tokens: apply_fn(gathered(params), tokens))
     everywhere = replicated(mesh)
 
     def shapes_of_tokens(num_samples):
         shape = (num_samples, length)
         return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
-
-    def train_step(state, batch):
-        params, optimizer_state, step = state
-
-        def loss_of(params):
-            return cross_entropy(apply_fn(gathered(params), batch[0]), batch[1])
-
-        loss, gradient = jax.value_and_grad(loss_of)(params)
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-        state = (optax.apply_updates(params, updates), optimizer_state, step + 1)
-        return state, {"loss": loss, "gradient": gradient}
 
     def plain(state, batch):
         state, metrics = train_step(state, batch)

@@ -111,7 +111,6 @@ def entk_operator(
         >>> entk_operator(line, weights, test, inputs2=train)(solution)
         Array([[11.]], dtype=float32)
     """
-    check_batch(apply_fn, params, inputs)
     if inputs2 is not None:
         check_batch(apply_fn, params, inputs2, argument="inputs2")
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)

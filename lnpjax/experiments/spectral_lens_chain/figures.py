@@ -15,16 +15,14 @@ from lnpjax.experiments.spectral_lens_chain.claims import (
     ACTIVATION_LED,
     GRADIENT_LED,
     THROUGHPUT,
-    numbers_of,
+    chain_of,
 )
 from lnpjax.experiments.spectral_lens_chain.config import CHAIN, ChainConfig
 from lnpjax.experiments.spectral_lens_chain.results import (
     before,
     common_target,
     log_throughput,
-    log_tokens,
     spectra_of,
-    targets_of_changes,
 )
 from lnpjax.plotting._style import COLOURS, Panel, dress, new_figure, palette
 
@@ -91,11 +89,10 @@ def _draw_losses(config: ChainConfig, sweep: Sweep, path: Path) -> None:
 def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path) -> None:
     figure = new_figure((16, 5.4))
     gains, spectra, exponents = figure.subplots(1, 3)
-    numbers, speeds = numbers_of(config, sweep, target), log_throughput(config, sweep)
-    losses = targets_of_changes(config, sweep)
-    names = [name for name, loss in losses.items() if loss is not None]
+    chain, speeds = chain_of(config, sweep), log_throughput(config, sweep)
+    numbers, names = chain.common, list(chain.targets)
     places = np.arange(len(names))
-    token = [_tokens_saved(config, sweep, name, losses[name]) for name in names]
+    token = [chain.change("tokens", {name: -1.0}).value for name in names]
     speed = [speeds[name].mean() - speeds[before(name)].mean() for name in names]
     gains.barh(places - 0.2, token, 0.4, color=COLOURS[0], label="tokens")
     gains.barh(places + 0.2, speed, 0.4, color=COLOURS[1], label="throughput (this machine)")
@@ -103,7 +100,7 @@ def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path)
     panel = Panel("gains", "(a) What each change brought", "at the lowest loss of both sides; "
                   "positive is better", "")  # fmt: skip
     dress(gains, panel, xlabel="log gain over the variant before", **_linear())
-    gains.set_yticks(places, [f"{name}, {losses[name]:g}" for name in names], fontsize=8)
+    gains.set_yticks(places, [f"{name}, {chain.targets[name]:g}" for name in names], fontsize=8)
     gains.invert_yaxis()
     _legend(gains)
     for colour, variant in zip(palette(len(config.variants)), config.variants, strict=True):
@@ -128,12 +125,6 @@ def _draw_taxonomy(config: ChainConfig, sweep: Sweep, target: float, path: Path)
     _legend(exponents)
     figure.suptitle("Chain of variants, as Fig. 3 of Spectral Lens", fontweight="bold")
     write_picture(figure, path)
-
-
-def _tokens_saved(config: ChainConfig, sweep: Sweep, variant: str, loss: float | None) -> float:
-    assert loss is not None
-    tokens = log_tokens(config, sweep, loss)
-    return float(tokens[before(variant)].mean() - tokens[variant].mean())
 
 
 def _draw_atlas(config: ChainConfig, sweep: Sweep, variants: list[str], path: Path) -> None:
