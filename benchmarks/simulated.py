@@ -69,7 +69,8 @@ COMPILED_LAYERS = (2, 4)
 NUM_MATVECS = 4
 OUTPUTS = 2  # of the last position, of every sample, in the explicit kernel
 PLAIN, MEASURED, CLOSED = "plain step", "measured step", "measured step, closed forms"
-STEPS = (PLAIN, MEASURED, CLOSED)  # on the whole batch
+CHECKED = "measured step, checked"  # as the first one of windows 0, 1, 2, 4, 8, ...
+STEPS = (PLAIN, MEASURED, CLOSED, CHECKED)  # on the whole batch
 # Devices are simulated; machine code, which is not run, is made without care; and operations are
 # ordered for the least memory, not for the most that can run at once.
 FLAGS = (
@@ -168,10 +169,18 @@ def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[st
         state, metrics = train_step(state, batch)
         return state, metrics["loss"]
 
-    def measured(model):
+    def unchecked(model):
+        measure = lnpjax.lnp(model, cross_entropy)
+
+        def measure_alone(*arguments, key, gradient_a):
+            return measure(*arguments, key=key, gradient_a=gradient_a, check_gradient_a=False)
+
+        return measure_alone
+
+    def measured(measure):
         return lnpjax.instrument(
             train_step,
-            lnpjax.lnp(model, cross_entropy),
+            measure,
             lnpjax.Windows((0,), 2**30),
             params_of=lambda state: gathered(state[0]),
             step_of=lambda state: state[2],
@@ -201,8 +210,11 @@ def tasks(network: Network, mesh: Mesh, batch_size: int, length: int) -> dict[st
     step_and_batches, step_results = (state, batch, batch, key), (states, everywhere, everywhere)
     return {
         PLAIN: Task(plain, (state, batch), True, (states, everywhere)),
-        MEASURED: Task(measured(apply_fn), step_and_batches, True, step_results),
-        CLOSED: Task(measured(split_model), step_and_batches, True, step_results),
+        MEASURED: Task(measured(unchecked(apply_fn)), step_and_batches, True, step_results),
+        CLOSED: Task(measured(unchecked(split_model)), step_and_batches, True, step_results),
+        CHECKED: Task(
+            measured(lnpjax.lnp(apply_fn, cross_entropy)), step_and_batches, True, step_results
+        ),
         f"position distribution, {NUM_MATVECS} products": Task(
             position, (state[0], (few, few), key), False, everywhere
         ),

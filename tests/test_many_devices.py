@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import unittest.mock
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import lnpjax
+from lnpjax.jacobian import _linearize
 from lnpjax.jacobian._contract import loss_status
 from lnpjax.pretraining.loss import cross_entropy
 
@@ -147,6 +149,26 @@ def check_checks(mesh):
     assert sent <= 2 * 4 * 50, sent  # two samples, whose company is compared, and the gradient
 
 
+def check_products(mesh):
+    """A gradient within a product with Theta lies where the parameters do."""
+    layers, rows = (
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in (((16, 128, 128), P(None, "data")), ((8, 128), P("data")))
+    )
+
+    def product(layers, inputs):
+        return lnpjax.jacobian.linearize(looped, layers, inputs).ntk_vp(inputs)
+
+    def planned():
+        compiled = jax.jit(lambda *arguments: product(*arguments)).lower(layers, rows).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    spread = planned()
+    with unittest.mock.patch.object(_linearize, "shard_alike", lambda *trees: trees):
+        left_to_the_compiler = planned()
+    assert spread < 4 * layers.size <= left_to_the_compiler, (spread, left_to_the_compiler)
+
+
 FEW = ["lnp, microbatches", "gradient_spectra"]
 EVERY = list(measures.FACTORIES)
 CASES = {  # the measurements, whether with all else, the kind of mesh, and the layouts on it
@@ -164,7 +186,9 @@ def on_eight_devices(name):
         for kind, axis in kinds.items()
     }
     check_work(meshes["automatic"])
-    check_checks(jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,)))
+    by_data = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    check_checks(by_data)
+    check_products(by_data)
     names, with_operators, layouts = CASES[name]
     run = measured(names, with_operators=with_operators)
     check_numbers(run, {layout: meshes[layout[0]] for layout in layouts})

@@ -25,8 +25,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, PyTree
 
+from lnpjax._base.checks import concrete
 from lnpjax._base.meshes import on_any_mesh
 from lnpjax.status import Status
 
@@ -188,6 +190,32 @@ def vary_alike(tree: Tree) -> Tree:
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
     return jax.tree.map(vary, tree)
+
+
+def only_where(
+    condition: Bool[ArrayLike, ""], compute: Callable[[], Array], otherwise: Array, *, given: PyTree
+) -> Array:
+    """Compute an array where a condition holds, at its cost only there.
+
+    Args:
+        condition: known or not.
+        compute: gives the array.
+        otherwise: what to return where it does not hold, of the same shape and dtype.
+        given: what it is computed from, which says how it varies inside `jax.shard_map`.
+
+    Example:
+        >>> inverse = lambda x: only_where(x > 0, lambda: 1 / x, jnp.zeros(()), given=x)
+        >>> float(inverse(4.0)), float(jax.jit(inverse)(4.0)), float(inverse(0.0))
+        (0.25, 0.25, 0.0)
+    """
+
+    def varied(array: Array) -> Array:
+        return vary_alike((array, given))[0]
+
+    known = concrete(condition)
+    if known is not None:
+        return varied(compute() if known else otherwise)
+    return jax.lax.cond(condition, lambda: varied(compute()), lambda: varied(otherwise))
 
 
 def varying_axes(leaf: Any) -> frozenset[Any]:

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 from lnpjax import parameters, precision
 from lnpjax._base import numerics
 from lnpjax._base.checks import concrete
+from lnpjax._base.entry_points import only_where
 from lnpjax._base.ordering import after
 from lnpjax._base.scaling import unit_of
 from lnpjax._base.shards import Shards
@@ -334,17 +335,15 @@ def _misfit(
     In a branch, it is made from a forward pass of its own: what a branch shares with what is around
     it is kept at every step, whether the branch is taken or not.
     """
+    anew = concrete(check) is None
 
-    def distance(*, anew: bool = False) -> Float[Array, ""]:
+    def distance() -> Float[Array, ""]:
         own = parameters.widened(pulled_back(anew=anew))
         difference = jax.tree.map(jnp.subtract, own, gradient)
         return jnp.sqrt(jnp.sum(numerics.leaf_inner_products(difference, difference)))
 
     nothing = jnp.zeros((), numerics.accumulation_dtype())
-    known = concrete(check)
-    if known is not None:
-        return distance() if known else nothing
-    return jax.lax.cond(check, lambda: distance(anew=True), lambda: nothing)
+    return only_where(check, distance, nothing, given=gradient)
 
 
 def multiplied(array: Array, unit: Float[Array, ""]) -> Array:

@@ -99,7 +99,9 @@ class LNPMeasure:
                 be there, be `None`, or be left out.
             check_gradient_a: whether to compute that gradient all the same, and flag one that is
                 off by more than `GRADIENT_TOLERANCE`: clipped, decayed, scaled, drawn with dropout.
-                `instrument` asks for it once in each window.
+                Where it is not checked, samples are compared only if the program of the network
+                does not show that they do not interact. `instrument` checks at the start of some
+                windows.
             params_after: the parameters after the update, with or without frozen leaves; fills
                 `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
@@ -258,7 +260,12 @@ class LNPMeasure:
         status = on_a.jacobian.status | read.jacobian.status
         if self.estimator.per_sample:
             watched = [rows.inputs for rows in (rows_a, rows_b) if rows is not None]
-            status |= check_interaction(self.apply_fn, point.params, *after(watched, read.done))
+            status |= check_interaction(
+                self.apply_fn,
+                point.params,
+                *after(watched, read.done),
+                confirm=True if rows_a.gradient is None else rows_a.check_gradient,
+            )
 
         products = numerics.leaf_inner_products(
             read.gradient, on_a.gradient, weights=point.preconditioner

@@ -23,12 +23,13 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
 from lnpjax._base.checks import concrete
-from lnpjax._base.entry_points import vary_alike
+from lnpjax._base.entry_points import only_where, vary_alike
 from lnpjax._base.independence import keeps_samples_apart
 from lnpjax.jacobian._contract import (
     ApplyFn,
@@ -47,13 +48,16 @@ NUM_COMPARED = 2
 Tree = TypeVar("Tree")
 
 
-def check_interaction(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> Int[Array, ""]:
+def check_interaction(
+    apply_fn: ApplyFn, params: PyTree, *batches: PyTree, confirm: Bool[ArrayLike, ""] = True
+) -> Int[Array, ""]:
     """Flag a network whose samples interact, or refuse it where that is known.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
         params: any pytree.
         *batches: inputs of each batch that is measured.
+        confirm: as in `samples_interact`.
 
     Returns:
         `Status.SAMPLES_INTERACT` or zero; see `void_where_interacting`.
@@ -68,7 +72,8 @@ def check_interaction(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> In
         >>> int(jax.jit(lambda x: check_interaction(centred, 0.0, x))(jnp.arange(4.0)[:, None]))
         8
     """
-    return interaction_status("apply_fn", samples_interact(apply_fn, params, *batches))
+    differ = samples_interact(apply_fn, params, *batches, confirm=confirm)
+    return interaction_status("apply_fn", differ)
 
 
 def void_where_interacting(numbers: Tree, status: Int[Array, ""]) -> Tree:
@@ -91,13 +96,17 @@ def void_where_interacting(numbers: Tree, status: Int[Array, ""]) -> Tree:
     return jax.tree.map(void, numbers)
 
 
-def samples_interact(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> Bool[Array, ""]:
+def samples_interact(
+    apply_fn: ApplyFn, params: PyTree, *batches: PyTree, confirm: Bool[ArrayLike, ""] = True
+) -> Bool[Array, ""]:
     """Tell whether outputs, or their Jacobian, depend on the company of a sample in its batch.
 
     Args:
         apply_fn: ``apply_fn(params, inputs) -> outputs (B, ...)``.
         params: any pytree.
         *batches: inputs of each batch that is measured.
+        confirm: whether to compare some samples also where the program shows that they are kept
+            apart. All devices compute these samples, whatever their share of the batch.
 
     Returns:
         A boolean array of shape (). False for batches of one. Rows that are not finite say nothing.
@@ -114,8 +123,15 @@ def samples_interact(apply_fn: ApplyFn, params: PyTree, *batches: PyTree) -> Boo
     if doubtful:
         differ = [_jacobians_differ(apply_fn, params, inputs) for inputs in doubtful]
     else:
-        largest = max(batches, key=_num_samples)
-        differ = [_values_differ(apply_fn, params, evenly_spread(largest, NUM_COMPARED))]
+        few = evenly_spread(max(batches, key=_num_samples), NUM_COMPARED)
+        differ = [
+            only_where(
+                confirm,
+                lambda: _values_differ(apply_fn, params, few),
+                jnp.array(False),
+                given=(params, few),
+            )
+        ]
     return jnp.any(jnp.stack(differ))
 
 

@@ -21,6 +21,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float, Int, PyTree
 
 from lnpjax import parameters
@@ -50,10 +51,18 @@ class BatchLinearization(Protocol):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Linearization:
-    """J at one batch: see `linearize`. A pytree, so it can be returned from `jit`."""
+    """J at one batch: see `linearize`. A pytree, so it can be returned from `jit`.
+
+    Attributes:
+        outputs: of the network.
+        pullback: from cotangents of the outputs to gradients.
+        trainable: the parameters that J is taken in.
+        preconditioner: the diagonal of P; `None` for the identity.
+    """
 
     outputs: Float[Array, "batch ..."]
     pullback: Pullback
+    trainable: PyTree
     preconditioner: PyTree | None = None
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
@@ -111,7 +120,18 @@ class Linearization:
 
         Theta is the empirical NTK of *Spectral Reach*, eq. 5. Cost: about 4/3 gradients.
         """
-        return self.jvp(precondition(self.vjp(vector), self.preconditioner))
+        return self.jvp(self.weighted_vjp(vector))
+
+    def weighted_vjp(self, vector: Float[Array, "batch ..."]) -> PyTree:
+        """Return ``P J^T vector``, as the second half of a product with J P J^T needs it.
+
+        Devices hold the parts of it that they hold of the parameters. Left to the compiler, all of
+        it would lie on each of them while it waits for the product with J.
+        """
+        gradient = self.vjp(vector)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gradient)):
+            gradient, _ = shard_alike(gradient, self.trainable)
+        return precondition(gradient, self.preconditioner)
 
 
 def linearize(
@@ -158,7 +178,7 @@ def linearize(
     outputs, pullback = jax.vjp(
         lambda subset: apply_fn(parameters.combine(subset, frozen), inputs), trainable
     )
-    return Linearization(outputs, pullback, preconditioner)
+    return Linearization(outputs, pullback, trainable, preconditioner)
 
 
 @dataclasses.dataclass(frozen=True)

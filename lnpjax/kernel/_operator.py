@@ -14,7 +14,6 @@ from lnpjax._base.entry_points import entry_point
 from lnpjax.jacobian import ApplyFn, Linearization, OutputSubset, linearize
 from lnpjax.jacobian._contract import check_batch
 from lnpjax.jacobian._outputs import restrict
-from lnpjax.jacobian._preconditioners import fit_preconditioner, precondition
 
 
 @jax.tree_util.register_dataclass
@@ -25,12 +24,10 @@ class EntkOperator:
     Attributes:
         left: the network, linearised at the first batch.
         right: at the second one.
-        preconditioner: the diagonal of P; `None` for the identity.
     """
 
     left: Linearization
     right: Linearization
-    preconditioner: PyTree | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -40,7 +37,7 @@ class EntkOperator:
     @property
     def T(self) -> EntkOperator:
         """The transpose, ``J_2 P J_1^T``."""
-        return EntkOperator(self.right, self.left, self.preconditioner)
+        return EntkOperator(self.right, self.left)
 
     @entry_point
     def __call__(self, vector: Float[Array, "n2 ..."]) -> Float[Array, "n1 ..."]:
@@ -63,7 +60,7 @@ class EntkOperator:
             got=vector.shape,
         )
         with jax.default_matmul_precision("highest"):
-            return self.left.jvp(precondition(self.right.vjp(vector), self.preconditioner))
+            return self.left.jvp(self.right.weighted_vjp(vector))
 
 
 @entry_point
@@ -114,14 +111,17 @@ def entk_operator(
     if inputs2 is not None:
         check_batch(apply_fn, params, inputs2, argument="inputs2")
     network = apply_fn if outputs is None else restrict(apply_fn, outputs)
-    preconditioner, _ = fit_preconditioner(preconditioner, parameters.partition(params, wrt)[0])
-    with jax.default_matmul_precision("highest"):
-        left = linearize(network, params, inputs, wrt=wrt)
-        right = left if inputs2 is None else linearize(network, params, inputs2, wrt=wrt)
+
+    def at(batch: PyTree) -> Linearization:
+        with jax.default_matmul_precision("highest"):
+            return linearize(network, params, batch, wrt=wrt, preconditioner=preconditioner)
+
+    left = at(inputs)
+    right = left if inputs2 is None else at(inputs2)
     require(
         left.outputs.shape[1:] == right.outputs.shape[1:],
         "inputs2",
         expected=f"samples with outputs of shape {left.outputs.shape[1:]}, as those of inputs",
         got=right.outputs.shape[1:],
     )
-    return EntkOperator(left, right, preconditioner)
+    return EntkOperator(left, right)

@@ -104,6 +104,27 @@ def test_the_gradient_of_all_parts_is_that_of_the_whole_batch(x64):
 
 
 @several
+def test_a_gradient_that_is_handed_over_is_checked_where_that_is_asked_for(x64):
+    """As `instrument` asks: the condition is known to the compiled program alone."""
+    params, batch_a, batch_b = setting()
+    own = jax.grad(lambda params: loss_fn(apply_fn(params, batch_a[0]), batch_a[1]))(params)
+    measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")
+
+    def status(scale, check):
+        def measured(given, batch_a, batch_b):
+            params, gradient, check = given
+            return measure(
+                params, batch_a, batch_b, gradient_a=gradient, check_gradient_a=check
+            ).status
+
+        gradient = jax.tree.map(lambda leaf: scale * leaf, own)
+        return int(sharded(measured)((params, gradient, jnp.array(check)), batch_a, batch_b))
+
+    misfit = int(lnpjax.Status.GRADIENT_MISFIT)
+    assert [status(1.0, True), status(1.0, False), status(1.2, True)] == [0, 0, misfit]
+
+
+@several
 def test_under_pmap(x64):
     params, batch_a, batch_b = setting()
     measure = lnpjax.lnp(apply_fn, loss_fn, estimator=lnpjax.Exact(), axis_name="data")

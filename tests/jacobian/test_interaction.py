@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, GlobalHutchinson, Hutchinson, Status, describe_status
-from lnpjax._base.jaxprs import every_program
+from lnpjax._base.jaxprs import every_program, subprograms
 from lnpjax.jacobian._interaction import samples_interact
 
 REMEDY = "apply_fn: .*inference mode.*dropout off.*capacity limits.*GlobalHutchinson"
@@ -279,6 +280,60 @@ def test_a_leaf_that_only_holds_rounding_is_not_interaction():
 
     inputs = jax.random.normal(jax.random.key(1), (6, 7, 8))
     assert not jax.jit(samples_interact, static_argnums=0)(apply_fn, params, inputs)
+
+
+def products_outside_of_branches(program):
+    """How many matrix products a program computes whatever the conditions say."""
+    return sum(
+        1
+        if equation.primitive.name == "dot_general"
+        else sum(
+            products_outside_of_branches(part.jaxpr)
+            for part in subprograms(equation)
+            if equation.primitive.name != "cond"
+        )
+        for equation in program.eqns
+    )
+
+
+def test_what_the_program_shows_is_confirmed_where_that_is_asked_for():
+    def program_of(apply_fn, confirm):
+        def check(w, x, confirm):
+            return samples_interact(apply_fn, w, x, confirm=confirm)
+
+        known = isinstance(confirm, bool)
+        function = functools.partial(check, confirm=confirm) if known else check
+        arguments = (jnp.ones((3, 2)), jnp.ones((4, 3)), *(() if known else (confirm,)))
+        return jax.make_jaxpr(function)(*arguments).jaxpr
+
+    def clear(w, x):
+        return jnp.tanh(x @ w)
+
+    def doubtful(w, x):
+        return jnp.flip(jnp.flip(x @ w, 0), 0)
+
+    def products(apply_fn, confirm):
+        return products_outside_of_branches(program_of(apply_fn, confirm))
+
+    assert products(clear, True) == 2  # together, and alone
+    assert products(clear, False) == products(clear, jnp.array(True)) == 0
+    assert products(doubtful, False) == products(doubtful, True) > 2
+
+
+@pytest.mark.parametrize("confirm", [False, True])
+def test_a_network_that_its_program_does_not_clear_is_compared_in_any_case(confirm):
+    case = zoo.live_dropout()
+    gradient = jax.tree.map(jnp.zeros_like, case.params)
+    measure = jax.jit(lnpjax.lnp(case.apply_fn, case.loss_fn))
+    out = measure(
+        case.params,
+        case.batch_a,
+        case.batch_b,
+        key=jax.random.key(0),
+        gradient_a=gradient,
+        check_gradient_a=confirm,
+    )
+    assert int(out.status) & Status.SAMPLES_INTERACT
 
 
 @pytest.mark.parametrize("gated", [False, True], ids=["values", "jacobians"])
