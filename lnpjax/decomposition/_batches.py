@@ -106,7 +106,7 @@ class MeasuredBatch:
     @property
     def done(self) -> PyTree:
         """What is computed last; see `lnpjax._base.ordering`."""
-        return self.gradient, self.jacobian.value
+        return self.gradient, self.jacobian.value, self.misfit
 
 
 class LossGradient(NamedTuple):
@@ -160,31 +160,41 @@ class BatchMeasure:
     def __call__(self, point: Point, rows: Rows) -> MeasuredBatch:
         """Return what a batch contributes."""
         linearize = functools.partial(
-            self.estimator.linearize, self.apply_fn, point.params, rows.inputs, wrt=self.wrt
+            self.estimator.linearize, self.apply_fn, point.params, wrt=self.wrt
         )
-        linearization = linearize()
+        linearization = linearize(rows.inputs)
         outputs = linearization.outputs
         g = self.loss_gradient(outputs, rows)
-
-        def pulled_back(*, anew: bool = False) -> PyTree:
-            return self.shards.total((linearize() if anew else linearization).vjp(g.values))
-
-        misfit = jnp.zeros((), g.unit.dtype)
         if rows.gradient is None:
-            gradient = pulled_back()
+            gradient = self.shards.total(linearization.vjp(g.values))
         else:
             gradient = jax.tree.map(lambda leaf: _divided(leaf, g.unit), rows.gradient)
-            misfit = _misfit(rows.check_gradient, pulled_back, gradient)
         valid = check_mask("mask", rows.mask, len(outputs))
         jacobian = estimate_squared_norm(
             linearization,
             self.estimator,
             point.members,
-            key=after(rows.key, g.scale, gradient, misfit),
+            key=after(rows.key, g.scale, gradient),
             mask=valid,
             preconditioner=point.preconditioner,
             shards=self.shards,
         )
+
+        def distance() -> Float[Array, ""]:
+            # In a branch from a forward pass of its own, once the norms are done: what a branch
+            # shares with what is around it is kept at every step, whether it is taken or not.
+            again, own = linearization, g
+            if concrete(rows.check_gradient) is None:
+                again = linearize(after(rows.inputs, jacobian.value))
+                own = self.loss_gradient(again.outputs, rows)
+            anew = parameters.widened(self.shards.total(again.vjp(own.values)))
+            difference = jax.tree.map(jnp.subtract, anew, gradient)
+            squares = numerics.leaf_inner_products(difference, difference)
+            return jnp.sqrt(jnp.sum(squares)) * (own.unit / g.unit)
+
+        misfit = jnp.zeros((), numerics.accumulation_dtype())
+        if rows.gradient is not None:
+            misfit = only_where(rows.check_gradient, distance, misfit, given=gradient)
         num_samples = self.shards.total(jnp.sum(valid).astype(numerics.accumulation_dtype()))
         few, few_rows = _few(outputs, rows)
         return MeasuredBatch(
@@ -325,25 +335,6 @@ def _masked_loss(
         return jnp.sum(jnp.where(mask, losses, 0)) / count
 
     return loss
-
-
-def _misfit(
-    check: Bool[ArrayLike, ""], pulled_back: Callable[..., PyTree], gradient: PyTree
-) -> Float[Array, ""]:
-    """Return how far a gradient is from what it should be, as a norm; zero if not to be checked.
-
-    In a branch, it is made from a forward pass of its own: what a branch shares with what is around
-    it is kept at every step, whether the branch is taken or not.
-    """
-    anew = concrete(check) is None
-
-    def distance() -> Float[Array, ""]:
-        own = parameters.widened(pulled_back(anew=anew))
-        difference = jax.tree.map(jnp.subtract, own, gradient)
-        return jnp.sqrt(jnp.sum(numerics.leaf_inner_products(difference, difference)))
-
-    nothing = jnp.zeros((), numerics.accumulation_dtype())
-    return only_where(check, distance, nothing, given=gradient)
 
 
 def multiplied(array: Array, unit: Float[Array, ""]) -> Array:
