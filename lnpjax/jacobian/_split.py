@@ -33,6 +33,8 @@ from lnpjax.jacobian._linearize import SampleLinearization, linearize_samples
 from lnpjax.jacobian._pullbacks import Norms
 
 Body = Callable[[PyTree, Array], Array]
+ROOT_BLOCK = 128
+"""So many columns of a root are made at once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +208,8 @@ class SplitLinearization:
 def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
     """Return a lower triangular L with ``L L^T = matrix``, for a positive semi-definite matrix.
 
-    Cholesky's method, column by column, leaving out columns whose pivot is zero up to rounding.
+    Cholesky's method, leaving out columns whose pivot is zero up to rounding; by blocks of columns,
+    so that what lies spread over devices is brought together once for each block.
     `jnp.linalg` would call LAPACK, whose threads go on spinning and slow down what follows on a CPU
     with few cores.
 
@@ -218,18 +221,42 @@ def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
         Array([[2., 0.],
                [1., 0.]], dtype=float32)
     """
-    negligible = numerics.rounding_floor(jnp.max(jnp.diagonal(matrix)), len(matrix))
+    size, block = len(matrix), min(ROOT_BLOCK, len(matrix))
+    negligible = numerics.rounding_floor(jnp.max(jnp.diagonal(matrix)), size)
+    missing = -size % block  # zeros, whose pivots are left out
+    matrix = jnp.pad(matrix, (0, missing))
 
     def eliminate(
-        index: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
+        number: Int[Array, ""], carry: tuple[Float[Array, "n n"], Float[Array, "n n"]]
     ) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
         rest, root = carry
-        pivot = rest[index, index]
-        below = jnp.where(jnp.arange(len(matrix)) >= index, rest[:, index], 0)
-        column = jnp.where(pivot > negligible, below / jnp.sqrt(jnp.maximum(pivot, negligible)), 0)
-        return rest - jnp.outer(column, column), root.at[:, index].set(column)
+        first = number * block
+        columns = jax.lax.dynamic_slice_in_dim(rest, first, block, axis=1)
+        columns = _eliminated(columns, first, negligible)
+        rest = rest - jnp.matmul(columns, columns.T, precision="highest")
+        return rest, jax.lax.dynamic_update_slice_in_dim(root, columns, first, axis=1)
 
-    return jax.lax.fori_loop(0, len(matrix), eliminate, (matrix, jnp.zeros_like(matrix)))[1]
+    carry = matrix, jnp.zeros_like(matrix)
+    return jax.lax.fori_loop(0, len(matrix) // block, eliminate, carry)[1][:size, :size]
+
+
+def _eliminated(
+    columns: Float[Array, "n block"], first: Int[Array, ""], negligible: Float[Array, ""]
+) -> Float[Array, "n block"]:
+    """Return the next columns of a root, from those of what is left of the matrix."""
+    size, block = columns.shape
+
+    def eliminate(
+        index: Int[Array, ""], carry: tuple[Float[Array, "n block"], Float[Array, "n block"]]
+    ) -> tuple[Float[Array, "n block"], Float[Array, "n block"]]:
+        rest, root = carry
+        pivot = rest[first + index, index]
+        below = jnp.where(jnp.arange(size) >= first + index, rest[:, index], 0)
+        column = jnp.where(pivot > negligible, below / jnp.sqrt(jnp.maximum(pivot, negligible)), 0)
+        own = jax.lax.dynamic_slice_in_dim(column, first, block)
+        return rest - jnp.outer(column, own), root.at[:, index].set(column)
+
+    return jax.lax.fori_loop(0, block, eliminate, (columns, jnp.zeros_like(columns)))[1]
 
 
 def _kernel_norm(

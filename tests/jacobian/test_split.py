@@ -13,9 +13,10 @@ import zoo
 
 import lnpjax
 from lnpjax import Exact, Hutchinson, SplitModel
-from lnpjax.jacobian._split import semidefinite_root
+from lnpjax.jacobian._split import ROOT_BLOCK, semidefinite_root
 
 OUTER = ("table", "kernel")
+LARGE = ROOT_BLOCK + 30
 
 
 def split_case(positions=(5,)):
@@ -203,14 +204,14 @@ def test_llama_splits_itself(x64):
     assert not isinstance(split_llama(tied)[0], SplitModel)
 
 
-@pytest.mark.parametrize("rank", [6, 3, 0])
-def test_semidefinite_root(x64, rank):
-    half = jax.random.normal(jax.random.key(9), (6, rank))
+@pytest.mark.parametrize(("size", "rank"), [(6, 6), (6, 3), (6, 0), (LARGE, LARGE), (LARGE, 50)])
+def test_semidefinite_root(x64, size, rank):
+    half = jax.random.normal(jax.random.key(9), (size, rank))
     matrix = half @ half.T
     root = semidefinite_root(matrix)
     np.testing.assert_allclose(root @ root.T, matrix, atol=1e-12)
     np.testing.assert_array_equal(root, np.tril(root))
-    if rank == 6:
+    if rank == size:
         np.testing.assert_allclose(root, np.linalg.cholesky(matrix), atol=1e-12)
 
 
