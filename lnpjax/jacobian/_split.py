@@ -33,7 +33,7 @@ from lnpjax.jacobian._linearize import SampleLinearization, linearize_samples
 from lnpjax.jacobian._pullbacks import Norms
 
 Body = Callable[[PyTree, Array], Array]
-ROOT_BLOCK = 128
+ROOT_BLOCK = 16
 """So many columns of a root are made at once."""
 
 
