@@ -230,6 +230,20 @@ def test_each_device_computes_the_blocks_of_its_samples(x64):
 
 
 @several
+@pytest.mark.parametrize("options", KERNELS.values(), ids=KERNELS)
+def test_rows_under_pmap(x64, options):
+    """Where JAX does not keep track of what differs between devices."""
+    params, (inputs, _), (inputs2, _) = setting()
+    parts = inputs.reshape(NUM_DEVICES, -1, *inputs.shape[1:])
+    parts2 = inputs2.reshape(NUM_DEVICES, -1, *inputs2.shape[1:])
+    rows, whole = kernel_of("data", **options), kernel_of(**options)
+    of_parts = jax.pmap(rows, axis_name="data", in_axes=(None, 0))(params, parts)
+    np.testing.assert_allclose(np.concatenate(of_parts), whole(params, inputs), rtol=1e-11)
+    of_parts = jax.pmap(rows, axis_name="data", in_axes=(None, 0, 0))(params, parts, parts2)
+    np.testing.assert_allclose(np.concatenate(of_parts), whole(params, inputs, inputs2), rtol=1e-11)
+
+
+@several
 @pytest.mark.parametrize("method", ["structured", "contraction"])
 def test_no_device_fills_in_the_rows_of_another(method):
     """Pairs of rows cost most here; the other factors are made on every device."""
