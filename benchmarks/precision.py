@@ -19,7 +19,7 @@ import lnpjax
 from benchmarks.measured_step import cross_entropy
 from lnpjax import precision
 from lnpjax._base import numerics as parameters
-from lnpjax.jacobian import _contract as contract
+from lnpjax.jacobian._rounding import compute_precision
 from lnpjax.models import Llama, LlamaConfig
 
 QUANTITIES = ("loss_a", "chi_loss", "chi_net", "delta_loss", "chi_pos", "gradient norm")
@@ -147,7 +147,7 @@ def measurement(apply_fn_of, loss_fn, dtype):
         return norm, noise, sensitivity
 
     def everything(params, batch_a, batch_b, key):
-        eps = contract.compute_precision(apply_fn, params, batch_a[0])
+        eps = compute_precision(apply_fn, params, batch_a[0])
         out = measure(params, batch_a, batch_b, key=key)
         squared_norm = out.chi_net * len(batch_a[0])
         norm_a, noise_a, sensitivity = side(params, batch_a, squared_norm, eps)

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import lnpjax
 from lnpjax.jacobian import _linearize
-from lnpjax.jacobian._contract import loss_status
+from lnpjax.jacobian._losses import loss_status
 from lnpjax.pretraining.loss import cross_entropy
 
 EVERYWHERE = P(("data", "model"))

@@ -12,7 +12,7 @@ import lnpjax
 from lnpjax import Status, describe_status, precision
 from lnpjax._base import numerics as parameters
 from lnpjax._base.numerics import leaf_inner_products
-from lnpjax.jacobian import _contract as contract
+from lnpjax.jacobian._rounding import compute_precision
 
 SAMPLES, FEATURES, OUTPUTS = 32, 16, 8
 UNIT = {"bfloat16": 2.0**-8, "float32": 2.0**-24}
@@ -38,7 +38,7 @@ def measured(dtype, inputs, cotangents_a, cotangents_b):
     apply_fn, weights = linear_model(dtype), jnp.zeros((FEATURES, OUTPUTS))
     inputs = jnp.asarray(inputs, jnp.float32)
     outputs, pullback = jax.vjp(lambda w: apply_fn(w, inputs), weights)
-    eps = contract.compute_precision(apply_fn, weights, inputs)
+    eps = compute_precision(apply_fn, weights, inputs)
     gradients, norms, noises = [], [], []
     for cotangents in (cotangents_a, cotangents_b):
         gradient = pullback(jnp.asarray(cotangents, outputs.dtype))[0]
@@ -62,13 +62,13 @@ def measured(dtype, inputs, cotangents_a, cotangents_b):
 def test_precision_is_that_of_the_coarsest_step(dtype):
     weights, inputs = jnp.zeros((3, 2)), jnp.zeros((4, 3))
     hidden_inside = jax.jit(lambda w, x: linear_model(dtype)(w, x).astype("float32"))
-    assert contract.compute_precision(hidden_inside, weights, inputs) == jnp.finfo(dtype).eps
+    assert compute_precision(hidden_inside, weights, inputs) == jnp.finfo(dtype).eps
 
 
 @pytest.mark.usefixtures("x64")
 def test_precision_of_float64():
     weights, inputs = np.zeros((3, 2)), np.zeros((4, 3))
-    assert contract.compute_precision(lambda w, x: x @ w, weights, inputs) == 2.0**-52
+    assert compute_precision(lambda w, x: x @ w, weights, inputs) == 2.0**-52
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -137,7 +137,7 @@ def test_sensitivity_needs_no_forward_mode():
 @pytest.mark.parametrize("name", ["mlp", "tied_embeddings"])
 def test_healthy_float32_is_far_from_the_flag(name):
     case = zoo.build(name)
-    eps = contract.compute_precision(case.apply_fn, case.params, case.batch_a[0])
+    eps = compute_precision(case.apply_fn, case.params, case.batch_a[0])
     assert eps == 2.0**-23
 
     @jax.jit

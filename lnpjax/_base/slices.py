@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 
@@ -36,6 +37,18 @@ def strided(tree: PyTree, num_samples: int, *, last: bool = False) -> PyTree:
         return jax.lax.slice_in_dim(leaf, start, None, stride)
 
     return jax.tree.map(take, tree)
+
+
+def evenly_spread(tree: PyTree, num_samples: int) -> PyTree:
+    """Take some samples of a batch, the first and the last among them.
+
+    Example:
+        >>> evenly_spread(jnp.arange(9), 3)
+        Array([0, 4, 8], dtype=int32)
+    """
+    total = jnp.shape(jax.tree.leaves(tree)[0])[0]
+    chosen = np.linspace(0, total - 1, min(total, num_samples)).round().astype(int)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], tree)
 
 
 def sliced(tree: PyTree, num_slices: int, size: int) -> PyTree:

@@ -24,7 +24,8 @@ from lnpjax._base.slices import strided
 from lnpjax.decomposition._estimators import Estimator
 from lnpjax.decomposition._squared_norm import Estimate, estimate_squared_norm
 from lnpjax.jacobian import ApplyFn, LossFn
-from lnpjax.jacobian._contract import check_mask, sample_losses
+from lnpjax.jacobian._losses import sample_losses
+from lnpjax.jacobian._masks import check_mask
 from lnpjax.status import Status, flag
 
 

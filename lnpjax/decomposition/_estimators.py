@@ -21,12 +21,12 @@ from lnpjax._base import numerics
 from lnpjax._base.checks import check_count, check_key, require
 from lnpjax.decomposition._chosen import ChosenSamples, choose, chosen_rows
 from lnpjax.jacobian import ApplyFn, Linearization, SplitModel, linearize
-from lnpjax.jacobian._contract import by_row
 from lnpjax.jacobian._linearize import (
     MicrobatchedLinearization,
     SampleLinearization,
     linearize_samples,
 )
+from lnpjax.jacobian._masks import by_row
 from lnpjax.jacobian._probes import for_each_probe, rademacher, sample_keys
 from lnpjax.jacobian._pullbacks import Norms
 from lnpjax.jacobian._split import SplitLinearization, linearize_split

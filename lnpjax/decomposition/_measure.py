@@ -39,17 +39,12 @@ from lnpjax.decomposition._estimators import (
     check_estimator_key,
 )
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
-from lnpjax.jacobian._contract import (
-    as_mask,
-    check_mask,
-    check_training_batch,
-    compute_precision,
-    fill_masked,
-    loss_status,
-    with_state,
-)
+from lnpjax.jacobian._contract import check_training_batch, with_state
 from lnpjax.jacobian._interaction import check_interaction
+from lnpjax.jacobian._losses import loss_status
+from lnpjax.jacobian._masks import as_mask, check_mask, fill_masked
 from lnpjax.jacobian._preconditioners import fit_preconditioner
+from lnpjax.jacobian._rounding import compute_precision
 from lnpjax.status import Status
 
 Normalization: TypeAlias = Literal["sample", "token"] | None

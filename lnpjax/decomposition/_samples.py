@@ -16,12 +16,8 @@ from lnpjax._base.printing import result
 from lnpjax.decomposition._estimators import Estimator, Hutchinson, check_estimator
 from lnpjax.decomposition._squared_norm import squared_jacobian_norm
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
-from lnpjax.jacobian._contract import (
-    check_training_batch,
-    loss_status,
-    sample_losses,
-    with_state,
-)
+from lnpjax.jacobian._contract import check_training_batch, with_state
+from lnpjax.jacobian._losses import loss_status, sample_losses
 from lnpjax.status import Status, flag
 
 

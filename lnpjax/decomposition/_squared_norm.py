@@ -24,9 +24,10 @@ from lnpjax.decomposition._estimators import (
     probed_rows,
 )
 from lnpjax.jacobian import ApplyFn
-from lnpjax.jacobian._contract import check_batch, check_mask, fill_masked
+from lnpjax.jacobian._contract import check_batch
 from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
 from lnpjax.jacobian._linearize import BatchLinearization
+from lnpjax.jacobian._masks import check_mask, fill_masked
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.jacobian._probe_noise import ProbeNoise, degrees_of_freedom, probe_noise
 from lnpjax.status import Status, flag

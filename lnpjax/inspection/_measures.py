@@ -18,7 +18,7 @@ from lnpjax.decomposition import LNP, lnp
 from lnpjax.inspection._groups import block_of, depth_of
 from lnpjax.inspection._subject import InspectionOptions, Subject
 from lnpjax.jacobian import Batch
-from lnpjax.jacobian._contract import sample_losses
+from lnpjax.jacobian._losses import sample_losses
 from lnpjax.lens import activation_spectra, attention_probes, gradient_spectra, weight_spectra
 from lnpjax.pretraining.lens import summary_arrays, summary_numbers
 from lnpjax.runs._rows import MEASURED, POSITION_ARRAYS

@@ -9,21 +9,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, PyTree
 
 from lnpjax import parameters
-from lnpjax._base.checks import concrete, require
-from lnpjax._base.jaxprs import every_program
-from lnpjax._base.slices import strided
-from lnpjax.status import Status, describe_status, flag
+from lnpjax._base.checks import require
 
 ApplyFn: TypeAlias = Callable[[PyTree, PyTree], Array]
 LossFn: TypeAlias = Callable[[Array, PyTree], Array]
@@ -53,39 +48,6 @@ def with_state(measure: Measure, state: PyTree | None, *, network: str = "apply_
         return measure
     bound = functools.partial(getattr(measure, network), state=state)
     return dataclasses.replace(measure, **{network: bound})  # type: ignore[type-var]
-
-
-def compute_precision(apply_fn: ApplyFn, params: PyTree, inputs: PyTree) -> float:
-    """Return the spacing of numbers next to one in the coarsest dtype of a network.
-
-    Args:
-        apply_fn: ``apply_fn(params, inputs) -> outputs``.
-        params: its parameters.
-        inputs: of a batch.
-
-    Returns:
-        2^-7 for bfloat16, 2^-10 for float16, 2^-23 for float32, 2^-52 for float64. Nothing is
-        computed.
-
-    Example:
-        >>> mixed = lambda w, x: (x.astype("bfloat16") @ w.astype("bfloat16")).astype("float32")
-        >>> compute_precision(mixed, jnp.ones((3, 2)), jnp.ones((4, 3)))
-        0.0078125
-    """
-    dtypes = floating_dtypes(apply_fn, params, inputs)
-    return max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-
-
-def floating_dtypes(function: Callable[..., Any], *arguments: PyTree) -> set[jnp.dtype]:
-    """Return the floating-point dtypes that a computation passes through."""
-    dtypes: set[jnp.dtype] = set()
-    for program in every_program(jax.make_jaxpr(function)(*arguments)):
-        jaxpr = program.jaxpr
-        # What is only stored in eight bits is widened before anything is differentiated.
-        given = {var.aval.dtype for var in (*jaxpr.invars, *jaxpr.constvars)}
-        dtypes |= {dtype for dtype in given if not parameters.is_narrow(dtype)}
-        dtypes |= {var.aval.dtype for equation in jaxpr.eqns for var in equation.outvars}
-    return {jnp.dtype(dtype) for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
 
 
 def check_batch(
@@ -362,164 +324,6 @@ def _is_model(function: Callable[..., Any], params: PyTree, inputs: PyTree) -> b
     except Exception:  # whatever it is, it is not a model
         return False
     return True
-
-
-def as_mask(mask: Any) -> Any:
-    """Return a mask written as a Python list as an array, and anything else as it is."""
-    return np.asarray(mask) if isinstance(mask, list | tuple) else mask
-
-
-def check_mask(
-    argument: str, mask: Bool[Array, " batch"] | None, num_samples: int
-) -> Bool[Array, " batch"]:
-    """Return a padding mask of the right shape, all True for `None`.
-
-    Raises:
-        ValueError: if its shape is not ``(num_samples,)``.
-        TypeError: if it is not boolean.
-    """
-    if mask is None:
-        return jnp.ones(num_samples, bool)
-    mask = as_mask(mask)
-    require(
-        jnp.shape(mask) == (num_samples,),
-        argument,
-        expected=f"shape ({num_samples},), one flag per sample",
-        got=f"shape {jnp.shape(mask)}",
-    )
-    require(
-        jnp.result_type(mask) == jnp.bool_,
-        argument,
-        expected="booleans (True for real samples)",
-        got=f"dtype {jnp.result_type(mask)}",
-        error=TypeError,
-    )
-    return jnp.asarray(mask)
-
-
-def by_row(mask: Bool[Array, " batch"], rows: Shaped[Array, "batch ..."]) -> Bool[Array, ...]:
-    """Give a mask as many axes as the rows have that it is for."""
-    return mask.reshape((-1,) + (1,) * (rows.ndim - 1))
-
-
-def fill_masked(tree: PyTree, mask: Bool[Array, " batch"]) -> PyTree:
-    """Put a valid row in the place of every row that only pads a batch.
-
-    A padding row may be anything; where it made a network NaN or infinite, so would be what is
-    pulled back to the parameters, however it is weighted (``0 * NaN``).
-
-    Args:
-        tree: inputs, or inputs and targets; every leaf leads with the batch.
-        mask: boolean ``(B,)``, False for the rows to replace.
-
-    Returns:
-        The same tree. Rows are copies of the first valid one, or of the first where none is valid.
-
-    Example:
-        >>> fill_masked(jnp.array([jnp.inf, 2.0, 3.0]), jnp.array([False, True, True]))
-        Array([2., 2., 3.], dtype=float32)
-    """
-    first = jnp.arange(len(mask)) == jnp.argmax(mask)
-
-    def fill(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.extended):  # keys, which do not add up
-            return jnp.where(by_row(mask, leaf), leaf, leaf[jnp.argmax(mask)])
-        # Picked by a sum: an index would gather the rows of all devices.
-        chosen = jnp.where(by_row(first, leaf), leaf, jnp.zeros((), leaf.dtype))
-        return jnp.where(by_row(mask, leaf), leaf, jnp.sum(chosen, axis=0, dtype=leaf.dtype))
-
-    return jax.tree.map(fill, tree)
-
-
-def sample_losses(
-    loss_fn: LossFn, outputs: Float[Array, "batch ..."], targets: PyTree
-) -> Float[Array, " batch"]:
-    """Compute the loss of every sample as a batch of one.
-
-    Example:
-        >>> sample_losses(lambda f, y: jnp.mean((f - y) ** 2), jnp.array([1.0, 3.0]), jnp.zeros(2))
-        Array([1., 9.], dtype=float32)
-    """
-    singles = jax.tree.map(lambda leaf: jnp.asarray(leaf)[:, None], (outputs, targets))
-    return jax.vmap(loss_fn)(*singles)
-
-
-def loss_status(
-    loss_fn: LossFn,
-    outputs: Float[Array, "batch ..."],
-    targets: PyTree,
-) -> Int[Array, ""]:
-    """Flag a loss that is not the mean over samples, or refuse it where that is known.
-
-    Sums and broadcasts (outputs ``(B, 1)`` against targets ``(B,)``) are such losses, and means
-    over tokens where samples differ in how many count.
-
-    Args:
-        loss_fn: ``loss_fn(outputs, targets)``.
-        outputs: of a batch.
-        targets: of the same batch.
-
-    Returns:
-        `Status.LOSS_NOT_A_MEAN` or zero. Losses that are not finite say nothing.
-
-    Raises:
-        ValueError: outside of `jit`.
-
-    Cost: two evaluations of the loss; under `jit`, where they would be paid for at every
-    measurement, on an eighth of the batch (four samples at least).
-
-    Example:
-        >>> loss = lambda f, y: jnp.mean((f - y) ** 2)
-        >>> outputs, targets = jnp.array([[1.0], [2.0]]), jnp.array([1.0, 2.0])
-        >>> loss_status(loss, outputs, targets)
-        Traceback (most recent call last):
-            ...
-        ValueError: loss_fn: expected the mean over samples of what it gives for each, 0.0, ...
-    """
-    if isinstance(outputs, jax.core.Tracer):
-        # With the last sample: rows that only fill a batch up stand at its end.
-        count = max(4, len(outputs) // 8)
-        outputs, targets = strided((outputs, targets), count, last=True)
-    losses = sample_losses(loss_fn, outputs, targets)
-    whole, mean = loss_fn(outputs, targets), jnp.mean(losses)
-    eps = compute_precision(loss_fn, outputs, targets)
-    scale = typical_size(jnp.abs(outputs).reshape(-1))
-    tolerance = math.sqrt(eps) * jnp.mean(jnp.abs(losses)) + 4 * eps * scale
-    differ = jnp.isfinite(whole) & ~(jnp.abs(whole - mean) <= tolerance)
-    if concrete(differ):
-        raise ValueError(
-            f"loss_fn: expected the mean over samples of what it gives for each, {float(mean)}, "
-            f"got {float(whole)} for the batch: {describe_status(Status.LOSS_NOT_A_MEAN)}"
-        )
-    return flag(differ, Status.LOSS_NOT_A_MEAN)
-
-
-def evenly_spread(tree: PyTree, num_samples: int) -> PyTree:
-    """Take some samples of a batch, the first and the last among them.
-
-    Example:
-        >>> evenly_spread(jnp.arange(9), 3)
-        Array([0, 4, 8], dtype=int32)
-    """
-    total = jnp.shape(jax.tree.leaves(tree)[0])[0]
-    chosen = np.linspace(0, total - 1, min(total, num_samples)).round().astype(int)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[chosen], tree)
-
-
-def typical_size(sizes: Float[Array, " n"]) -> Float[Array, ""]:
-    """Return the geometric mean of the sizes that are neither zero nor infinite or NaN.
-
-    A few huge ones (a logit masked with -1e9) leave it as it is.
-
-    Example:
-        >>> typical_size(jnp.array([0.0, 1.0, 4.0]))
-        Array(2., dtype=float32)
-    """
-    usable = (sizes > 0) & jnp.isfinite(sizes)
-    logs = jnp.log(jnp.where(usable, sizes, 1))
-    return jnp.exp(jnp.sum(logs) / jnp.maximum(jnp.sum(usable), 1))
 
 
 def _described(outputs: Any) -> str:

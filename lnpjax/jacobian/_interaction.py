@@ -31,14 +31,10 @@ from lnpjax._base import numerics
 from lnpjax._base.checks import concrete
 from lnpjax._base.entry_points import only_where, vary_alike
 from lnpjax._base.independence import keeps_samples_apart
-from lnpjax.jacobian._contract import (
-    ApplyFn,
-    compute_precision,
-    evenly_spread,
-    one_sample_at_a_time,
-    typical_size,
-)
+from lnpjax._base.slices import evenly_spread
+from lnpjax.jacobian._contract import ApplyFn, one_sample_at_a_time
 from lnpjax.jacobian._probes import rademacher
+from lnpjax.jacobian._rounding import compute_precision, typical_size
 from lnpjax.status import Status, describe_status, flag
 
 NUM_COMPARED = 2

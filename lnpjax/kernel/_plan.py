@@ -10,8 +10,8 @@ from jaxtyping import PyTree
 
 from lnpjax import parameters
 from lnpjax._base import numerics
-from lnpjax.jacobian._contract import floating_dtypes
 from lnpjax.jacobian._factors import factored_jacobian
+from lnpjax.jacobian._rounding import floating_dtypes
 from lnpjax.kernel._costs import largest_intermediate, matmul_flops
 from lnpjax.kernel._fill import STORED_CHUNKS, BatchJacobian
 from lnpjax.kernel._structured import (

@@ -28,14 +28,9 @@ from lnpjax._base.checks import check_kernel, check_key, concrete, require
 from lnpjax._base.entry_points import entry_point
 from lnpjax._base.shards import AxisName, shards_over
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
-from lnpjax.jacobian._contract import (
-    check_batch,
-    check_training_batch,
-    compute_precision,
-    measured_batch,
-    with_state,
-)
+from lnpjax.jacobian._contract import check_batch, check_training_batch, measured_batch, with_state
 from lnpjax.jacobian._interaction import check_interaction, void_where_interacting
+from lnpjax.jacobian._rounding import compute_precision
 from lnpjax.lens._gram import (
     MICROBATCH_SIZE,
     Weights,

@@ -72,7 +72,7 @@ def test_padding_may_hold_anything_where_norms_are_drawn(estimator):
 def test_padding_of_integers_and_keys():
     ids = jnp.array([[7, 7], [0, 1], [2, 1]])
     inputs = {"ids": ids, "key": jax.random.split(KEY, 3), "flag": jnp.array([True, False, True])}
-    filled = lnpjax.jacobian._contract.fill_masked(inputs, jnp.array([False, True, True]))
+    filled = lnpjax.jacobian._masks.fill_masked(inputs, jnp.array([False, True, True]))
     assert filled["ids"].tolist() == [[0, 1], [0, 1], [2, 1]]
     assert filled["flag"].tolist() == [False, False, True]
     assert jnp.all(filled["key"][0] == inputs["key"][1])
@@ -125,7 +125,7 @@ def test_losses_that_are_no_means_are_refused_or_flagged(name):
 def test_rows_at_the_end_that_do_not_count_are_found():
     """Under `jit`, where an eighth of the batch is looked at."""
     loss_fn, _ = NO_MEANS["mean over what counts"]
-    status = jax.jit(functools.partial(lnpjax.jacobian._contract.loss_status, loss_fn))
+    status = jax.jit(functools.partial(lnpjax.jacobian._losses.loss_status, loss_fn))
     outputs, counted = jax.random.normal(KEY, (64, 1)), jnp.ones(64)
     assert status(outputs, (counted, counted)) == Status.OK
     padded = counted.at[-2:].set(0)
@@ -150,7 +150,7 @@ def test_a_loss_that_has_almost_vanished_is_not_flagged():
 
     logits = 17 + 0.1 * jax.random.normal(KEY, (64, 1)) * jnp.array([[1.0, 0.0]])
     logits = logits - 17 * jnp.array([[0.0, 1.0]])
-    status = jax.jit(
-        lambda f: lnpjax.jacobian._contract.loss_status(loss_fn, f, jnp.zeros(64, int))
-    )(logits)
+    status = jax.jit(lambda f: lnpjax.jacobian._losses.loss_status(loss_fn, f, jnp.zeros(64, int)))(
+        logits
+    )
     assert status == Status.OK
