@@ -197,11 +197,13 @@ def only_where(
 ) -> Array:
     """Compute an array where a condition holds, at its cost only there.
 
+    Under `jax.vmap` with a condition for each, it is computed for all.
+
     Args:
-        condition: known or not.
+        condition: known or not; the same on all devices of a `jax.shard_map`.
         compute: gives the array.
         otherwise: what to return where it does not hold, of the same shape and dtype.
-        given: what it is computed from, which says how it varies inside `jax.shard_map`.
+        given: arrays that vary as the result does, inside `jax.shard_map`.
 
     Example:
         >>> inverse = lambda x: only_where(x > 0, lambda: 1 / x, jnp.zeros(()), given=x)

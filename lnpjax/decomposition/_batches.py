@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from lnpjax._base.slices import strided
 from lnpjax.decomposition._estimators import Estimator
 from lnpjax.decomposition._squared_norm import Estimate, estimate_squared_norm
 from lnpjax.jacobian import ApplyFn, LossFn
-from lnpjax.jacobian._losses import sample_losses
+from lnpjax.jacobian._losses import loss_status, sample_losses
 from lnpjax.jacobian._masks import check_mask
 from lnpjax.status import Status, flag
 
@@ -79,7 +79,7 @@ class MeasuredBatch:
     """What one batch contributes; all of it, where devices hold parts.
 
     Attributes:
-        outputs: of the network, on this device's part.
+        num_outputs: of the network for one sample.
         loss: the loss.
         unit: a power of two near the largest entry of the loss gradient g, by which g and all that
             scales with it is divided (`lnpjax._base.scaling`).
@@ -89,11 +89,12 @@ class MeasuredBatch:
             compared.
         sensitivity: how much g loses to rounding (`lnpjax.precision.loss_sensitivity`).
         jacobian: ``|J|_F^2``.
+        status: what is wrong with the loss (`loss_status`).
         num_samples: how many samples count.
         num_terms: how many loss terms: all axes of the outputs but the last.
     """
 
-    outputs: Float[Array, "batch ..."]
+    num_outputs: int
     loss: Float[Array, ""]
     unit: Float[Array, ""]
     loss_scale: Float[Array, ""]
@@ -101,6 +102,7 @@ class MeasuredBatch:
     misfit: Float[Array, ""]
     sensitivity: Float[Array, ""]
     jacobian: Estimate
+    status: Int[Array, ""]
     num_samples: Float[Array, ""]
     num_terms: Float[Array, ""]
 
@@ -166,8 +168,19 @@ class BatchMeasure:
         linearization = linearize(rows.inputs)
         outputs = linearization.outputs
         g = self.loss_gradient(outputs, rows)
+        status = loss_status(self.loss_fn, outputs, rows.targets)
+        few, few_rows = _few(outputs, rows)
+        sensitivity = self._sensitivity(
+            few,
+            few_rows,
+            unit=g.unit,
+            gradient_norm=g.scale * math.sqrt(self.shards.count * len(outputs) / len(few)),
+            eps=point.eps,
+        )
+        # What follows waits until all is read of the outputs, so that they are not kept beside it.
+        seen = sensitivity, status.astype(sensitivity.dtype)
         if rows.gradient is None:
-            gradient = self.shards.total(linearization.vjp(g.values))
+            gradient = self.shards.total(linearization.vjp(after(g.values, *seen)))
         else:
             gradient = jax.tree.map(lambda leaf: _divided(leaf, g.unit), rows.gradient)
         valid = check_mask("mask", rows.mask, len(outputs))
@@ -175,47 +188,50 @@ class BatchMeasure:
             linearization,
             self.estimator,
             point.members,
-            key=after(rows.key, g.scale, gradient),
+            key=after(rows.key, gradient, *seen),
             mask=valid,
             preconditioner=point.preconditioner,
             shards=self.shards,
         )
-
-        def distance() -> Float[Array, ""]:
-            # In a branch from a forward pass of its own, once the norms are done: what a branch
-            # shares with what is around it is kept at every step, whether it is taken or not.
-            again, own = linearization, g
-            if concrete(rows.check_gradient) is None:
-                again = linearize(after(rows.inputs, jacobian.value))
-                own = self.loss_gradient(again.outputs, rows)
-            anew = parameters.widened(self.shards.total(again.vjp(own.values)))
-            difference = jax.tree.map(jnp.subtract, anew, gradient)
-            squares = numerics.leaf_inner_products(difference, difference)
-            return jnp.sqrt(jnp.sum(squares)) * (own.unit / g.unit)
-
         misfit = jnp.zeros((), numerics.accumulation_dtype())
         if rows.gradient is not None:
+            known = concrete(rows.check_gradient) is not None
+
+            def distance() -> Float[Array, ""]:
+                if known:
+                    return self._misfit(linearization, g, gradient, g.unit)
+                # What a branch shares with what is around it is kept at every step, whether it is
+                # taken or not: it makes a forward pass of its own, once the norms are done.
+                again = linearize(after(rows.inputs, jacobian.value))
+                return self._misfit(
+                    again, self.loss_gradient(again.outputs, rows), gradient, g.unit
+                )
+
             misfit = only_where(rows.check_gradient, distance, misfit, given=gradient)
         num_samples = self.shards.total(jnp.sum(valid).astype(numerics.accumulation_dtype()))
-        few, few_rows = _few(outputs, rows)
         return MeasuredBatch(
-            outputs=outputs,
+            num_outputs=math.prod(outputs.shape[1:]),
             loss=g.loss.astype(numerics.accumulation_dtype()),
             unit=g.unit,
             loss_scale=g.scale,
             gradient=gradient,
             misfit=misfit,
-            sensitivity=self._sensitivity(
-                after(few, gradient, jacobian.value),
-                few_rows,
-                unit=g.unit,
-                gradient_norm=g.scale * math.sqrt(self.shards.count * len(outputs) / len(few)),
-                eps=point.eps,
-            ),
+            sensitivity=sensitivity,
             jacobian=jacobian,
+            status=status,
             num_samples=num_samples,
             num_terms=num_samples * math.prod(outputs.shape[1:-1]),
         )
+
+    def _misfit(
+        self, linearization: Any, g: LossGradient, gradient: PyTree, unit: Float[Array, ""]
+    ) -> Float[Array, ""]:
+        """Return how far a gradient, in that unit, is from what the batch gives."""
+        own = parameters.widened(self.shards.total(linearization.vjp(g.values)))
+        # Rounding may have put the two largest entries on different sides of a power of two.
+        own = jax.tree.map(lambda leaf: leaf * (g.unit / unit).astype(leaf.dtype), own)
+        difference = jax.tree.map(jnp.subtract, own, gradient)
+        return jnp.sqrt(jnp.sum(numerics.leaf_inner_products(difference, difference)))
 
     def loss(self, outputs: Float[Array, "batch ..."], rows: Rows) -> Float[Array, ""]:
         """Return the loss of the whole batch."""

@@ -8,7 +8,6 @@ the loss gradient lies. All three come from gradients; no kernel is formed.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Literal, TypeAlias
 
 import jax
@@ -41,7 +40,6 @@ from lnpjax.decomposition._estimators import (
 from lnpjax.jacobian import ApplyFn, Batch, LossFn
 from lnpjax.jacobian._contract import check_training_batch, with_state
 from lnpjax.jacobian._interaction import check_interaction
-from lnpjax.jacobian._losses import loss_status
 from lnpjax.jacobian._masks import as_mask, check_mask, fill_masked
 from lnpjax.jacobian._preconditioners import fit_preconditioner
 from lnpjax.jacobian._rounding import compute_precision
@@ -94,9 +92,9 @@ class LNPMeasure:
                 be there, be `None`, or be left out.
             check_gradient_a: whether to compute that gradient all the same, and flag one that is
                 off by more than `GRADIENT_TOLERANCE`: clipped, decayed, scaled, drawn with dropout.
-                Where it is not checked, samples are compared only if the program of the network
-                does not show that they do not interact. `instrument` checks at the start of some
-                windows.
+                Where it is not checked, nor are samples compared that the program of the network
+                shows to be independent. `instrument` checks at the start of some windows. The same
+                on all devices.
             params_after: the parameters after the update, with or without frozen leaves; fills
                 `loss_change`, `linear_change` and `nu`, for a forward pass on B.
             preconditioner: optional diagonal P >= 0 in the structure of the trainable parameters:
@@ -252,7 +250,7 @@ class LNPMeasure:
             rows_b = rows_b.after(on_a)
             on_b = measure(point, rows_b)
         read, read_rows = on_b or on_a, rows_b or rows_a
-        status = on_a.jacobian.status | read.jacobian.status
+        status = on_a.jacobian.status | on_a.status | read.jacobian.status | read.status
         if self.estimator.per_sample:
             watched = [rows.inputs for rows in (rows_a, rows_b) if rows is not None]
             status |= check_interaction(
@@ -268,7 +266,6 @@ class LNPMeasure:
         deltas = numerics.sum_groups(products, point.members)
         update, update_status = real_update(measure, point, read_rows, read)
         result = components(point.members, deltas, self._factor(on_a, read), on_a, on_b, update)
-        status |= loss_status(self.loss_fn, on_a.outputs, rows_a.targets)
         status |= self._gradient_status(point, jnp.sum(products), on_a, read)
         return result, status | update_status, on_a
 
@@ -287,7 +284,7 @@ class LNPMeasure:
                 norm,
                 batch.loss_scale,
                 batch.jacobian.value,
-                batch.num_samples * math.prod(batch.outputs.shape[1:]),
+                batch.num_samples * batch.num_outputs,
                 eps=point.eps,
                 sensitivity=batch.sensitivity,
             )

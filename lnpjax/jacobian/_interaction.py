@@ -102,13 +102,13 @@ def samples_interact(
         params: any pytree.
         *batches: inputs of each batch that is measured.
         confirm: whether to compare some samples also where the program shows that they are kept
-            apart. All devices compute these samples, whatever their share of the batch.
+            apart.
 
     Returns:
         A boolean array of shape (). False for batches of one. Rows that are not finite say nothing.
 
-    Cost: a forward pass of 4 samples where the program shows that samples are kept apart; else 2
-    gradients of each batch.
+    Cost: 2 gradients of each batch. Where the program shows that samples are kept apart, a forward
+    pass of 4 samples, which all devices compute, or nothing if that is not to be confirmed.
 
     Example:
         >>> centred = lambda w, x: w * (x - x.mean(0))
@@ -119,15 +119,12 @@ def samples_interact(
     if doubtful:
         differ = [_jacobians_differ(apply_fn, params, inputs) for inputs in doubtful]
     else:
-        few = evenly_spread(max(batches, key=_num_samples), NUM_COMPARED)
-        differ = [
-            only_where(
-                confirm,
-                lambda: _values_differ(apply_fn, params, few),
-                jnp.array(False),
-                given=(params, few),
-            )
-        ]
+        largest = max(batches, key=_num_samples)
+
+        def few_differ() -> Bool[Array, ""]:
+            return _values_differ(apply_fn, params, evenly_spread(largest, NUM_COMPARED))
+
+        differ = [only_where(confirm, few_differ, jnp.array(False), given=(params, largest))]
     return jnp.any(jnp.stack(differ))
 
 

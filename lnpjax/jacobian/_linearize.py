@@ -56,14 +56,15 @@ class Linearization:
     Attributes:
         outputs: of the network.
         pullback: from cotangents of the outputs to gradients.
-        trainable: the parameters that J is taken in.
         preconditioner: the diagonal of P; `None` for the identity.
+        trainable: the parameters that J is taken in, for how they lie on devices; `None` if that
+            does not matter.
     """
 
     outputs: Float[Array, "batch ..."]
     pullback: Pullback
-    trainable: PyTree
     preconditioner: PyTree | None = None
+    trainable: PyTree | None = None
 
     def vjp(self, cotangents: Float[Array, "batch ..."]) -> PyTree:
         """Return ``J^T cotangents``, shaped as the trainable parameters. Cost: 2/3 gradient."""
@@ -125,11 +126,13 @@ class Linearization:
     def weighted_vjp(self, vector: Float[Array, "batch ..."]) -> PyTree:
         """Return ``P J^T vector``, as the second half of a product with J P J^T needs it.
 
-        Devices hold the parts of it that they hold of the parameters. Left to the compiler, all of
-        it would lie on each of them while it waits for the product with J.
+        Under `jit` devices hold the parts of it that they hold of the parameters. Left to the
+        compiler, all of it would lie on each of them while it waits for the product with J.
         """
         gradient = self.vjp(vector)
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gradient)):
+        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(gradient))
+        # With one device, a program that asks for it would only miss caches: it is numbered.
+        if self.trainable is not None and traced and jax.device_count() > 1:
             gradient, _ = shard_alike(gradient, self.trainable)
         return precondition(gradient, self.preconditioner)
 
@@ -178,7 +181,7 @@ def linearize(
     outputs, pullback = jax.vjp(
         lambda subset: apply_fn(parameters.combine(subset, frozen), inputs), trainable
     )
-    return Linearization(outputs, pullback, trainable, preconditioner)
+    return Linearization(outputs, pullback, preconditioner, trainable)
 
 
 @dataclasses.dataclass(frozen=True)

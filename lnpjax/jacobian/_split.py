@@ -34,7 +34,7 @@ from lnpjax.jacobian._pullbacks import Norms
 
 Body = Callable[[PyTree, Array], Array]
 ROOT_BLOCK = 16
-"""So many columns of a root are made at once."""
+"""What is left of a matrix is brought up to date after so many columns of its root."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,10 +243,10 @@ def semidefinite_root(matrix: Float[Array, "n n"]) -> Float[Array, "n n"]:
 def _eliminated(
     columns: Float[Array, "n block"], first: Int[Array, ""], negligible: Float[Array, ""]
 ) -> Float[Array, "n block"]:
-    """Return the next columns of a root, from those of what is left of the matrix."""
+    """Return the columns of a root from number `first` on, given what is left of the matrix."""
     size, block = columns.shape
 
-    def eliminate(
+    def next_column(
         index: Int[Array, ""], carry: tuple[Float[Array, "n block"], Float[Array, "n block"]]
     ) -> tuple[Float[Array, "n block"], Float[Array, "n block"]]:
         rest, root = carry
@@ -256,7 +256,7 @@ def _eliminated(
         own = jax.lax.dynamic_slice_in_dim(column, first, block)
         return rest - jnp.outer(column, own), root.at[:, index].set(column)
 
-    return jax.lax.fori_loop(0, block, eliminate, (columns, jnp.zeros_like(columns)))[1]
+    return jax.lax.fori_loop(0, block, next_column, (columns, jnp.zeros_like(columns)))[1]
 
 
 def _kernel_norm(

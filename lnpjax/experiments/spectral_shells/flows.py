@@ -197,10 +197,11 @@ def stacked(moments: Sequence[Moment]) -> Moment:
 
 
 def _inside(modes: Modes, kernel_rate: Float[Array, "n n"], edges: Array) -> Float[Array, ""]:
-    """Return what pairs of modes of one shell add to its energy (proposition 1)."""
+    """Return what pairs of modes of one shell add to its energy (proposition 1); 0 without any."""
     couplings = mode_couplings(modes.eigenvalues, modes.eigenvectors, kernel_rate)
     shells = shell_indices(modes.eigenvalues, edges)
     pairs = jnp.outer(modes.projections, modes.projections) * couplings
     pairs = jnp.where(shells[:, None] == shells, pairs, 0)
     by_shell = jax.ops.segment_sum(jnp.sum(pairs, axis=1), shells, len(edges))
-    return jnp.max(jnp.abs(by_shell)) / jnp.sum(jnp.abs(pairs))
+    total = jnp.sum(jnp.abs(pairs))
+    return jnp.where(total > 0, jnp.max(jnp.abs(by_shell)) / total, 0)

@@ -122,5 +122,5 @@ def test_claims_of_known_runs(sweep):
 
 def test_all_figures_are_drawn(sweep, tmp_path):
     draw(CPU, sweep, tmp_path)
-    numbers = {f"figure_{number}.png" for number in (2, 6, 8, 9, 10)}
+    numbers = {f"figure_{number}.png" for number in (2, 6, 8, 9, 10, 18)}
     assert {path.name for path in tmp_path.iterdir()} == {"losses.png", "spectra.png", *numbers}

@@ -174,7 +174,7 @@ def books(
         "moved_by_crossings": crossings.moved,
         "num_crossings": crossings.num_modes,
         "unexplained": np.abs(unexplained).sum() / 2,
-        "log_inside": np.log10(np.max(moments.inside)),
+        "log_inside": np.log10(max(np.max(moments.inside), np.finfo(float).tiny)),
         "log_misfit": np.log10(np.median(known)) if known else np.nan,
     }
     arrays = {

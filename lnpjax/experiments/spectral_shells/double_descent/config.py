@@ -55,9 +55,9 @@ class DoubleDescentConfig:
             got=self.widths,
         )
         require(
-            self.threshold in self.widths,
+            self.threshold in self.widths and self.threshold < max(self.widths),
             "threshold",
-            expected="one of widths",
+            expected="one of widths, and not the largest",
             got=self.threshold,
         )
         require(self.num_seeds >= 2, "num_seeds", expected="at least two", got=self.num_seeds)
@@ -70,7 +70,7 @@ class DoubleDescentConfig:
 
 PRESETS = {
     "smoke": DoubleDescentConfig(
-        widths=(2, 4),
+        widths=(2, 4, 8),
         num_seeds=2,
         num_train=8,
         num_test=16,
