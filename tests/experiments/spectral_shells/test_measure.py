@@ -37,7 +37,9 @@ def test_a_whole_run(name, tmp_path):
 
 def test_books_close_on_small_networks():
     """Dissipation, fluxes and crossings are all that changes the energy of a shell."""
-    config = dataclasses.replace(PRESETS["smoke"], num_steps=200, num_times=200, num_checks=5)
+    config = dataclasses.replace(
+        PRESETS["smoke"], step=0.06, num_steps=800, num_times=800, num_checks=5
+    )
     for regime in ("lazy", "feature"):
         for row in width_unit(config, regime, 8).rows:
             assert row["unexplained"] < 0.01 * row["dissipated"]
