@@ -5,6 +5,8 @@ The control is the measurement itself: what such a gradient does to chi_pos.
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,3 +144,35 @@ def test_padding_has_no_part_in_that_gradient(x64):
     valid = (inputs[:11], targets[:11])
     np.testing.assert_allclose(leaf, gradient_of(params, valid)["second"], rtol=1e-10)
     np.testing.assert_allclose(out.loss_a, loss_fn(apply_fn(params, valid[0]), valid[1]))
+
+
+def test_rounding_across_a_power_of_two_is_no_misfit():
+    """The check computes the loss gradient again, whose largest entry may round to another unit."""
+    calls = itertools.count()
+
+    def rounding():
+        return np.float32(1 + 1e-6 * (1 if next(calls) % 2 else -1))
+
+    def linear(weights, x):
+        return x @ weights
+
+    def loss(outputs, _):
+        factor = jax.pure_callback(rounding, jax.ShapeDtypeStruct((), jnp.float32))
+        return 2.0**60 * factor * 8 * jnp.mean(outputs[:, 0])
+
+    weights, inputs = jnp.ones((3, 1)), jax.random.normal(jax.random.key(0), (8, 3))
+    own = jax.grad(lambda weights: 2.0**60 * 8 * jnp.mean(linear(weights, inputs)))(weights)
+    measure = lnpjax.lnp(linear, loss, estimator=lnpjax.GlobalHutchinson(4))
+
+    @jax.jit
+    def status(gradient, check):
+        return measure(
+            weights,
+            (inputs, jnp.zeros(8)),
+            key=jax.random.key(0),
+            gradient_a=gradient,
+            check_gradient_a=check,
+        ).status
+
+    assert not int(status(own, True)) & Status.GRADIENT_MISFIT
+    assert int(status(1.2 * own, True)) & Status.GRADIENT_MISFIT

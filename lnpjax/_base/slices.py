@@ -34,8 +34,7 @@ def strided(tree: PyTree, num_samples: int, *, last: bool = False) -> PyTree:
         leaf = jnp.asarray(leaf)
         stride = max(1, len(leaf) // num_samples)
         start = (len(leaf) - 1) % stride if last else 0
-        end = start + (len(leaf) - 1 - start) // stride * stride + 1
-        return jax.lax.slice_in_dim(leaf, start, end, stride)
+        return jax.lax.slice_in_dim(leaf, start, None, stride)
 
     return jax.tree.map(take, tree)
 

@@ -229,7 +229,7 @@ class BatchMeasure:
         """Return how far a gradient, in that unit, is from what the batch gives."""
         own = parameters.widened(self.shards.total(linearization.vjp(g.values)))
         # Rounding may have put the two largest entries on different sides of a power of two.
-        own = jax.tree.map(lambda leaf: leaf * (g.unit / unit).astype(leaf.dtype), own)
+        own = jax.tree.map(lambda leaf: multiplied(leaf, g.unit / unit), own)
         difference = jax.tree.map(jnp.subtract, own, gradient)
         return jnp.sqrt(jnp.sum(numerics.leaf_inner_products(difference, difference)))
 
